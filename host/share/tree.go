@@ -1,0 +1,243 @@
+package share
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	treeSize   = "size=1m,mode=0755" // directories and empty files only
+	mountsName = "mounts"            // where binds are made
+	exportName = "shared"            // the read-only view of it
+)
+
+// Tree is the directory that a pod's virtiofsd serves. It is made of two
+// mounts under one directory: "mounts", a small tmpfs where binds are made,
+// and "shared", a read-only bind of it that is its slave. A bind made in
+// mounts appears in shared, and in the mount namespace of a virtiofsd that
+// started before, by propagation; the read-only flag of shared covers the top
+// only, so each bind keeps its own mode.
+//
+// A Tree belongs to the mount namespace it was made in, which must be private
+// to the pod. Methods may be called concurrently.
+type Tree struct {
+	mu     sync.Mutex
+	dir    string
+	binds  map[string][]string // container to mount points below mounts, in order
+	closed bool
+}
+
+// NewTree makes the tree in dir, which is created when missing.
+func NewTree(dir string) (*Tree, error) {
+	t := &Tree{dir: dir, binds: map[string][]string{}}
+	if err := t.mount(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (t *Tree) mount() error {
+	for _, dir := range []string{t.dir, t.mounts(), t.Export()} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make share directory: %w", err)
+		}
+	}
+	steps := []struct {
+		source, target, kind string
+		flags                uintptr
+		data                 string
+	}{
+		{"kata-share", t.mounts(), "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, treeSize},
+		// Private first: out of any peer group the parent may have put it in.
+		{"", t.mounts(), "", unix.MS_PRIVATE, ""},
+		{"", t.mounts(), "", unix.MS_SHARED, ""},
+		{t.mounts(), t.Export(), "", unix.MS_BIND, ""},
+		{"", t.Export(), "", unix.MS_SLAVE, ""},
+		{"", t.Export(), "", unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV, ""},
+	}
+	for _, s := range steps {
+		if err := unix.Mount(s.source, s.target, s.kind, s.flags, s.data); err != nil {
+			return fmt.Errorf("mount share at %s: %w", s.target, err)
+		}
+	}
+	return nil
+}
+
+func (t *Tree) mounts() string { return filepath.Join(t.dir, mountsName) }
+
+// Export returns the directory for virtiofsd to serve.
+func (t *Tree) Export() string { return filepath.Join(t.dir, exportName) }
+
+// AddRootfs binds source, a mounted root file system, with everything mounted
+// below it, as the container's rootfs, and returns its path in the guest. With
+// readonly no mount of it can be written through the share. undo removes the
+// bind and may be called after RemoveContainer or Close.
+func (t *Tree) AddRootfs(cid, source string, readonly bool) (guestPath string, undo func() error, err error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return "", nil, fmt.Errorf("share rootfs: %w", err)
+	}
+	if !info.IsDir() {
+		return "", nil, fmt.Errorf("share rootfs %s: %w", source, unix.ENOTDIR)
+	}
+	return t.add(cid, "rootfs", source, readonly, true)
+}
+
+// AddBind binds source, a directory or anything else that has a path, as the
+// container's mount number n, and returns its path in the guest. recursive
+// takes along what is mounted below a directory.
+func (t *Tree) AddBind(cid string, n int, source string, readonly, recursive bool) (guestPath string, undo func() error, err error) {
+	name := strconv.Itoa(n) + "-" + filepath.Base(filepath.Clean("/"+source))
+	if n < 0 {
+		return "", nil, fmt.Errorf("share %s: negative mount number %d", source, n)
+	}
+	const maxName = 255
+	if len(name) > maxName {
+		name = name[:maxName]
+	}
+	return t.add(cid, filepath.Join(mountsName, strings.ReplaceAll(name, "/", "")), source, readonly, recursive)
+}
+
+func (t *Tree) add(cid, name, source string, readonly, recursive bool) (string, func() error, error) {
+	if err := checkContainerID(cid); err != nil {
+		return "", nil, err
+	}
+	bind, err := cloneMount(source, readonly, recursive)
+	if err != nil {
+		return "", nil, err
+	}
+	defer bind.Close()
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return "", nil, fmt.Errorf("share %s: %w", source, os.ErrClosed)
+	}
+	target := filepath.Join(t.mounts(), cid, name)
+	if err := t.attach(bind, target); err != nil {
+		t.prune(cid)
+		return "", nil, fmt.Errorf("share %s: %w", source, err)
+	}
+	t.binds[cid] = append(t.binds[cid], target)
+	undo := func() error { return t.remove(cid, target) }
+	return filepath.Join(GuestDir, cid, name), undo, nil
+}
+
+// attach puts a detached mount at a fresh target.
+func (t *Tree) attach(bind *detachedMount, target string) error {
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	if err := makeTarget(target, bind.isDir); err != nil {
+		return err
+	}
+	if err := bind.moveTo(target); err != nil {
+		return errors.Join(err, os.Remove(target))
+	}
+	return nil
+}
+
+// remove takes away one bind of a container.
+func (t *Tree) remove(cid, target string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, known := range t.binds[cid] {
+		if known != target {
+			continue
+		}
+		if err := detach(target); err != nil {
+			return err
+		}
+		t.binds[cid] = append(t.binds[cid][:i:i], t.binds[cid][i+1:]...)
+		err := os.Remove(target)
+		t.prune(cid)
+		return err
+	}
+	return nil
+}
+
+// RemoveContainer takes away all binds of a container, newest first. It is
+// idempotent, and goes on after an error.
+func (t *Tree) RemoveContainer(cid string) error {
+	if err := checkContainerID(cid); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.removeContainer(cid)
+}
+
+func (t *Tree) removeContainer(cid string) error {
+	var errs []error
+	binds, left := t.binds[cid], []string(nil)
+	for i := len(binds) - 1; i >= 0; i-- {
+		if err := detach(binds[i]); err != nil {
+			errs = append(errs, err)
+			left = append([]string{binds[i]}, left...)
+			continue
+		}
+		if err := os.Remove(binds[i]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	t.binds[cid] = left
+	t.prune(cid)
+	return errors.Join(errs...)
+}
+
+// prune removes a container's directories once it has no binds. They are
+// empty then; if they are not, they stay for Close to drop with the tmpfs.
+func (t *Tree) prune(cid string) {
+	if len(t.binds[cid]) > 0 {
+		return
+	}
+	delete(t.binds, cid)
+	_ = os.Remove(filepath.Join(t.mounts(), cid, mountsName))
+	_ = os.Remove(filepath.Join(t.mounts(), cid))
+}
+
+// Close removes every bind, both mounts and the directory. It is idempotent,
+// and goes on after an error.
+func (t *Tree) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	var errs []error
+	for cid := range t.binds {
+		errs = append(errs, t.removeContainer(cid))
+	}
+	for _, dir := range []string{t.Export(), t.mounts()} {
+		if err := detach(dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		if err = os.Remove(t.dir); errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+			err = nil // the directory was the caller's and holds other things
+		}
+		t.closed = err == nil
+	}
+	return err
+}
+
+// checkContainerID keeps an id from naming anything but one directory.
+func checkContainerID(cid string) error {
+	if cid == "" || cid == "." || cid == ".." || strings.ContainsAny(cid, "/\x00") {
+		return fmt.Errorf("share: container id %q cannot be a directory name", cid)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+// Package vmm says what a virtual machine monitor must do for a pod.
+//
+// A driver (vmm/qemu) turns a [Spec], plain values that are checked before
+// anything is started, into a [Machine]: one virtual machine that is started
+// once and stopped once. Powers beyond the life cycle (hotplug, resize, pause)
+// are small interfaces of their own, so that the type says what a VMM can do.
+// Every driver passes the conformance suite in vmm/vmmtest.
+//
+// The package does not know what runs in the guest: readiness of the agent is
+// the sandbox's business.
+//
+// Life cycle: New → Start → (running) → Stop, or the machine dies by itself.
+// Done is closed when its processes are gone, whatever the reason, and Err
+// says why. A machine whose Start fails has released everything.
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"kata/host/process"
+)
+
+// Machine is one virtual machine. Methods may be called concurrently.
+type Machine interface {
+	// Start boots the guest and returns when it executes; ctx bounds the wait.
+	// On error nothing is left: no process, descriptor or file. The error
+	// carries what the VMM said and the last lines of the console. A machine
+	// starts once.
+	Start(ctx context.Context) error
+
+	// Stop ends the machine: by request, and with SIGKILL at ctx's deadline.
+	// It returns when every process is reaped, and is idempotent; stopping a
+	// machine that never started or that died is no error.
+	Stop(ctx context.Context) error
+
+	// Done is closed when the machine has ended. Of one that was never started
+	// it closes at Stop.
+	Done() <-chan struct{}
+
+	// Err says, after Done, why the machine ended, with what the VMM said and
+	// the last lines of the console; it is nil after a Stop that was asked for,
+	// and before Done.
+	Err() error
+
+	// Pids names the processes of the machine, the VMM first; empty unless it
+	// runs. They are known from the moment Start returns.
+	Pids() []process.ID
+
+	// ConsoleTail returns the last lines of the guest's console.
+	ConsoleTail() string
+}
+
+// Accelerators that a Spec may name; vmm/accel chooses one.
+const (
+	AccelKVM = "kvm"
+	AccelTCG = "tcg"
+)
+
+// Spec describes a machine. Paths are absolute.
+type Spec struct {
+	// ID names the machine in the VMM's process list and logs.
+	ID string
+	// Dir is an existing directory for run-time files of the VMM.
+	Dir string
+
+	VCPUs     int // at boot, at least 1
+	MaxVCPUs  int // with hotplug; 0 means VCPUs
+	MemoryMiB int
+
+	Kernel string // uncompressed ELF with a PVH entry, or a bzImage
+	Initrd string // at most one of Initrd and Image
+	Image  string // raw root disk, attached read-only as /dev/vda
+
+	// KernelParams are appended to the driver's own, so they win.
+	KernelParams []string
+
+	Accel string // AccelKVM or AccelTCG
+
+	Vsock  *Vsock  // nil: no vsock device
+	Shares []Share // virtio-fs devices
+
+	// Debug makes the guest kernel talk and keeps the console in ConsoleFile.
+	Debug bool
+	// ConsoleFile, unless empty, receives all of the console's output.
+	ConsoleFile string
+}
+
+// Vsock is a virtio-vsock device whose backend listens on a unix socket
+// (vhost-user) before the machine starts. The backend knows the guest's CID.
+type Vsock struct {
+	Socket string
+}
+
+// Share is a virtio-fs device whose daemon listens on a unix socket before the
+// machine starts.
+type Share struct {
+	Socket    string
+	Tag       string // what the guest mounts; at most 36 bytes
+	QueueSize int    // entries of the request queue; 0: 1024
+}
+
+// Validate reports the first value that no driver can serve. It looks at
+// values only, not at files.
+func (s *Spec) Validate() error {
+	switch {
+	case s.ID == "":
+		return errors.New("machine has no id")
+	case s.VCPUs < 1:
+		return fmt.Errorf("machine %s: %d vCPUs", s.ID, s.VCPUs)
+	case s.MaxVCPUs != 0 && s.MaxVCPUs < s.VCPUs:
+		return fmt.Errorf("machine %s: at most %d vCPUs but %d at boot", s.ID, s.MaxVCPUs, s.VCPUs)
+	case s.MemoryMiB < 1:
+		return fmt.Errorf("machine %s: %d MiB of memory", s.ID, s.MemoryMiB)
+	case s.Kernel == "":
+		return fmt.Errorf("machine %s: no kernel", s.ID)
+	case s.Initrd != "" && s.Image != "":
+		return fmt.Errorf("machine %s: both an initrd (%s) and an image (%s)", s.ID, s.Initrd, s.Image)
+	case s.Accel != AccelKVM && s.Accel != AccelTCG:
+		return fmt.Errorf("machine %s: unknown accelerator %q", s.ID, s.Accel)
+	}
+	for _, path := range []string{s.Dir, s.Kernel, s.Initrd, s.Image, s.ConsoleFile} {
+		if path != "" && !filepath.IsAbs(path) {
+			return fmt.Errorf("machine %s: path %q is not absolute", s.ID, path)
+		}
+	}
+	return s.validateDevices()
+}
+
+func (s *Spec) validateDevices() error {
+	if s.Vsock != nil && s.Vsock.Socket == "" {
+		return fmt.Errorf("machine %s: vsock without a socket", s.ID)
+	}
+	seen := map[string]bool{}
+	for _, share := range s.Shares {
+		const maxTag = 36 // virtio specification, 5.11.4
+		switch {
+		case share.Socket == "":
+			return fmt.Errorf("machine %s: share %q without a socket", s.ID, share.Tag)
+		case share.Tag == "" || len(share.Tag) > maxTag:
+			return fmt.Errorf("machine %s: share tag %q is not 1 to %d bytes", s.ID, share.Tag, maxTag)
+		case seen[share.Tag]:
+			return fmt.Errorf("machine %s: two shares have the tag %q", s.ID, share.Tag)
+		case share.QueueSize < 0 || share.QueueSize > 1024 || share.QueueSize&(share.QueueSize-1) != 0:
+			return fmt.Errorf("machine %s: queue size %d of share %q is not a power of two up to 1024", s.ID, share.QueueSize, share.Tag)
+		}
+		seen[share.Tag] = true
+	}
+	return nil
+}
