@@ -1,0 +1,158 @@
+// Package config reads configuration.toml, the file by which an operator tells
+// the runtime how to run pods, and turns it into validated values.
+//
+// Sections and keys are upstream's, so a file written for upstream loads here.
+// A key falls in one of four classes: it takes effect; it is known and cannot
+// take effect yet (accepted, and listed in Config.Warnings when its value asks
+// for something else than what happens anyway); it is known, not implemented,
+// and ignoring it would weaken what the operator asked for (an error); it is
+// unknown (an error). docs/configuration.md lists every key.
+//
+// The life cycle is Load, then Check, then plain reading: Load finds, decodes
+// and validates the file and touches nothing else of the host; Check completes
+// empty paths from the search lists and verifies that the files a VM needs are
+// there. After Check a Config is never written again and may be shared.
+//
+// The package does not start anything, does not probe the accelerator and does
+// not know about annotations other than the one that names the file.
+package config
+
+import "time"
+
+// Limits of the values a file may hold.
+const (
+	// MaxVCPUs is the most vCPUs a VM may have: what upstream allows for q35.
+	MaxVCPUs = 240
+	// MinMemoryMiB is the least guest memory with which the guest boots and
+	// leaves room for a container.
+	MinMemoryMiB = 128
+)
+
+// Config is everything an operator can decide about how pods run. The zero
+// value is not valid: get one from Load or Default.
+type Config struct {
+	// Path is the file the values came from, as it was named; "" when no file
+	// was found and the values are the built-in defaults.
+	Path string
+	// Hypervisor holds the keys of the table [hypervisor.qemu].
+	Hypervisor Hypervisor
+	// Agent holds the keys of the table [agent.kata].
+	Agent Agent
+	// Runtime holds the keys of the table [runtime].
+	Runtime Runtime
+	// Warnings lists keys that were accepted and do not take effect, in the
+	// order of the file. The shim logs them once a pod.
+	Warnings []Warning
+
+	source source // the file's text, for the lines that errors of Check name
+}
+
+// Hypervisor says how the VM of a pod is made. Paths may be empty until Check
+// has filled them from its search lists.
+type Hypervisor struct {
+	// Name is the driver, from the name of the table: always "qemu" so far.
+	Name string
+
+	// Path is the VMM's binary.
+	Path string
+	// Kernel is the guest kernel: a PVH vmlinux or a bzImage.
+	Kernel string
+	// Initrd is the guest's initrd. Exactly one of Initrd and Image is set
+	// after Check.
+	Initrd string
+	// Image is the guest's root disk image.
+	Image string
+	// KernelParams are appended to the guest kernel's command line,
+	// separated by spaces.
+	KernelParams string
+	// MachineType is QEMU's machine: "q35".
+	MachineType string
+	// Accel is "auto", "kvm" or "tcg". An addition of ours.
+	Accel string
+
+	// VCPUs is the number of vCPUs at boot, 1..MaxVCPUs, from default_vcpus:
+	// already resolved (unset or 0 is 1, negative is one per host CPU) and
+	// not above the number of host CPUs.
+	VCPUs int
+	// MaxVCPUs is the ceiling for hotplug, VCPUs..240, from default_maxvcpus
+	// (unset or 0 is the number of host CPUs).
+	MaxVCPUs int
+	// MemoryMiB is the guest's memory at boot in MiB, from default_memory.
+	MemoryMiB uint32
+
+	// SharedFS says how files reach the guest: "virtio-fs".
+	SharedFS string
+	// VirtioFSDaemon is virtiofsd's binary.
+	VirtioFSDaemon string
+	// VirtioFSCache is the cache mode: "never", "metadata", "auto" or
+	// "always". Upstream's older word "none" arrives here as "never".
+	VirtioFSCache string
+	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
+	VirtioFSExtraArgs []string
+	// VirtioFSQueueSize is the length of the request queue, a power of two.
+	VirtioFSQueueSize uint32
+
+	// EnableAnnotations are regular expressions; an annotation
+	// io.katacontainers.config.hypervisor.NAME is allowed when NAME matches
+	// one of them.
+	EnableAnnotations []string
+	// ValidPaths and ValidVirtioFSDaemonPaths are glob patterns: values that
+	// annotations may give to Path and VirtioFSDaemon.
+	ValidPaths               []string
+	ValidVirtioFSDaemonPaths []string
+
+	// StopTimeout bounds the orderly end of the VM, after which the VMM is
+	// killed. stop_timeout, an addition of ours; seconds in the file.
+	StopTimeout time.Duration
+	// Debug asks for the VMM's and the guest kernel's messages.
+	Debug bool
+}
+
+// Agent says how the shim and the agent in the guest work together.
+type Agent struct {
+	// DialTimeout bounds the boot: from the start of the VMM until the agent
+	// answers. A guest that is not up by then is ended. Seconds in the file.
+	DialTimeout time.Duration
+	// Debug makes the agent log at debug level.
+	Debug bool
+}
+
+// Runtime says how the shim behaves.
+type Runtime struct {
+	// CreateContainerTimeout bounds the agent's work on one CreateContainer
+	// request. Seconds in the file.
+	CreateContainerTimeout time.Duration
+	// DisableGuestSeccomp drops seccomp profiles instead of applying them in
+	// the guest. Always true so far: false is refused.
+	DisableGuestSeccomp bool
+	// InterNetworkingModel is how the pod's network reaches the VM:
+	// "tcfilter" or "none".
+	InterNetworkingModel string
+	// Debug makes the shim log at debug level.
+	Debug bool
+}
+
+// Default returns the built-in values on the given host: those of a file in
+// which every key is absent. Paths are empty; Check fills them.
+func Default(host Host) *Config {
+	return &Config{
+		Hypervisor: Hypervisor{
+			Name:              "qemu",
+			MachineType:       "q35",
+			Accel:             "auto",
+			VCPUs:             1,
+			MaxVCPUs:          host.vcpuCeiling(),
+			MemoryMiB:         2048,
+			SharedFS:          "virtio-fs",
+			VirtioFSCache:     "auto",
+			VirtioFSQueueSize: 1024,
+			StopTimeout:       10 * time.Second,
+		},
+		Agent: Agent{DialTimeout: 45 * time.Second},
+		Runtime: Runtime{
+			CreateContainerTimeout: 60 * time.Second,
+			DisableGuestSeccomp:    true,
+			InterNetworkingModel:   "tcfilter",
+		},
+	}
+}

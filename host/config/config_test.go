@@ -1,0 +1,535 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+// big is a host that limits nothing in these tests.
+var big = Host{CPUs: 64, MemoryMiB: 1 << 20}
+
+func TestTemplateHoldsTheBuiltInDefaults(t *testing.T) {
+	text, err := os.ReadFile("configuration-qemu.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode("configuration-qemu.toml", string(text), big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore := cmp.Options{
+		cmpopts.IgnoreFields(Config{}, "Path", "source"),
+		cmpopts.EquateEmpty(),
+	}
+	if diff := cmp.Diff(Default(big), got, ignore); diff != "" {
+		t.Errorf("template differs from the defaults (-default +template):\n%s", diff)
+	}
+	for _, keys := range []struct {
+		table string
+		keys  []key
+	}{{"hypervisor.qemu", hypervisorKeys()}, {"agent.kata", agentKeys()}, {"runtime", runtimeKeys()}} {
+		for _, k := range keys.keys {
+			// Names have one value; the timeout is shown in [runtime].
+			switch k.name {
+			case "name", "agent_name", "hypervisor_name", "create_container_timeout":
+				continue
+			}
+			if !strings.Contains(string(text), "\n"+k.name+" = ") {
+				t.Errorf("template lacks %s of [%s]", k.name, keys.table)
+			}
+		}
+	}
+}
+
+func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"an unknown key": {
+			"[hypervisor.qemu]\n\ndefault_memmory = 512\n",
+			`f.toml:3: hypervisor.qemu.default_memmory = 512: unknown key, did you mean default_memory?`,
+		},
+		"an unknown key nothing like any other": {
+			"[runtime]\nxyzzy = \"on\"\n",
+			`f.toml:2: runtime.xyzzy = "on": unknown key`,
+		},
+		"a known key with capitals": {
+			"[runtime]\nEnable_Debug = true\n",
+			`f.toml:2: runtime.Enable_Debug = true: unknown key, did you mean enable_debug?`,
+		},
+		"a key outside of any table": {
+			"kernel = \"/boot/vmlinux\"\n",
+			`f.toml:1: kernel = "/boot/vmlinux": unknown key`,
+		},
+		"an unknown table": {
+			"[hypervisor.qemu]\n[proxy.kata]\nx = 1\n",
+			`f.toml:2: proxy: unknown table`,
+		},
+		"an unknown table in an array of tables": {
+			"[[extra]]\nx = 1\n",
+			`f.toml:1: extra = [{…}]: unknown key`,
+		},
+		"an unknown agent": {
+			"[agent.katta]\n",
+			`f.toml:1: agent.katta: unknown table, did you mean kata?`,
+		},
+		"an unknown key below a key with strange characters": {
+			"[runtime]\n\"a,b\" = 1\n",
+			`f.toml:1: runtime."a,b" = 1: unknown key`,
+		},
+		"a value where a table should be": {
+			"hypervisor = 3\n",
+			`f.toml:1: hypervisor = 3: must be a table`,
+		},
+		"a table where a value should be": {
+			"[hypervisor.qemu.kernel]\npath = \"/k\"\n",
+			`f.toml:1: hypervisor.qemu.kernel = {…}: must be a string, not a table`,
+		},
+		"a string for an integer": {
+			"[hypervisor.qemu]\ndefault_memory = \"2048\"\n",
+			`f.toml:2: hypervisor.qemu.default_memory = "2048": must be an integer, not a string`,
+		},
+		"an integer for a boolean": {
+			"[runtime]\nenable_debug = 1\n",
+			`f.toml:2: runtime.enable_debug = 1: must be a boolean, not an integer`,
+		},
+		"a list with an integer": {
+			"[hypervisor.qemu]\nvirtio_fs_extra_args = [\n  \"-o\",\n  3,\n]\n",
+			`f.toml:2: hypervisor.qemu.virtio_fs_extra_args = ["-o", 3]: must be a list of strings, not a list`,
+		},
+		"a wrong type for a key without effect": {
+			"[hypervisor.qemu]\nmemory_slots = \"ten\"\n",
+			`f.toml:2: hypervisor.qemu.memory_slots = "ten": must be an integer, not a string`,
+		},
+		"too little memory": {
+			"[hypervisor.qemu]\ndefault_memory = 64\n",
+			`f.toml:2: hypervisor.qemu.default_memory = 64: must be at least 128 MiB`,
+		},
+		"negative memory": {
+			"[hypervisor.qemu]\ndefault_memory = -1\n",
+			`f.toml:2: hypervisor.qemu.default_memory = -1: must be at least 128 MiB`,
+		},
+		"more memory than the host has": {
+			"[hypervisor.qemu]\ndefault_memory = 1048577\n",
+			`f.toml:2: hypervisor.qemu.default_memory = 1048577: must not exceed the host's 1048576 MiB`,
+		},
+		"too many vCPUs": {
+			"[hypervisor.qemu]\ndefault_vcpus = 241\n",
+			`f.toml:2: hypervisor.qemu.default_vcpus = 241: must be at most 240`,
+		},
+		"no number of vCPUs": {
+			"[hypervisor.qemu]\ndefault_vcpus = nan\n",
+			`f.toml:2: hypervisor.qemu.default_vcpus = NaN: must be at most 240`,
+		},
+		"a ceiling below the vCPUs": {
+			"[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n",
+			`f.toml:3: hypervisor.qemu.default_maxvcpus = 2: must not be below default_vcpus, which is 4`,
+		},
+		"a negative ceiling": {
+			"[hypervisor.qemu]\ndefault_maxvcpus = -2\n",
+			`f.toml:2: hypervisor.qemu.default_maxvcpus = -2: must be 0 to 240`,
+		},
+		"an image and an initrd": {
+			"[hypervisor.qemu]\nimage = \"/i\"\ninitrd = \"/r\"\n",
+			`f.toml:3: hypervisor.qemu.initrd = "/r": cannot be given together with image`,
+		},
+		"a relative path": {
+			"[hypervisor.qemu]\nkernel = \"vmlinux\"\n",
+			`f.toml:2: hypervisor.qemu.kernel = "vmlinux": must be an absolute path`,
+		},
+		"an unknown accelerator": {
+			"[hypervisor.qemu]\naccel = \"xen\"\n",
+			`f.toml:2: hypervisor.qemu.accel = "xen": must be one of auto, kvm, tcg`,
+		},
+		"a machine that is not there": {
+			"[hypervisor.qemu]\nmachine_type = \"virt\"\n",
+			`f.toml:2: hypervisor.qemu.machine_type = "virt": must be q35`,
+		},
+		"a file system that is not there yet": {
+			"[hypervisor.qemu]\nshared_fs = \"virtio-9p\"\n",
+			`f.toml:2: hypervisor.qemu.shared_fs = "virtio-9p": not implemented yet; only virtio-fs is`,
+		},
+		"a queue size that is no power of two": {
+			"[hypervisor.qemu]\nvirtio_fs_queue_size = 100\n",
+			`f.toml:2: hypervisor.qemu.virtio_fs_queue_size = 100: must be a power of two, 2 to 1024`,
+		},
+		"kernel parameters on two lines": {
+			"[hypervisor.qemu]\nkernel_params = \"a\\nb\"\n",
+			`f.toml:2: hypervisor.qemu.kernel_params = "a\nb": must not contain control characters`,
+		},
+		"a broken regular expression": {
+			"[hypervisor.qemu]\nenable_annotations = [\"ok\", \"(\"]\n",
+			"f.toml:2: hypervisor.qemu.enable_annotations = [\"ok\", \"(\"]: element \"(\": error parsing regexp: missing closing ): `(`",
+		},
+		"a deadline of no sense": {
+			"[agent.kata]\ndial_timeout = -5\n",
+			`f.toml:2: agent.kata.dial_timeout = -5: must be 1 to 86400 seconds, or 0 for the default`,
+		},
+		"a hypervisor that cannot run yet": {
+			"[hypervisor.clh]\npath = \"/usr/bin/cloud-hypervisor\"\n",
+			`f.toml:1: hypervisor.clh: this hypervisor is not implemented yet; only [hypervisor.qemu] is`,
+		},
+		"an unknown key of another hypervisor": {
+			"[hypervisor.qemu]\n[hypervisor.clh]\npth = \"/x\"\n",
+			`f.toml:3: hypervisor.clh.pth = "/x": unknown key, did you mean path?`,
+		},
+		"protection that cannot be given": {
+			"[hypervisor.qemu]\nconfidential_guest = true\n",
+			`f.toml:2: hypervisor.qemu.confidential_guest = true: not implemented yet, and ignoring it would run the guest unprotected`,
+		},
+		"seccomp": {
+			"[runtime]\ndisable_guest_seccomp = false\n",
+			`f.toml:2: runtime.disable_guest_seccomp = false: not implemented yet, and ignoring it would run containers without their seccomp profile`,
+		},
+		"keys that exclude each other": {
+			"[runtime]\ndisable_new_netns = true\n",
+			`f.toml:2: runtime.disable_new_netns = true: works only with internetworking_model = "none", not "tcfilter"`,
+		},
+		"several errors, in the order of the file": {
+			"[runtime]\nzzz = 1\n[agent.kata]\naaa = 2\n[hypervisor.qemu]\nbbb = 3\n",
+			`f.toml:2: runtime.zzz = 1: unknown key (and 2 more)`,
+		},
+		"dotted keys and inline tables": {
+			"runtime.enable_debug = true\nhypervisor = { qemu = { default_memory = 1 } }\n",
+			`f.toml:2: hypervisor.qemu.default_memory = 1: must be at least 128 MiB`,
+		},
+		"a key given twice": {
+			"[runtime]\nenable_debug = true\nenable_debug = false\n",
+			`f.toml:3: runtime.enable_debug: Key 'runtime.enable_debug' has already been defined.`,
+		},
+		"text that is not TOML": {
+			"[runtime]\nenable_debug = yes\n",
+			`f.toml:2: runtime.enable_debug: expected value but found "yes" instead`,
+		},
+		"a string that does not end": {
+			"[runtime]\nname = \"virt\n",
+			`f.toml:2: runtime.name: strings cannot contain newlines`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Decode("f.toml", tt.text, big)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestValues(t *testing.T) {
+	text := `
+[hypervisor.qemu]
+path = "/q"
+kernel = "/k"
+image = "/i"
+kernel_params = "a=1 b"
+accel = "tcg"
+default_vcpus = 1.5
+default_maxvcpus = 3
+default_memory = 128
+virtio_fs_daemon = "/v"
+virtio_fs_cache = "none"
+virtio_fs_extra_args = ["-o", "x"]
+virtio_fs_queue_size = 512
+enable_annotations = ["^default_"]
+valid_hypervisor_paths = ["/usr/bin/*"]
+valid_virtio_fs_daemon_paths = ["/v*"]
+stop_timeout = 3
+enable_debug = true
+[agent.kata]
+dial_timeout = 7
+enable_debug = true
+[runtime]
+create_container_timeout = 9
+internetworking_model = "none"
+enable_debug = true
+hypervisor_name = "qemu"
+`
+	got, err := Decode("f", text, big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Path: "f",
+		Hypervisor: Hypervisor{
+			Name: "qemu", Path: "/q", Kernel: "/k", Image: "/i", KernelParams: "a=1 b",
+			MachineType: "q35", Accel: "tcg", VCPUs: 2, MaxVCPUs: 3, MemoryMiB: 128,
+			SharedFS: "virtio-fs", VirtioFSDaemon: "/v", VirtioFSCache: "never",
+			VirtioFSExtraArgs: []string{"-o", "x"}, VirtioFSQueueSize: 512,
+			EnableAnnotations: []string{"^default_"}, ValidPaths: []string{"/usr/bin/*"},
+			ValidVirtioFSDaemonPaths: []string{"/v*"}, StopTimeout: 3 * time.Second, Debug: true,
+		},
+		Agent: Agent{DialTimeout: 7 * time.Second, Debug: true},
+		Runtime: Runtime{
+			CreateContainerTimeout: 9 * time.Second, DisableGuestSeccomp: true,
+			InterNetworkingModel: "none", Debug: true,
+		},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "source")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestVCPUsFollowTheHost(t *testing.T) {
+	small := Host{CPUs: 2}
+	for name, tt := range map[string]struct {
+		text             string
+		vcpus, max, warn int
+	}{
+		"absent":             {"", 1, 2, 0},
+		"zero":               {"default_vcpus = 0\ndefault_maxvcpus = 0", 1, 2, 0},
+		"negative is all":    {"default_vcpus = -1", 2, 2, 0},
+		"more than the host": {"default_vcpus = 8\ndefault_maxvcpus = 240", 2, 2, 2},
+		"fraction":           {"default_vcpus = 0.5", 1, 2, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Decode("f", "[hypervisor.qemu]\n"+tt.text, small)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Hypervisor.VCPUs != tt.vcpus || c.Hypervisor.MaxVCPUs != tt.max || len(c.Warnings) != tt.warn {
+				t.Errorf("got %d, max %d, warnings %v", c.Hypervisor.VCPUs, c.Hypervisor.MaxVCPUs, c.Warnings)
+			}
+		})
+	}
+}
+
+func TestKeysWithoutEffectWarnWhenTheyAskForSomething(t *testing.T) {
+	text := `[hypervisor.qemu]
+enable_hugepages = true
+block_device_driver = "virtio-scsi"
+enable_iommu = false
+cpu_features = "pmu=off"
+machine_type = "pc"
+[factory]
+enable_template = true
+[agent.kata]
+kernel_modules = ["e1000e a=1"]
+[agent.kata.mem_agent]
+compact_order = 9
+`
+	c, err := Decode("f", text, big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range c.Warnings {
+		got = append(got, w.String())
+	}
+	want := []string{
+		`f:2: hypervisor.qemu.enable_hugepages = true: not implemented yet, has no effect`,
+		`f:6: hypervisor.qemu.machine_type = "pc": not implemented, q35 is used`,
+		`f:8: factory.enable_template = true: not implemented yet, has no effect`,
+		`f:10: agent.kata.kernel_modules = ["e1000e a=1"]: not implemented yet, has no effect`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNoKeyIsListedTwice(t *testing.T) {
+	for table, keys := range map[string][]key{
+		"hypervisor": append(append(hypervisorKeys(), hypervisorPending()...), otherDriverKeys()...),
+		"agent":      append(agentKeys(), agentPending()...),
+		"runtime":    append(runtimeKeys(), runtimePending()...),
+		"mem_agent":  memAgentKeys(),
+	} {
+		seen := map[string]bool{}
+		for _, k := range keys {
+			if seen[k.name] {
+				t.Errorf("%s of %s is listed twice", k.name, table)
+			}
+			seen[k.name] = true
+			if k.name == "" || k.apply == nil || k.kind == "" {
+				t.Errorf("incomplete key %+v of %s", k, table)
+			}
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLookUpOrder(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string {
+		return write(t, filepath.Join(dir, name), "[runtime]\nenable_debug = true\n")
+	}
+	annotation, option, env := file("annotation"), file("option"), file("env")
+	search := []string{filepath.Join(dir, "absent"), file("etc"), file("usr")}
+	for name, tt := range map[string]struct {
+		s    Sources
+		want string
+	}{
+		"the annotation first":       {Sources{annotation, option, env, search, big}, annotation},
+		"then the shim's option":     {Sources{"", option, env, search, big}, option},
+		"then the environment":       {Sources{"", "", env, search, big}, env},
+		"then the search list":       {Sources{"", "", "", search, big}, search[1]},
+		"built-in when there's none": {Sources{"", "", "", search[:1], big}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Load(tt.s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Path != tt.want {
+				t.Errorf("loaded %q, want %q", c.Path, tt.want)
+			}
+		})
+	}
+}
+
+func TestFilesThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	huge := write(t, filepath.Join(dir, "huge"), strings.Repeat("#", maxFileSize+1))
+	absent := filepath.Join(dir, "absent")
+	for name, tt := range map[string]struct {
+		s    Sources
+		want string
+	}{
+		"a named file that is missing": {Sources{Env: absent}, "read configuration file named by environment variable KATA_CONF_FILE: open " + absent + ": no such file or directory"},
+		"an annotation's":              {Sources{Annotation: absent}, "read configuration file named by annotation io.katacontainers.config_path: open " + absent + ": no such file or directory"},
+		"a folder":                     {Sources{Option: dir}, "read configuration file named by shim option ConfigPath: read " + dir + ": not a regular file"},
+		"a pipe":                       {Sources{Option: fifo}, "read configuration file named by shim option ConfigPath: read " + fifo + ": not a regular file"},
+		"a huge file":                  {Sources{Option: huge}, "read configuration file named by shim option ConfigPath: read " + huge + ": larger than 262144 bytes"},
+		"a folder in the search list":  {Sources{Search: []string{dir}}, "read configuration file: read " + dir + ": not a regular file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Load(tt.s)
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestCheckFillsPathsFromTheSearchLists(t *testing.T) {
+	root := t.TempDir()
+	for _, p := range []string{
+		"/opt/kata/bin/qemu-system-x86_64",
+		"/opt/kata/share/kata-containers/vmlinux.container",
+		"/usr/share/kata-containers/vmlinuz.container",
+		"/usr/share/kata-containers/kata-containers-initrd.img",
+		"/usr/lib/qemu/virtiofsd",
+	} {
+		write(t, root+p, "")
+	}
+	c := Default(big)
+	if err := c.check(root); err != nil {
+		t.Fatal(err)
+	}
+	want := Default(big)
+	want.Hypervisor.Path = root + "/opt/kata/bin/qemu-system-x86_64"
+	want.Hypervisor.Kernel = root + "/opt/kata/share/kata-containers/vmlinux.container"
+	want.Hypervisor.Initrd = root + "/usr/share/kata-containers/kata-containers-initrd.img"
+	want.Hypervisor.VirtioFSDaemon = root + "/usr/lib/qemu/virtiofsd"
+	if diff := cmp.Diff(want, c, cmp.AllowUnexported(source{}, Config{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := c.check(root); err != nil {
+		t.Errorf("second check: %v", err)
+	}
+}
+
+func TestCheckNamesWhatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	qemu := write(t, filepath.Join(dir, "qemu"), "")
+	plain := write(t, filepath.Join(dir, "plain"), "")
+	if err := os.Chmod(plain, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	common := "[hypervisor.qemu]\npath = \"" + qemu + "\"\n"
+	for name, tt := range map[string]struct{ text, want string }{
+		"a kernel that does not exist": {
+			common + "kernel = \"/no/such/kernel\"\n",
+			`f:3: hypervisor.qemu.kernel = "/no/such/kernel": no such file or directory`,
+		},
+		"a VMM that does not exist": {
+			"[hypervisor.qemu]\npath = \"/no/such/qemu\"\n",
+			`f:2: hypervisor.qemu.path = "/no/such/qemu": no such file or directory`,
+		},
+		"a VMM that is not executable": {
+			"[hypervisor.qemu]\npath = \"" + plain + "\"\n",
+			`f:2: hypervisor.qemu.path = "` + plain + `": not executable: permission denied`,
+		},
+		"a folder for a kernel": {
+			common + "kernel = \"" + dir + "\"\n",
+			`f:3: hypervisor.qemu.kernel = "` + dir + `": not a regular file`,
+		},
+		"an image that does not exist": {
+			common + "kernel = \"" + plain + "\"\nimage = \"/no/image\"\n",
+			`f:4: hypervisor.qemu.image = "/no/image": no such file or directory`,
+		},
+		"no kernel anywhere": {
+			common,
+			`f:1: hypervisor.qemu.kernel: not set, and none of these exists: ` + strings.Join(kernelSearch(), ", "),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Decode("f", tt.text, big)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = c.check(t.TempDir())
+			var key *KeyError
+			if !errors.As(err, &key) || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestCheckOfDefaultsSaysThatThereIsNoFile(t *testing.T) {
+	err := Default(big).check(t.TempDir())
+	if err == nil || !strings.HasPrefix(err.Error(), "built-in configuration: hypervisor.qemu.path: not set, and none of these exists: ") || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	text, err := os.ReadFile("configuration-qemu.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(text))
+	f.Add("[hypervisor.qemu]\nx.y = [[1], {a=1}]\n[[runtime.shared_mounts]]\nname='a'\n")
+	f.Add("[agent.kata.mem_agent]\ncompact_order = 1\n\"a,b\"=3\nK=1\nk=1979-05-27T07:32:00Z")
+	f.Add("default_vcpus=inf\n[hypervisor]\nqemu={default_vcpus=-inf}")
+	f.Add(strings.Repeat("[", 1000))
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := Decode("f", text, big)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		if err != nil {
+			if strings.ContainsRune(err.Error(), '\n') {
+				t.Errorf("error of several lines: %q", err)
+			}
+			return
+		}
+		if h := c.Hypervisor; h.VCPUs < 1 || h.VCPUs > h.MaxVCPUs || h.MaxVCPUs > MaxVCPUs || h.MemoryMiB < MinMemoryMiB {
+			t.Errorf("impossible values %+v", h)
+		}
+	})
+}

@@ -1,0 +1,213 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// drivers are the names of upstream's [hypervisor.NAME] tables. Only qemu can
+// run so far; the others are recognised.
+func drivers() []string {
+	return []string{
+		"qemu", "clh", "cloud-hypervisor", "firecracker", "dragonball",
+		"stratovirt", "remote", "acrn", "openvmm",
+	}
+}
+
+// hypervisorKeys are the keys of [hypervisor.qemu] that take effect.
+func hypervisorKeys() []key {
+	return []key{
+		setPath("path", func(c *Config) *string { return &c.Hypervisor.Path }),
+		setPath("kernel", func(c *Config) *string { return &c.Hypervisor.Kernel }),
+		setPath("initrd", func(c *Config) *string { return &c.Hypervisor.Initrd }),
+		setPath("image", func(c *Config) *string { return &c.Hypervisor.Image }),
+		setText("kernel_params", func(c *Config) *string { return &c.Hypervisor.KernelParams }, printable),
+		{"machine_type", text, applyMachineType},
+		setText("accel", func(c *Config) *string { return &c.Hypervisor.Accel }, oneOf("auto", "kvm", "tcg")),
+		{"default_vcpus", number, applyVCPUs},
+		{"default_maxvcpus", integer, applyMaxVCPUs},
+		{"default_memory", integer, applyMemory},
+		{"shared_fs", text, applySharedFS},
+		setPath("virtio_fs_daemon", func(c *Config) *string { return &c.Hypervisor.VirtioFSDaemon }),
+		{"virtio_fs_cache", text, applyVirtioFSCache},
+		setList("virtio_fs_extra_args", func(c *Config) *[]string { return &c.Hypervisor.VirtioFSExtraArgs }, printable),
+		{"virtio_fs_queue_size", integer, applyQueueSize},
+		setList("enable_annotations", func(c *Config) *[]string { return &c.Hypervisor.EnableAnnotations }, regular),
+		setList("valid_hypervisor_paths", func(c *Config) *[]string { return &c.Hypervisor.ValidPaths }, pattern),
+		setList("valid_virtio_fs_daemon_paths", func(c *Config) *[]string { return &c.Hypervisor.ValidVirtioFSDaemonPaths }, pattern),
+		setSeconds("stop_timeout", func(c *Config) *time.Duration { return &c.Hypervisor.StopTimeout }),
+		setFlag("enable_debug", func(c *Config) *bool { return &c.Hypervisor.Debug }),
+	}
+}
+
+// agentKeys are the keys of [agent.kata] that take effect. The runtime in Rust
+// reads create_container_timeout here and not in [runtime].
+func agentKeys() []key {
+	return []key{
+		setSeconds("dial_timeout", func(c *Config) *time.Duration { return &c.Agent.DialTimeout }),
+		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
+		setFlag("enable_debug", func(c *Config) *bool { return &c.Agent.Debug }),
+	}
+}
+
+// runtimeKeys are the keys of [runtime] that take effect.
+func runtimeKeys() []key {
+	return []key{
+		setFlag("enable_debug", func(c *Config) *bool { return &c.Runtime.Debug }),
+		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
+		{"internetworking_model", text, applyNetworkModel},
+		{"disable_guest_seccomp", boolean, applySeccomp},
+		{"hypervisor_name", text, onlyName("qemu")},
+		{"agent_name", text, onlyName("kata")},
+		{"name", text, onlyName("virt_container")},
+	}
+}
+
+func applyMachineType(d *decoder, value any) error {
+	switch value.(string) {
+	case "", "q35":
+		return nil
+	case "pc":
+		return notice("not implemented, q35 is used")
+	default:
+		return errors.New("must be q35")
+	}
+}
+
+// applyVCPUs follows upstream: 0 is the default, negative is one for each CPU
+// of the host, more than the host has is capped. A fraction is rounded up.
+func applyVCPUs(d *decoder, value any) error {
+	v := value.(float64)
+	ceiling := d.host.vcpuCeiling()
+	switch {
+	case math.IsNaN(v) || v > MaxVCPUs:
+		return fmt.Errorf("must be at most %d", MaxVCPUs)
+	case v < 0:
+		d.config.Hypervisor.VCPUs = ceiling
+	case v == 0:
+	case math.Ceil(v) > float64(ceiling):
+		d.config.Hypervisor.VCPUs = ceiling
+		return notice(fmt.Sprintf("the host has %d, which is used", ceiling))
+	default:
+		d.config.Hypervisor.VCPUs = int(math.Ceil(v))
+	}
+	return nil
+}
+
+func applyMaxVCPUs(d *decoder, value any) error {
+	v := value.(int64)
+	ceiling := d.host.vcpuCeiling()
+	switch {
+	case v < 0 || v > MaxVCPUs:
+		return fmt.Errorf("must be 0 to %d", MaxVCPUs)
+	case v == 0:
+	case v > int64(ceiling):
+		return notice(fmt.Sprintf("the host has %d, which is used", ceiling))
+	default:
+		d.config.Hypervisor.MaxVCPUs = int(v)
+	}
+	return nil
+}
+
+func applyMemory(d *decoder, value any) error {
+	v := value.(int64)
+	if v < MinMemoryMiB {
+		return fmt.Errorf("must be at least %d MiB", MinMemoryMiB)
+	}
+	if most := d.host.MemoryMiB; v > math.MaxUint32 || most > 0 && uint64(v) > most {
+		return fmt.Errorf("must not exceed the host's %d MiB", most)
+	}
+	d.config.Hypervisor.MemoryMiB = uint32(v)
+	return nil
+}
+
+func applySharedFS(d *decoder, value any) error {
+	switch value.(string) {
+	case "", "virtio-fs":
+		return nil
+	case "virtio-9p", "virtio-fs-nydus", "none":
+		return errors.New("not implemented yet; only virtio-fs is")
+	default:
+		return errors.New("must be virtio-fs")
+	}
+}
+
+func applyVirtioFSCache(d *decoder, value any) error {
+	switch s := value.(string); s {
+	case "":
+	case "none": // the older virtiofsd's word
+		d.config.Hypervisor.VirtioFSCache = "never"
+	case "never", "metadata", "auto", "always":
+		d.config.Hypervisor.VirtioFSCache = s
+	default:
+		return errors.New("must be one of never, metadata, auto, always, none")
+	}
+	return nil
+}
+
+// applyQueueSize takes what QEMU's vhost-user-fs-pci accepts.
+func applyQueueSize(d *decoder, value any) error {
+	const most = 1024
+	v := value.(int64)
+	switch {
+	case v == 0:
+	case v < 2 || v > most || v&(v-1) != 0:
+		return fmt.Errorf("must be a power of two, 2 to %d", most)
+	default:
+		d.config.Hypervisor.VirtioFSQueueSize = uint32(v)
+	}
+	return nil
+}
+
+func applyNetworkModel(d *decoder, value any) error {
+	switch s := value.(string); s {
+	case "", "default":
+	case "tcfilter", "none":
+		d.config.Runtime.InterNetworkingModel = s
+	case "macvtap", "l3forwarding":
+		return errors.New("not implemented yet; tcfilter and none are")
+	default:
+		return errors.New("must be tcfilter or none")
+	}
+	return nil
+}
+
+func applySeccomp(d *decoder, value any) error {
+	if !value.(bool) {
+		return errors.New("not implemented yet, and ignoring it would run containers without their seccomp profile")
+	}
+	return nil
+}
+
+func onlyName(name string) func(*decoder, any) error {
+	return func(_ *decoder, value any) error {
+		if s := value.(string); s != "" && s != name {
+			return fmt.Errorf("not implemented yet; only %q is", name)
+		}
+		return nil
+	}
+}
+
+// printable keeps control characters out of command lines and the guest
+// kernel's parameters.
+func printable(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("must not contain control characters")
+	}
+	return nil
+}
+
+func regular(s string) error {
+	_, err := regexp.Compile(s)
+	return err
+}
+
+func pattern(s string) error {
+	_, err := filepath.Match(s, "")
+	return err
+}
