@@ -208,6 +208,18 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 			"[runtime]\nenable_debug = yes\n",
 			`f.toml:2: runtime.enable_debug: expected value but found "yes" instead`,
 		},
+		"text that would break the line of the error": {
+			"[runtime]\nname = \"\\\n\"\n",
+			`f.toml:3: runtime.name: invalid escape in string '\\n'`,
+		},
+		"nesting without end": {
+			"x=" + strings.Repeat("{a=", 60000),
+			`f.toml: more than 256 inline tables`,
+		},
+		"a key without end": {
+			strings.Repeat("a.", 20000) + "a = 1\n",
+			`f.toml:1: a: unknown table`,
+		},
 		"a string that does not end": {
 			"[runtime]\nname = \"virt\n",
 			`f.toml:2: runtime.name: strings cannot contain newlines`,

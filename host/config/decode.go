@@ -20,10 +20,17 @@ type decoder struct {
 	set    map[string]any // dotted key -> value as the TOML library gave it
 }
 
+// maxBraces bounds inline tables, which no key takes: the TOML library's time
+// grows with the cube of their depth.
+const maxBraces = 256
+
 // Decode reads the text of a configuration file, called name in errors, for
 // the given host. An error is an Errors, or a *KeyError for text that is not
 // TOML. It never looks at the file system.
 func Decode(name, text string, host Host) (*Config, error) {
+	if strings.Count(text, "{") > maxBraces {
+		return nil, &KeyError{File: name, Reason: fmt.Sprintf("more than %d inline tables", maxBraces)}
+	}
 	var top map[string]any
 	meta, err := toml.Decode(text, &top)
 	if err != nil {

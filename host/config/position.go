@@ -25,7 +25,8 @@ type source struct {
 // into a type that has this one key, with a value that refuses to be decoded.
 // It is done for keys that are complained about only.
 func (s source) line(key toml.Key) int {
-	for n := len(key); n > 0; n-- {
+	const deepest = 8 // no table is nested more; each level costs a pass
+	for n := min(len(key), deepest); n > 0; n-- {
 		if line := s.exactLine(key[:n]); line > 0 {
 			return line
 		}
