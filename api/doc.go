@@ -10,4 +10,4 @@
 // TestGenerated fails when the generated files are not what the schema says.
 package api
 
-//go:generate go -C ../tools/protogen run . -proto ../../api/proto -out ../..
+//go:generate go -C ../tools/protogen run .

@@ -26,12 +26,6 @@ const goLite = "github.com/aperturerobotics/protobuf-go-lite"
 // the agent memory for nothing.
 var features = []string{"marshal", "size", "unmarshal"}
 
-// file is a generated file; name is relative to the module's root.
-type file struct {
-	name    string
-	content []byte
-}
-
 // generate compiles all .proto files in dir and returns the Go files.
 func generate(dir string) ([]file, error) {
 	req, err := compile(dir)
