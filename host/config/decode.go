@@ -20,16 +20,32 @@ type decoder struct {
 	set    map[string]any // dotted key -> value as the TOML library gave it
 }
 
-// maxBraces bounds inline tables, which no key takes: the TOML library's time
-// grows with the cube of their depth.
-const maxBraces = 256
+// The TOML library's time grows with the cube of the depth of inline tables,
+// which no key takes, and with the square of the parts of a dotted key.
+const (
+	maxBraces = 256
+	maxLine   = 4096 // bytes; the guest kernel's whole command line has 2048
+)
+
+func bounded(name, text string) error {
+	if strings.Count(text, "{") > maxBraces {
+		return &KeyError{File: name, Reason: fmt.Sprintf("more than %d inline tables", maxBraces)}
+	}
+	n := 0
+	for line := range strings.Lines(text) {
+		if n++; len(line) > maxLine {
+			return &KeyError{File: name, Line: n, Reason: fmt.Sprintf("line of more than %d bytes", maxLine)}
+		}
+	}
+	return nil
+}
 
 // Decode reads the text of a configuration file, called name in errors, for
 // the given host. An error is an Errors, or a *KeyError for text that is not
 // TOML. It never looks at the file system.
 func Decode(name, text string, host Host) (*Config, error) {
-	if strings.Count(text, "{") > maxBraces {
-		return nil, &KeyError{File: name, Reason: fmt.Sprintf("more than %d inline tables", maxBraces)}
+	if err := bounded(name, text); err != nil {
+		return nil, err
 	}
 	var top map[string]any
 	meta, err := toml.Decode(text, &top)
@@ -62,7 +78,7 @@ const maxLocated = 100
 func (d *decoder) locate() {
 	order := map[string]int{}
 	for i, k := range d.source.keys {
-		for n := len(k); n > 0; n-- {
+		for n := min(len(k), deepest); n > 0; n-- {
 			if s := k[:n].String(); order[s] == 0 {
 				order[s] = i + 1
 			}

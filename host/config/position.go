@@ -16,6 +16,10 @@ type source struct {
 	keys       []toml.Key // all keys of the text, in its order
 }
 
+// deepest bounds how many parts of a key are looked at: no key has more, and
+// each costs a pass over the text.
+const deepest = 8
+
 // line returns the line on which the key's value begins, counted from 1. A
 // table that has no header of its own is where its first key is; a key that
 // cannot be located is where the nearest table around it is; 0 is nowhere.
@@ -25,7 +29,6 @@ type source struct {
 // into a type that has this one key, with a value that refuses to be decoded.
 // It is done for keys that are complained about only.
 func (s source) line(key toml.Key) int {
-	const deepest = 8 // no table is nested more; each level costs a pass
 	for n := min(len(key), deepest); n > 0; n-- {
 		if line := s.exactLine(key[:n]); line > 0 {
 			return line
