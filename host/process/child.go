@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stderrTail is how many bytes of a child's stderr are kept for its error.
@@ -80,6 +82,16 @@ func (c *Child) Kill(ctx context.Context) error {
 		return fmt.Errorf("kill %s: %w", c.name, err)
 	}
 	return c.Wait(ctx)
+}
+
+// Abort sends SIGKILL to the child and does not wait; Done follows.
+func (c *Child) Abort() {
+	fd, err := openPidfd(c.id)
+	if err != nil {
+		return // gone
+	}
+	defer fd.Close()
+	_ = fd.signal(unix.SIGKILL)
 }
 
 // Wait returns nil when the child has ended, or ctx's error.

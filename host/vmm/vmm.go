@@ -150,3 +150,9 @@ func (s *Spec) validateDevices() error {
 	}
 	return nil
 }
+
+// Checker is a Machine that can be asked whether it still answers.
+type Checker interface {
+	// Check returns nil if the VMM answers within ctx and the guest runs.
+	Check(ctx context.Context) error
+}

@@ -1,0 +1,159 @@
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kata/host/vmm"
+)
+
+// hostFacts is what the command line depends on besides the specification.
+type hostFacts struct {
+	firmware         string // "" for QEMU's default
+	tscKHz           int    // 0 when unknown
+	imagePartitioned bool   // the root file system is in the first partition
+}
+
+// preflight checks, before anything is started, that everything the machine
+// needs is there, and gathers the facts.
+func preflight(spec *vmm.Spec, cfg *Config) (binary string, facts hostFacts, err error) {
+	binary, err = exec.LookPath(cfg.Path)
+	if err != nil {
+		return "", facts, fmt.Errorf("find QEMU: %w", err)
+	}
+	if info, err := os.Stat(spec.Dir); err != nil {
+		return "", facts, fmt.Errorf("machine directory: %w", err)
+	} else if !info.IsDir() {
+		return "", facts, fmt.Errorf("machine directory %s: %w", spec.Dir, unix.ENOTDIR)
+	}
+	if spec.Accel == vmm.AccelKVM {
+		if err := checkKVM(); err != nil {
+			return "", facts, err
+		}
+	}
+	if err := checkReadable("guest kernel", spec.Kernel); err != nil {
+		return "", facts, err
+	}
+	if spec.Initrd != "" {
+		if err := checkReadable("guest initrd", spec.Initrd); err != nil {
+			return "", facts, err
+		}
+	}
+	if spec.Image != "" {
+		if facts.imagePartitioned, err = readPartitioned(spec.Image); err != nil {
+			return "", facts, err
+		}
+	}
+	facts.firmware = firstExisting(cfg.Firmware)
+	if spec.Accel == vmm.AccelTCG {
+		facts.tscKHz = hostTSC()
+	}
+	return binary, facts, nil
+}
+
+func checkKVM() error {
+	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("accelerator kvm: %w", err)
+	}
+	return device.Close()
+}
+
+// checkReadable opens a file as QEMU will: existence alone would say nothing
+// about permission.
+func checkReadable(what, path string) error {
+	file, err := openRegular(what, path)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+func openRegular(what, path string) (*os.File, error) {
+	// Non-blocking, for a fifo would hang the open.
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err == nil && info.Size() == 0 {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return file, nil
+}
+
+// readPartitioned reports whether an image has a partition table (as
+// upstream's images have) rather than a file system from its first byte.
+func readPartitioned(path string) (bool, error) {
+	file, err := openRegular("guest image", path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	const (
+		sector         = 512
+		firstEntryType = 446 + 4 // partition type byte of the master boot record's first entry
+	)
+	head := make([]byte, sector)
+	if _, err := io.ReadFull(file, head); errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, fmt.Errorf("guest image: %s is shorter than a sector", path)
+	} else if err != nil {
+		return false, fmt.Errorf("guest image: %w", err)
+	}
+	return head[510] == 0x55 && head[511] == 0xaa && head[firstEntryType] != 0, nil
+}
+
+func firstExisting(paths []string) string {
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path
+		}
+	}
+	return ""
+}
+
+// hostTSC returns the rate of the host's TSC in kHz, or 0 when the host does
+// not say.
+func hostTSC() int {
+	raw, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return 0
+	}
+	return parseTSC(raw)
+}
+
+// parseTSC takes the rate from bogomips, which on x86 is twice the TSC's MHz;
+// "cpu MHz" is the momentary clock of the core.
+func parseTSC(cpuinfo []byte) int {
+	lines := bufio.NewScanner(bytes.NewReader(cpuinfo))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		key, value, ok := strings.Cut(lines.Text(), ":")
+		if !ok || strings.TrimSpace(key) != "bogomips" {
+			continue
+		}
+		bogomips, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		const slowest, fastest = 200, 40000 // 100 MHz to 20 GHz
+		if err != nil || bogomips < slowest || bogomips > fastest {
+			return 0
+		}
+		return int(bogomips * 1000 / 2)
+	}
+	return 0
+}

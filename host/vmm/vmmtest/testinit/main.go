@@ -1,0 +1,51 @@
+// Command testinit is PID 1 of the guests that VMM tests boot. It says
+// vmmtest.Ready on the console and does what the kernel parameter test.do
+// names: poweroff, reboot, panic, spin, or stay (the default).
+package main
+
+import (
+	"os"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	must("mkdir /proc", os.MkdirAll("/proc", 0o755))
+	must("mount /proc", syscall.Mount("proc", "/proc", "proc", 0, ""))
+	line, err := os.ReadFile("/proc/cmdline")
+	must("read command line", err)
+	say("test guest is up; command line: " + strings.TrimSpace(string(line)))
+	switch parameter(string(line), "test.do") {
+	case "poweroff":
+		must("power off", syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF))
+	case "reboot":
+		must("reboot", syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART))
+	case "panic":
+		os.Exit(7) // the kernel panics when init exits
+	case "spin":
+		for { //nolint:staticcheck // a guest that burns its CPU is the point
+		}
+	}
+	for {
+		_ = syscall.Pause() // select{} would be a deadlock to the runtime
+	}
+}
+
+// parameter returns the value of a kernel parameter, "" when absent.
+func parameter(line, name string) string {
+	for _, word := range strings.Fields(line) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func say(text string) { _, _ = os.Stdout.WriteString(text + "\n") }
+
+func must(what string, err error) {
+	if err != nil {
+		say("testinit: " + what + ": " + err.Error())
+		os.Exit(1)
+	}
+}
