@@ -1,0 +1,326 @@
+// Package harness runs a private containerd and drives it with ctr, for the
+// end-to-end tests, the benchmarks and the demo.
+//
+// It is not a containerd client: what it does, a person can do at a terminal
+// with the same commands, which is why failures print the command line.
+//
+// Life cycle: Start makes a directory with a short path, writes containerd's
+// configuration into it and starts the daemon there, with its own root, state
+// and sockets; the system's containerd is neither used nor disturbed. Import
+// loads an image made by WriteImage. Run, Begin and Ctr run ctr. Mark and
+// Leaks compare what is on the host before and after. Close stops the daemon,
+// kills what is still alive of what it started, by pid, and removes the
+// directory.
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The runtimes that the tests know, by the names that ctr takes.
+const (
+	Kata = "io.containerd.kata.v2"
+	Runc = "io.containerd.runc.v2"
+)
+
+// Namespace is the containerd namespace of everything that a Node runs.
+const Namespace = "kata-test"
+
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 20 * time.Second
+)
+
+// Options say how to start a Node. The zero value runs the distribution's
+// containerd and finds shims in PATH.
+type Options struct {
+	// Containerd and Ctr are the programs; "" means the ones in PATH.
+	Containerd, Ctr string
+	// ConfigVersion is that of containerd's configuration file: 2 for
+	// containerd 1.x, 3 for 2.x. 0 means 2.
+	ConfigVersion int
+	// ShimDir is put in front of PATH, so that containerd finds the shims in it.
+	ShimDir string
+	// ConfigFile is handed to the kata shim as KATA_CONF_FILE, unless "".
+	ConfigFile string
+	// Env is added to the daemon's environment.
+	Env []string
+	// Enter, when set, is a shell script that prepares a private mount
+	// namespace for the daemon: what it mounts, only the daemon and its shims
+	// see.
+	Enter string
+}
+
+// Node is a running containerd with its own root, state and sockets.
+type Node struct {
+	opts   Options
+	dir    string
+	daemon *exec.Cmd
+	exited chan struct{}
+
+	mu   sync.Mutex
+	ids  int
+	used map[string]bool
+}
+
+// Start starts a containerd and waits until it serves. The caller closes it.
+func Start(ctx context.Context, opts Options) (*Node, error) {
+	opts = opts.withDefaults()
+	// Unix socket paths end at 107 bytes, and shims nest theirs deep.
+	dir, err := os.MkdirTemp("/tmp", "kt")
+	if err != nil {
+		return nil, fmt.Errorf("make the node's directory: %w", err)
+	}
+	n := &Node{opts: opts, dir: dir, used: make(map[string]bool)}
+	if err := n.prepare(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := n.startDaemon(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Containerd == "" {
+		o.Containerd = "containerd"
+	}
+	if o.Ctr == "" {
+		o.Ctr = "ctr"
+	}
+	if o.ConfigVersion == 0 {
+		o.ConfigVersion = 2
+	}
+	return o
+}
+
+// Dir is the node's directory. It goes away with Close.
+func (n *Node) Dir() string { return n.dir }
+
+// LogFile holds what containerd and its shims have logged.
+func (n *Node) LogFile() string { return filepath.Join(n.dir, "containerd.log") }
+
+func (n *Node) socket() string  { return filepath.Join(n.dir, "c.sock") }
+func (n *Node) tempDir() string { return filepath.Join(n.dir, "tmp") }
+func (n *Node) fifoDir() string { return filepath.Join(n.dir, "fifo") }
+
+func (n *Node) prepare() error {
+	for _, d := range []string{n.tempDir(), n.fifoDir()} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return fmt.Errorf("prepare the node: %w", err)
+		}
+	}
+	config := containerdConfig(n.dir, n.opts.ConfigVersion)
+	if err := os.WriteFile(filepath.Join(n.dir, "config.toml"), []byte(config), 0o600); err != nil {
+		return fmt.Errorf("prepare the node: %w", err)
+	}
+	return nil
+}
+
+// startDaemon starts containerd and waits until its API answers.
+func (n *Node) startDaemon(ctx context.Context) error {
+	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	defer log.Close()
+
+	args := []string{n.opts.Containerd, "--config", filepath.Join(n.dir, "config.toml")}
+	if n.opts.Enter != "" {
+		args = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-ec", n.opts.Enter + "\nexec \"$@\"", "sh"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = n.environment()
+	cmd.Stdout, cmd.Stderr = log, log
+	// A group of its own: an interrupt at the terminal is for the test, which
+	// then stops the daemon in order. A test that dies takes the daemon along.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	exited := make(chan struct{})
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig comes when the starting thread ends (prctl(2)).
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // the exit itself is what is awaited; the log says why
+		}
+		close(exited)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	n.daemon, n.exited = cmd, exited
+
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err = Await(ctx, "containerd to serve", func() (bool, error) {
+		select {
+		case <-exited:
+			return false, fmt.Errorf("containerd exited: %s", lastLines(n.LogFile(), 5))
+		default:
+		}
+		return n.Ctr(ctx, "version").Err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) environment() []string {
+	env := append(os.Environ(), "TMPDIR="+n.tempDir())
+	if n.opts.ShimDir != "" {
+		env = append(env, "PATH="+n.opts.ShimDir+":"+os.Getenv("PATH"))
+	}
+	if n.opts.ConfigFile != "" {
+		env = append(env, "KATA_CONF_FILE="+n.opts.ConfigFile)
+	}
+	return append(env, n.opts.Env...)
+}
+
+// Pid is containerd's process id.
+func (n *Node) Pid() int { return n.daemon.Process.Pid }
+
+// Restart kills containerd without a warning and starts it again on the same
+// root and state: shims and their tasks live on.
+func (n *Node) Restart(ctx context.Context) error {
+	if err := n.daemon.Process.Kill(); err != nil {
+		return fmt.Errorf("kill containerd: %w", err)
+	}
+	<-n.exited
+	return n.startDaemon(ctx)
+}
+
+// Close stops containerd and removes every trace of the node.
+func (n *Node) Close() error {
+	var errs []error
+	if n.daemon != nil {
+		errs = append(errs, n.stopDaemon())
+	}
+	errs = append(errs, n.killLeftovers(), n.unmountAll(), os.RemoveAll(n.dir))
+	return errors.Join(errs...)
+}
+
+func (n *Node) stopDaemon() error {
+	if err := n.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop containerd: %w", err)
+	}
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-n.exited:
+		return nil
+	case <-timer.C:
+	}
+	if err := n.daemon.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill containerd: %w", err)
+	}
+	<-n.exited
+	return fmt.Errorf("containerd did not stop within %v of SIGTERM", stopTimeout)
+}
+
+// killLeftovers kills what still runs on behalf of this node: what it finds,
+// Leaks has reported before.
+func (n *Node) killLeftovers() error {
+	var errs []error
+	for _, p := range n.processes() {
+		if err := p.Kill(); err != nil {
+			errs = append(errs, fmt.Errorf("kill %s: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unmountAll unmounts what is left below the node's directory, deepest first.
+func (n *Node) unmountAll() error {
+	points, err := mountPoints()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := len(points) - 1; i >= 0; i-- {
+		if !strings.HasPrefix(points[i], n.dir+"/") {
+			continue
+		}
+		if err := syscall.Unmount(points[i], syscall.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", points[i], err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// NewID returns an id that no other container on this machine has. Everything
+// that is made for a container carries its id, so that Leaks finds it.
+func (n *Node) NewID(name string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ids++
+	id := fmt.Sprintf("%s-%s-%d", filepath.Base(n.dir), name, n.ids)
+	n.used[id] = true
+	return id
+}
+
+func (n *Node) usedIDs() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ids := make([]string, 0, len(n.used))
+	for id := range n.used {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Import loads an image into the node's content store and unpacks it.
+func (n *Node) Import(ctx context.Context, image Image) error {
+	path := filepath.Join(n.tempDir(), "image.tar")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", image.Ref, err)
+	}
+	defer os.Remove(path)
+	err = WriteImage(f, image)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("import %s: %w", image.Ref, err)
+	}
+	if r := n.Ctr(ctx, "images", "import", path); r.Err != nil {
+		return fmt.Errorf("import %s: %w", image.Ref, r.Failure())
+	}
+	return nil
+}
+
+// CopyLog copies containerd's log, with what the shims wrote, to w.
+func (n *Node) CopyLog(w io.Writer) error {
+	f, err := os.Open(n.LogFile())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// lastLines returns the end of a file on one line, for error messages.
+func lastLines(path string, count int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if len(lines) > count {
+		lines = lines[len(lines)-count:]
+	}
+	return strings.Join(lines, " | ")
+}

@@ -1,0 +1,190 @@
+package harness
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// places are the directories outside the node's own in which runtimes keep
+// sockets and state, each with the depth to look at.
+var places = map[string]int{
+	"/run/kata":             2,
+	"/run/vc":               3,
+	"/run/containerd/s":     1,
+	"/run/containerd/fifo":  1,
+	"/run/netns":            1,
+	"/var/run/kata":         2,
+	"/dev/shm":              1,
+	"/sys/fs/cgroup":        4,
+	"/sys/class/net":        1,
+	"/run/kata-containers/": 3,
+}
+
+// Mark is what was on the host at one moment.
+type Mark struct{ things map[string]bool }
+
+// Mark remembers what is there now, to compare with later.
+func (n *Node) Mark() (Mark, error) {
+	things, err := n.inventory()
+	return Mark{things}, err
+}
+
+// Leaks waits until nothing is left that the node's containers made since the
+// mark, and returns what is still there when ctx ends.
+func (n *Node) Leaks(ctx context.Context, before Mark) ([]string, error) {
+	var left []string
+	err := Await(ctx, "nothing to be left", func() (bool, error) {
+		now, err := n.inventory()
+		if err != nil {
+			return false, err
+		}
+		left = left[:0]
+		for thing := range now {
+			if !before.things[thing] {
+				left = append(left, thing)
+			}
+		}
+		return len(left) == 0, nil
+	})
+	slices.Sort(left)
+	left = slices.DeleteFunc(left, func(thing string) bool {
+		dir, isFile := strings.CutPrefix(thing, "file ")
+		_, inside := slices.BinarySearch(left, "file "+filepath.Dir(dir))
+		return isFile && inside
+	})
+	if len(left) > 0 && errors.Is(err, context.Cause(ctx)) {
+		return left, nil
+	}
+	return left, err
+}
+
+// inventory lists, in words, everything a container could leave behind.
+func (n *Node) inventory() (map[string]bool, error) {
+	things := make(map[string]bool)
+	for _, p := range n.processes() {
+		if p.Program() == filepath.Base(n.opts.Ctr) {
+			continue // its caller waits for it
+		}
+		things["process "+p.String()] = true
+	}
+	points, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range points {
+		things["mount "+p] = true
+	}
+	sockets, err := unixSockets()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sockets {
+		things["socket "+s] = true
+	}
+	marks := append(n.usedIDs(), n.dir)
+	for dir, depth := range places {
+		// Cgroups and shared memory come and go with the rest of the machine.
+		mine := dir == "/sys/fs/cgroup" || dir == "/dev/shm"
+		if err := list(things, dir, depth, func(path string) bool { return !mine || containsAny(path, marks) }); err != nil {
+			return nil, err
+		}
+	}
+	// containerd's own bundles, snapshots and temporary mounts.
+	for _, dir := range []string{"state", "tmp", "fifo", "root/io.containerd.runtime.v2.task"} {
+		if err := list(things, filepath.Join(n.dir, dir), 4, nil); err != nil {
+			return nil, err
+		}
+	}
+	maps.DeleteFunc(things, func(thing string, _ bool) bool { return n.ordinary(thing) })
+	return things, nil
+}
+
+// ordinary says whether a thing belongs to the daemon rather than to a
+// container, though it may appear late.
+func (n *Node) ordinary(thing string) bool {
+	switch {
+	case strings.Contains(thing, n.socket()):
+		return true
+	case strings.HasPrefix(thing, "file "+filepath.Join(n.dir, "tmp", "image.tar")):
+		return true
+	case strings.HasPrefix(thing, "file "+filepath.Join(n.dir, "tmp", "containerd-mount")):
+		return false
+	case strings.HasSuffix(thing, "/"+Namespace), strings.HasSuffix(thing, "io.containerd.runtime.v2.task"):
+		return true
+	}
+	return false
+}
+
+// list adds the paths below dir, to the given depth, that keep accepts.
+func list(things map[string]bool, dir string, depth int, keep func(string) bool) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+				return nil // gone while looking, or another user's
+			}
+			return err
+		}
+		if keep == nil || keep(path) {
+			things["file "+path] = true
+		}
+		if e.IsDir() && strings.Count(strings.TrimPrefix(path, dir), "/") >= depth {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	return nil
+}
+
+// mountPoints returns the mount points of this mount namespace, parents before
+// children (proc_pid_mountinfo(5), field 5).
+func mountPoints() ([]string, error) {
+	return fields("/proc/self/mountinfo", func(f []string) (string, bool) {
+		if len(f) < 5 {
+			return "", false
+		}
+		return f[4], true
+	})
+}
+
+// unixSockets returns the names of listening unix sockets, abstract ones with
+// an @ in front (proc_net(5)).
+func unixSockets() ([]string, error) {
+	const listening = "00010000" // __SO_ACCEPTCON
+	return fields("/proc/net/unix", func(f []string) (string, bool) {
+		if len(f) < 8 || f[3] != listening {
+			return "", false
+		}
+		return f[7], true
+	})
+}
+
+// fields returns what pick takes from each line of a file.
+func fields(path string, pick func([]string) (string, bool)) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var picked []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if value, ok := pick(strings.Fields(lines.Text())); ok {
+			picked = append(picked, value)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return picked, nil
+}

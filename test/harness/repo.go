@@ -1,0 +1,56 @@
+package harness
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Repo is the checked-out repository with its build outputs.
+type Repo struct{ root string }
+
+// Repository finds the repository from the working directory upwards.
+func Repository() (Repo, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return Repo{}, err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return Repo{dir}, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return Repo{}, fmt.Errorf("find the repository: no go.mod in the working directory or above")
+		}
+	}
+}
+
+// Root is the repository's top directory.
+func (r Repo) Root() string { return r.root }
+
+// Bin is where `make build` puts the binaries.
+func (r Repo) Bin() string { return filepath.Join(r.root, "bin") }
+
+// Kernel is the guest kernel that `make guest` puts out.
+func (r Repo) Kernel() string { return filepath.Join(r.root, "build", "guest", "vmlinux") }
+
+// Initrd is the guest image that `make guest` puts out.
+func (r Repo) Initrd() string { return filepath.Join(r.root, "build", "guest", "kata-initrd.img") }
+
+// WriteKataConfig writes a configuration.toml for the guest built in the
+// repository. Settings, written as TOML values, change or add keys of
+// [hypervisor.qemu].
+func WriteKataConfig(w io.Writer, repo Repo, settings map[string]string) {
+	keys := map[string]string{
+		"kernel": fmt.Sprintf("%q", repo.Kernel()),
+		"initrd": fmt.Sprintf("%q", repo.Initrd()),
+	}
+	maps.Copy(keys, settings)
+	fmt.Fprintln(w, "[hypervisor.qemu]")
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		fmt.Fprintf(w, "%s = %s\n", key, keys[key])
+	}
+}
