@@ -194,9 +194,6 @@ func (c *Client) write() {
 		case <-c.done:
 			return
 		}
-		if cap(buf) > keepBuffer {
-			buf = nil
-		}
 		c.sending.Lock()
 		buf, c.sending.out = c.sending.out, buf[:0]
 		if c.sending.room != nil {
@@ -207,6 +204,9 @@ func (c *Client) write() {
 		if _, err := c.conn.Write(buf); err != nil {
 			c.fail(fmt.Errorf("%w: %w", ErrClosed, err))
 			return
+		}
+		if cap(buf) > keepBuffer {
+			buf = nil
 		}
 	}
 }

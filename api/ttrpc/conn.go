@@ -35,13 +35,12 @@ type serverConn struct {
 
 // job is an accepted request.
 type job struct {
-	stream          uint32
-	service, method string
-	handler         Handler
-	req             Message
-	size            int
-	timeout         time.Duration
-	metadata        []Pair
+	stream   uint32
+	method   *method
+	req      Message
+	size     int
+	timeout  time.Duration
+	metadata []Pair
 }
 
 // serve reads requests until the connection ends.
@@ -82,7 +81,7 @@ func (c *serverConn) accept(ctx context.Context, stream uint32, body []byte) err
 	if !ok {
 		return c.refuse(stream, Unimplemented, "service "+string(r.service)+" is not implemented")
 	}
-	handler, ok := methods[string(r.method)]
+	m, ok := methods[string(r.method)]
 	if !ok {
 		return c.refuse(stream, Unimplemented, "method "+string(r.service)+"/"+string(r.method)+" is not implemented")
 	}
@@ -92,16 +91,13 @@ func (c *serverConn) accept(ctx context.Context, stream uint32, body []byte) err
 	if !c.admit(len(r.payload)) {
 		return c.refuse(stream, ResourceExhausted, "too many requests in progress on this connection")
 	}
-	req := handler.New()
+	req := m.handler.New()
 	if err := req.UnmarshalVT(r.payload); err != nil {
 		c.release(len(r.payload))
 		c.sent()
-		return c.refuse(stream, InvalidArgument, "decoding "+string(r.method)+" request: "+err.Error())
+		return c.refuse(stream, InvalidArgument, "decoding "+m.name+" request: "+err.Error())
 	}
-	j := &job{
-		stream: stream, service: string(r.service), method: string(r.method),
-		handler: handler, req: req, size: len(r.payload), timeout: r.timeout, metadata: r.metadata,
-	}
+	j := &job{stream: stream, method: m, req: req, size: len(r.payload), timeout: r.timeout, metadata: r.metadata}
 	c.handlers.Add(1)
 	go c.run(ctx, j)
 	return nil
@@ -132,13 +128,13 @@ var errGone = Errorf(Internal, "handler ended without an answer")
 func (c *serverConn) call(ctx context.Context, j *job) (resp Message, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			resp, err = nil, Errorf(Internal, "%s panicked: %v", j.method, v)
+			resp, err = nil, Errorf(Internal, "%s panicked: %v", j.method.name, v)
 			if c.server.opts.OnPanic != nil {
-				c.server.opts.OnPanic(j.service, j.method, v)
+				c.server.opts.OnPanic(j.method.service, j.method.name, v)
 			}
 		}
 	}()
-	return j.handler.Call(ctx, j.req)
+	return j.method.handler.Call(ctx, j.req)
 }
 
 // answer writes the answer to an accepted request.

@@ -64,7 +64,7 @@ type Listener interface {
 // that the client set, when the connection closes and when the server stops.
 type Server struct {
 	opts     ServerOptions
-	services map[string]map[string]Handler
+	services map[string]map[string]*method // by service and name
 
 	mu        sync.Mutex
 	draining  bool
@@ -87,7 +87,7 @@ func NewServer(opts ServerOptions) *Server {
 	}
 	s := &Server{
 		opts:      opts,
-		services:  make(map[string]map[string]Handler),
+		services:  make(map[string]map[string]*method),
 		conns:     make(map[*serverConn]struct{}),
 		listeners: make(map[Listener]struct{}),
 	}
@@ -97,13 +97,19 @@ func NewServer(opts ServerOptions) *Server {
 
 // Handle registers a handler, in place of an earlier one for the same method.
 // It is for generated code, and must not be called while serving.
-func (s *Server) Handle(service, method string, h Handler) {
+func (s *Server) Handle(service, name string, h Handler) {
 	methods := s.services[service]
 	if methods == nil {
-		methods = make(map[string]Handler)
+		methods = make(map[string]*method)
 		s.services[service] = methods
 	}
-	methods[method] = h
+	methods[name] = &method{service, name, h}
+}
+
+// method is a registered method.
+type method struct {
+	service, name string
+	handler       Handler
 }
 
 // Serve serves the connections of a listener until ctx ends, Accept fails or
