@@ -10,6 +10,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/test/harness"
 )
@@ -226,6 +229,48 @@ func (t *test) detach(c harness.Container) string {
 	return c.ID
 }
 
+// fromSpec returns a container of a bundle of its own: a busybox root file
+// system in a directory, and the default spec with a change.
+func (t *test) fromSpec(change func(*specs.Spec)) harness.Container {
+	t.Helper()
+	image, err := harness.Busybox(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootfs := filepath.Join(t.TempDir(), "rootfs")
+	if err := harness.WriteRootfs(rootfs, image); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := node.DefaultSpec(t.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Root = &specs.Root{Path: rootfs}
+	spec.Process.Env = []string{"PATH=/bin"}
+	c := t.container()
+	spec.Linux.CgroupsPath = "/" + harness.Namespace + "/" + c.ID
+	change(spec)
+	b, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Image, c.Flags = "", []string{"--config", file}
+	return c
+}
+
+// removeTask deletes the stopped task, and ctr must tell its exit status.
+func (t *test) removeTask(id string, status int) {
+	t.Helper()
+	r := t.ctr("tasks", "rm", id)
+	if want := fmt.Sprintf("exit code %d\"", status); !strings.Contains(r.Stderr, want) {
+		t.Errorf("ctr says %q, want %s", r.Stderr, want)
+	}
+}
+
 // exec runs a command in a running container and wants exit status 0.
 func (t *test) exec(id, execID string, args ...string) harness.Result {
 	t.Helper()
@@ -298,6 +343,16 @@ func both(t *testing.T, f func(t *test)) {
 		}
 		t.Run(r.name, func(t *testing.T) { f(begin(t, r.runtime)) })
 	}
+}
+
+// kata runs a part of a test with kata alone: what it does has no meaning with
+// runc.
+func kata(t *testing.T, name string, f func(t *test)) {
+	t.Helper()
+	if *onlyRuntime == "runc" {
+		return
+	}
+	t.Run(name, func(t *testing.T) { f(begin(t, harness.Kata)) })
 }
 
 // writeConfig writes a kata configuration for the guest built in the

@@ -2,14 +2,18 @@ package harness
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // outputGrace is how long a finished ctr's output pipes may stay open.
@@ -52,8 +56,24 @@ func (c Container) arguments(n *Node, flags ...string) []string {
 		args = append(args, "--runtime", c.Runtime)
 	}
 	args = append(args, c.Flags...)
-	args = append(args, c.Image, c.ID)
+	if c.Image != "" { // with --config there is none
+		args = append(args, c.Image)
+	}
+	args = append(args, c.ID)
 	return append(args, c.Args...)
+}
+
+// DefaultSpec is the OCI spec that ctr gives a container by default.
+func (n *Node) DefaultSpec(ctx context.Context) (*specs.Spec, error) {
+	r := n.Ctr(ctx, "oci", "spec")
+	if r.Err != nil {
+		return nil, r.Failure()
+	}
+	spec := new(specs.Spec)
+	if err := json.Unmarshal([]byte(r.Stdout), spec); err != nil {
+		return nil, fmt.Errorf("read ctr's default spec: %w", err)
+	}
+	return spec, nil
 }
 
 // Ctr runs `ctr args...` against the node.
@@ -154,6 +174,22 @@ func (r *Running) finish(err error) {
 	close(r.done)
 }
 
+// StartShim calls a shim's start in the bundle directory, as containerd does.
+func (n *Node) StartShim(ctx context.Context, binary, id, bundle string) Result {
+	r := &Running{Stdout: new(Output), Stderr: new(Output), done: make(chan struct{})}
+	if path := filepath.Join(n.opts.ShimDir, binary); n.opts.ShimDir != "" {
+		if _, err := os.Stat(path); err == nil {
+			binary = path
+		}
+	}
+	r.args = []string{"-namespace", Namespace, "-address", n.socket(), "-publish-binary", n.opts.Containerd, "-id", id, "start"}
+	r.cmd = exec.CommandContext(ctx, binary, r.args...)
+	r.cmd.Dir, r.cmd.Env = bundle, append(n.environment(), "TTRPC_ADDRESS="+n.socket()+".ttrpc")
+	r.cmd.Stdout, r.cmd.Stderr = r.Stdout, r.Stderr
+	r.start()
+	return r.Wait()
+}
+
 // Done is closed when ctr has exited.
 func (r *Running) Done() <-chan struct{} { return r.done }
 
@@ -212,8 +248,8 @@ func (n *Node) RemoveAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// MetricsNow returns `ctr tasks metrics`: a name and a value on each line.
-func (n *Node) MetricsNow(ctx context.Context, id string) (map[string]string, error) {
+// Metrics returns `ctr tasks metrics`: a name and a value on each line.
+func (n *Node) Metrics(ctx context.Context, id string) (map[string]string, error) {
 	r := n.Ctr(ctx, "tasks", "metrics", id)
 	if r.Err != nil {
 		return nil, r.Failure()

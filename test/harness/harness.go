@@ -197,11 +197,17 @@ func (n *Node) Pid() int { return n.daemon.Process.Pid }
 // Restart kills containerd without a warning and starts it again on the same
 // root and state: shims and their tasks live on.
 func (n *Node) Restart(ctx context.Context) error {
+	return n.RestartAfter(ctx, func() error { return nil })
+}
+
+// RestartAfter is Restart with something done while containerd is away.
+func (n *Node) RestartAfter(ctx context.Context, meanwhile func() error) error {
 	if err := n.daemon.Process.Kill(); err != nil {
 		return fmt.Errorf("kill containerd: %w", err)
 	}
 	<-n.exited
-	return n.startDaemon(ctx)
+	err := meanwhile()
+	return errors.Join(err, n.startDaemon(ctx))
 }
 
 // Close stops containerd and removes every trace of the node.

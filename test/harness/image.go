@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
 )
@@ -179,6 +180,32 @@ func WriteImage(w io.Writer, image Image) error {
 		return fmt.Errorf("write image %s: %w", image.Ref, err)
 	}
 	return out.Close()
+}
+
+// WriteRootfs writes the image's files into the directory dir, which it makes.
+func WriteRootfs(dir string, image Image) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("write a root file system: %w", err)
+	}
+	for _, f := range image.Files {
+		name := filepath.Join(dir, f.Name)
+		var err error
+		switch {
+		case strings.HasSuffix(f.Name, "/"):
+			err = os.Mkdir(name, os.FileMode(f.Mode&0o777))
+		case f.Link != "":
+			err = os.Symlink(f.Link, name)
+		default:
+			err = os.WriteFile(name, f.Data, os.FileMode(f.Mode&0o777))
+		}
+		if err == nil {
+			err = os.Lchown(name, f.UID, f.UID)
+		}
+		if err != nil {
+			return fmt.Errorf("write a root file system: %w", err)
+		}
+	}
+	return nil
 }
 
 func layerTar(files []File) ([]byte, error) {

@@ -1,0 +1,196 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"kata/test/harness"
+)
+
+// What a pod is made of, by the names their programs start with.
+var (
+	qemu      = []string{"qemu-system"}
+	virtiofsd = []string{"virtiofsd"}
+	shim      = []string{"containerd-shim"}
+)
+
+var victims = []struct {
+	name    string
+	program []string
+}{
+	{"QEMU", qemu},
+	{"virtiofsd", virtiofsd},
+	{"the shim", shim},
+}
+
+// kill kills the container's process of that name once it is there.
+func (t *test) kill(id string, program []string) harness.Process {
+	t.Helper()
+	p, err := node.AwaitProcess(t.ctx, id, program...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// clear removes what is left of a container in containerd's books, as its user
+// would, after the runtime has lost it.
+func (t *test) clear(id string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), leakLimit)
+	defer cancel()
+	if err := node.Remove(ctx, id); err != nil && !strings.Contains(err.Error(), "not found") {
+		t.Error(err)
+	}
+}
+
+func TestTaskEndsWithAnErrorWhenAPartOfItsPodIsKilled(t *testing.T) {
+	for _, victim := range victims {
+		kata(t, victim.name, func(t *test) {
+			c := t.sh("echo ready; exec sleep 1000")
+			run := node.Begin(t.ctx, c)
+			t.awaitOutput(run.Stdout, "ready")
+			killed := time.Now()
+			t.kill(c.ID, victim.program)
+			r := run.Wait()
+			if r.Code == 0 {
+				t.Errorf("ctr ended with 0 though %s was killed", victim.name)
+			}
+			if took := time.Since(killed); took > promptly {
+				t.Errorf("ctr ended %v after %s was killed", took, victim.name)
+			}
+			t.clear(c.ID)
+		})
+	}
+}
+
+func TestDetachedTaskIsStoppedAndRemovableWhenAPartOfItsPodIsKilled(t *testing.T) {
+	for _, victim := range victims {
+		kata(t, victim.name, func(t *test) {
+			c := t.sh("exec sleep 1000")
+			if r := node.Detach(t.ctx, c); r.Err != nil {
+				t.Fatal(r.Failure())
+			}
+			t.kill(c.ID, victim.program)
+			err := harness.Await(t.ctx, "the task to stop", func() (bool, error) {
+				status, err := node.Status(t.ctx, c.ID)
+				// containerd forgets a task whose shim has died.
+				return status == "STOPPED" || status == "", err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if status, err := node.Status(t.ctx, c.ID); err == nil && status == "STOPPED" {
+				t.removeTask(c.ID, 137)
+			}
+			t.ctr("containers", "rm", c.ID)
+		})
+	}
+}
+
+func TestExecEndsWithAnErrorWhenAPartOfThePodIsKilled(t *testing.T) {
+	for _, victim := range victims {
+		kata(t, victim.name, func(t *test) {
+			c := t.sh("exec sleep 1000")
+			if r := node.Detach(t.ctx, c); r.Err != nil {
+				t.Fatal(r.Failure())
+			}
+			exec := node.BeginExec(t.ctx, harness.Container{ID: c.ID, Args: []string{"/bin/sh", "-c", "echo ready; exec sleep 1000"}}, "e1")
+			t.awaitOutput(exec.Stdout, "ready")
+			t.kill(c.ID, victim.program)
+			if r := exec.Wait(); r.Code == 0 {
+				t.Errorf("the exec ended with 0 though %s was killed", victim.name)
+			}
+			t.clear(c.ID)
+		})
+	}
+}
+
+// A start is a sequence of steps, and the fault may come at any of them: at
+// once when the process appears, and then later and later.
+func TestStartFailsWhenAPartOfThePodIsKilledMeanwhile(t *testing.T) {
+	for _, victim := range victims {
+		for _, later := range []time.Duration{0, 50, 150, 300, 500, 800} {
+			later *= time.Millisecond
+			kata(t, fmt.Sprintf("%s after %v", victim.name, later), func(t *test) {
+				c := t.sh("exec sleep 1000")
+				run := node.Begin(t.ctx, c)
+				p, err := node.AwaitProcess(t.ctx, c.ID, victim.program...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case <-time.After(later): // the moment of the fault
+				case <-run.Done():
+				}
+				if err := p.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				killed := time.Now()
+				if r := run.Wait(); r.Code == 0 {
+					t.Errorf("ctr ended with 0 though %s was killed", victim.name)
+				}
+				if took := time.Since(killed); took > promptly {
+					t.Errorf("ctr ended %v after %s was killed", took, victim.name)
+				}
+				t.clear(c.ID)
+			})
+		}
+	}
+}
+
+func TestOtherPodsLiveOnWhenOneIsKilled(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		survivor := t.detach(t.sh("exec sleep 1000"))
+		victim := t.sh("exec sleep 1000")
+		if r := node.Detach(t.ctx, victim); r.Err != nil {
+			t.Fatal(r.Failure())
+		}
+		t.kill(victim.ID, qemu)
+		t.awaitStatus(victim.ID, "STOPPED")
+		t.clear(victim.ID)
+		t.wantOutput(t.exec(survivor, "e1", "echo", "alive"), "alive\n", "")
+	})
+}
+
+func TestEveryPartOfAPodGoesWhenItsShimIsKilled(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		c := t.sh("exec sleep 1000")
+		if r := node.Detach(t.ctx, c); r.Err != nil {
+			t.Fatal(r.Failure())
+		}
+		t.kill(c.ID, shim)
+		err := harness.Await(t.ctx, "QEMU and virtiofsd to end", func() (bool, error) {
+			return len(node.Processes(c.ID)) == 0, nil
+		})
+		if err != nil {
+			t.Errorf("%v: %v", err, node.Processes(c.ID))
+		}
+		t.clear(c.ID)
+	})
+}
+
+func TestPodEndsWithItsShimThoughContainerdIsAway(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		c := t.sh("exec sleep 1000")
+		if r := node.Detach(t.ctx, c); r.Err != nil {
+			t.Fatal(r.Failure())
+		}
+		p, err := node.AwaitProcess(t.ctx, c.ID, shim...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := node.RestartAfter(t.ctx, p.Kill); err != nil {
+			t.Fatal(err)
+		}
+		t.clear(c.ID) // containerd cleans up what it finds dead at its start
+	})
+}
