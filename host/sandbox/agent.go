@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kata/api/agentpb"
+	"kata/api/healthpb"
+	"kata/api/ttrpc"
+)
+
+// Ports of the guest's vsock (design.md); 1028 is the host's.
+const (
+	portAgent   = 1024
+	portStreams = 1027
+	portReady   = 1028
+)
+
+// Places in the guest, upstream's.
+const (
+	guestShare  = "/run/kata-containers/shared/containers/"
+	guestShm    = "/run/kata-containers/sandbox/shm"
+	shareTag    = "kataShared"
+	shmSize     = 64 << 20
+	entropySize = 512
+)
+
+// destroyTimeout bounds the guest's part of an orderly stop.
+const destroyTimeout = 5 * time.Second
+
+// agentConn is the connection to the agent.
+type agentConn struct {
+	client  *ttrpc.Client
+	service *agentpb.AgentServiceClient
+	health  *healthpb.HealthClient
+}
+
+func newAgentConn(conn net.Conn) *agentConn {
+	client := ttrpc.NewClient(conn)
+	return &agentConn{
+		client:  client,
+		service: agentpb.NewAgentServiceClient(client),
+		health:  healthpb.NewHealthClient(client),
+	}
+}
+
+func (a *agentConn) lost() <-chan struct{} { return a.client.Done() }
+
+// setUp makes a booted guest ready for containers: clock, entropy, hostname,
+// the share and the pod's shared memory.
+func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		now := time.Now()
+		_, err := a.service.SetGuestDateTime(ctx, &agentpb.SetGuestDateTimeRequest{
+			Sec: now.Unix(), Usec: int64(now.Nanosecond() / 1000),
+		})
+		return wrap("set the guest's clock", err)
+	})
+	group.Go(func() error {
+		seed := make([]byte, entropySize)
+		_, _ = rand.Read(seed) // never fails (crypto/rand)
+		_, err := a.service.ReseedRandomDev(ctx, &agentpb.ReseedRandomDevRequest{Data: seed})
+		return wrap("seed the guest's random numbers", err)
+	})
+	group.Go(func() error {
+		_, err := a.service.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
+			SandboxId: sandboxID, Hostname: hostname,
+			Storages: []*agentpb.Storage{
+				{Driver: "virtio-fs", Source: shareTag, Fstype: "virtiofs", MountPoint: guestShare},
+				{
+					Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestShm,
+					Options: []string{"noexec", "nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)},
+				},
+			},
+		})
+		return wrap("set up the sandbox in the guest", err)
+	})
+	return group.Wait()
+}
+
+// destroy ends the containers and the guest; the VMM is stopped by others
+// whether or not it succeeds, so failure is only worth a log line.
+func (a *agentConn) destroy(ctx context.Context, log *slog.Logger) {
+	if a == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
+	_, err := a.service.DestroySandbox(ctx, &agentpb.DestroySandboxRequest{})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Debug("destroy sandbox in the guest", "error", err)
+	}
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, agentError(err))
+}

@@ -1,0 +1,251 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kata/api/agentpb"
+	"kata/api/ocipb"
+	"kata/api/ttrpc"
+	"kata/host/stdio"
+	"kata/host/vsock"
+)
+
+// statusKilled is what a process is reported with when its VM went away:
+// 128 + SIGKILL, as a shell would say.
+const statusKilled = 137
+
+// Exit is how a process ended.
+type Exit struct {
+	// Status is the exit code, or 128 plus the number of the fatal signal.
+	Status uint32
+	At     time.Time
+}
+
+// Process is a container's first process or an exec.
+type Process struct {
+	container *Container
+	execID    string // empty for the first process
+	spec      *ocipb.Process
+	stdio     stdio.Config
+
+	streams streams
+	set     *stdio.Set
+
+	done    chan struct{} // closed once exit is set
+	drained chan struct{} // closed once output is copied and the host ends are closed
+	exit    Exit
+
+	releaseOnce sync.Once
+}
+
+// streams are the connections that carry a process's stdio to the agent.
+type streams struct{ stdin, stdout, stderr net.Conn }
+
+// streamPorts are the host's ports of the streams, by which the agent tells
+// whose they are; 0 where there is none.
+type streamPorts struct{ stdin, stdout, stderr uint32 }
+
+func newProcess(c *Container, execID string, io stdio.Config) *Process {
+	return &Process{
+		container: c, execID: execID, stdio: io,
+		done: make(chan struct{}), drained: make(chan struct{}),
+	}
+}
+
+// connect opens containerd's ends and a stream to the agent for each. There is
+// a stream even where containerd gave nothing: input then ends at once and
+// output is dropped, instead of blocking the process.
+func (p *Process) connect(ctx context.Context) (err error) {
+	set, err := stdio.Open(ctx, p.stdio)
+	if err != nil {
+		return fmt.Errorf("open stdio of %s: %w", p, err)
+	}
+	p.set = set
+	defer func() {
+		if err != nil {
+			p.release()
+		}
+	}()
+	group, dialing := errgroup.WithContext(ctx)
+	dial := func(conn *net.Conn) {
+		group.Go(func() (err error) {
+			*conn, err = p.container.sandbox.device.Dial(dialing, portStreams)
+			return err
+		})
+	}
+	dial(&p.streams.stdin)
+	dial(&p.streams.stdout)
+	if !p.stdio.Terminal {
+		dial(&p.streams.stderr)
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("connect stdio of %s to the agent: %w", p, err)
+	}
+	return nil
+}
+
+func (p *Process) ports() streamPorts {
+	return streamPorts{hostPort(p.streams.stdin), hostPort(p.streams.stdout), hostPort(p.streams.stderr)}
+}
+
+func hostPort(conn net.Conn) uint32 {
+	if conn == nil {
+		return 0
+	}
+	return conn.LocalAddr().(*vsock.Addr).Port
+}
+
+// Start runs the process: the container's first one, which waits in the guest
+// since CreateContainer, or the exec.
+func (p *Process) Start(ctx context.Context) error {
+	if p.execID == "" {
+		_, err := p.service().StartContainer(ctx, &agentpb.StartContainerRequest{ContainerId: p.container.id})
+		if err != nil {
+			return fmt.Errorf("start container %s: %w", p.container.id, p.cause(err))
+		}
+		return nil
+	}
+	if err := p.connect(ctx); err != nil {
+		return err
+	}
+	ports := p.ports()
+	_, err := p.service().ExecProcess(ctx, &agentpb.ExecProcessRequest{
+		ContainerId: p.container.id, ExecId: p.execID, Process: p.spec,
+		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
+	})
+	if err != nil {
+		p.release()
+		return fmt.Errorf("exec %s in container %s: %w", p.execID, p.container.id, p.cause(err))
+	}
+	p.watch()
+	return nil
+}
+
+// watch copies stdio and awaits the exit, in the background. The exit is known
+// from the agent's answer alone; output that was written before it is copied
+// afterwards and delays nothing.
+func (p *Process) watch() {
+	p.set.Copy(stdio.Streams{Stdin: p.streams.stdin, Stdout: p.streams.stdout, Stderr: p.streams.stderr})
+	go func() {
+		resp, err := p.service().WaitProcess(context.Background(),
+			&agentpb.WaitProcessRequest{ContainerId: p.container.id, ExecId: p.execID})
+		var stdout, stderr uint64
+		if err != nil {
+			p.exit = Exit{Status: statusKilled, At: time.Now()}
+			p.container.sandbox.log.Debug("process lost", "container", p.container.id, "exec", p.execID, "error", err)
+		} else {
+			p.exit = Exit{Status: uint32(resp.Status), At: exitTime(resp.ExitedAt)}
+			stdout, stderr = resp.StdoutBytes, resp.StderrBytes
+		}
+		close(p.done)
+		p.set.Drain(stdout, stderr)
+		p.release()
+	}()
+}
+
+// exitTime converts the agent's time. The guest's clock was set from ours at
+// boot; what it says is still never in our future.
+func exitTime(unixNano int64) time.Time {
+	now := time.Now()
+	if t := time.Unix(0, unixNano); unixNano > 0 && t.Before(now) {
+		return t
+	}
+	return now
+}
+
+// release closes both ends of the stdio.
+func (p *Process) release() {
+	p.releaseOnce.Do(func() {
+		for _, conn := range []net.Conn{p.streams.stdin, p.streams.stdout, p.streams.stderr} {
+			if conn != nil {
+				_ = conn.Close()
+			}
+		}
+		if p.set != nil {
+			_ = p.set.Close()
+		}
+		close(p.drained)
+	})
+}
+
+// Done is closed as soon as the exit is known; it does not wait for output.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit returns how the process ended; valid after Done.
+func (p *Process) Exit() Exit { return p.exit }
+
+// Drained is closed when all output that the process wrote is copied and
+// containerd's ends are closed.
+func (p *Process) Drained() <-chan struct{} { return p.drained }
+
+// Signal sends the signal to this process alone.
+func (p *Process) Signal(ctx context.Context, sig uint32) error {
+	_, err := p.service().SignalProcess(ctx,
+		&agentpb.SignalProcessRequest{ContainerId: p.container.id, ExecId: p.execID, Signal: sig})
+	return agentError(err)
+}
+
+// Resize sets the size of the process's terminal, in characters.
+func (p *Process) Resize(ctx context.Context, width, height uint32) error {
+	_, err := p.service().TtyWinResize(ctx,
+		&agentpb.TtyWinResizeRequest{ContainerId: p.container.id, ExecId: p.execID, Row: height, Column: width})
+	return agentError(err)
+}
+
+// CloseStdin lets the process read to the end of what has been written to its
+// standard input, and then end of file.
+func (p *Process) CloseStdin(context.Context) error {
+	if p.set == nil {
+		return nil
+	}
+	return p.set.CloseStdin()
+}
+
+// Delete forgets an exec that has ended or never ran; of a container's first
+// process there is nothing to delete apart from the container.
+func (p *Process) Delete(context.Context) error {
+	if p.execID == "" {
+		return nil
+	}
+	p.container.mu.Lock()
+	delete(p.container.execs, p.execID)
+	p.container.mu.Unlock()
+	p.release()
+	return nil
+}
+
+// String names the process in errors.
+func (p *Process) String() string {
+	if p.execID == "" {
+		return "container " + p.container.id
+	}
+	return "exec " + p.execID + " in container " + p.container.id
+}
+
+func (p *Process) service() *agentpb.AgentServiceClient { return p.container.sandbox.agent.service }
+
+// cause prefers the reason why the sandbox died over the broken call that
+// followed from it.
+func (p *Process) cause(err error) error {
+	if reason := p.container.sandbox.Err(); reason != nil {
+		return reason
+	}
+	return agentError(err)
+}
+
+// agentError strips the RPC's dressing from an error of the agent, whose text
+// is a whole sentence, and keeps its code for those who ask.
+func agentError(err error) error {
+	var status *ttrpc.Error
+	if errors.As(err, &status) {
+		return status
+	}
+	return err
+}
