@@ -177,6 +177,9 @@ func (s *Sandbox) connectAgent(ctx context.Context, ready net.Listener) error {
 	var err error
 	select {
 	case err = <-accepted:
+		if err != nil { // the device is gone because the machine is; its word says more
+			err = s.agentLost()
+		}
 	case <-s.machine.Done():
 		err = errors.New("the virtual machine ended before its agent was up")
 	case <-s.daemon.Done():
@@ -197,18 +200,7 @@ func (s *Sandbox) connectAgent(ctx context.Context, ready net.Listener) error {
 	return nil
 }
 
-// bootError adds what the machine says about its end, or else what the guest
-// last wrote on its console, to an error of the boot.
+// bootError says that the boot failed, with the machine's own words.
 func (s *Sandbox) bootError(err error) error {
-	select {
-	case <-s.machine.Done():
-		if death := s.machine.Err(); death != nil {
-			return fmt.Errorf("boot the sandbox: %w: %w", err, death)
-		}
-	default:
-	}
-	if tail := strings.TrimSpace(s.machine.ConsoleTail()); tail != "" {
-		return fmt.Errorf("boot the sandbox: %w; the console's last lines: %s", err, tail)
-	}
-	return fmt.Errorf("boot the sandbox: %w; the console is empty", err)
+	return fmt.Errorf("boot the sandbox: %w", s.withDeath(err))
 }

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -172,16 +173,13 @@ func (s *Sandbox) watch() {
 		return
 	case reason = <-s.watchHealth():
 	case <-s.machine.Done():
-		reason = s.machine.Err()
+		reason = errors.New("the virtual machine ended")
 	case <-s.daemon.Done():
 		reason = fmt.Errorf("file server of the sandbox ended: %w", s.daemon.Err())
 	case <-s.agent.lost():
 		reason = s.agentLost()
 	}
-	if reason == nil {
-		reason = errors.New("the virtual machine ended")
-	}
-	if !s.finish(reason) {
+	if !s.finish(s.withDeath(reason)) {
 		return
 	}
 	s.log.Error("sandbox died", "error", reason)
@@ -197,8 +195,24 @@ func (s *Sandbox) watch() {
 func (s *Sandbox) agentLost() error {
 	select {
 	case <-s.machine.Done():
-		return s.machine.Err()
+		return errors.New("the virtual machine ended")
 	case <-time.After(500 * time.Millisecond):
-		return fmt.Errorf("the agent closed its connection; console: %s", s.machine.ConsoleTail())
+		return errors.New("the agent closed its connection")
 	}
+}
+
+// withDeath adds what the machine says about its end, or else what the guest
+// last wrote on its console, to the reason for a failure.
+func (s *Sandbox) withDeath(reason error) error {
+	select {
+	case <-s.machine.Done():
+		if death := s.machine.Err(); death != nil {
+			return fmt.Errorf("%w: %w", reason, death)
+		}
+	default:
+	}
+	if tail := strings.TrimSpace(s.machine.ConsoleTail()); tail != "" {
+		return fmt.Errorf("%w; the console's last lines: %s", reason, tail)
+	}
+	return fmt.Errorf("%w; the console is empty", reason)
 }
