@@ -1,0 +1,162 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kata/guest/log"
+	"kata/guest/netdev"
+)
+
+// CgroupRoot is where the cgroup v2 hierarchy is mounted.
+const CgroupRoot = "/sys/fs/cgroup"
+
+// point is a file system of the guest and where it is mounted.
+type point struct {
+	fstype, target string
+	flags          uintptr
+	data           string
+}
+
+// Flags of every one of them: nothing there is a program with privileges.
+const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// points returns the guest's mounts after /proc in the order in which they are
+// made.
+func points() []point {
+	return []point{
+		{"devtmpfs", "/dev", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=755"},
+		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,gid=5,mode=620,ptmxmode=666"},
+		{"tmpfs", "/dev/shm", safe, "mode=1777"},
+		{"mqueue", "/dev/mqueue", safe, ""},
+		{"sysfs", "/sys", safe, ""},
+		{"cgroup2", CgroupRoot, safe, "nsdelegate"},
+		{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
+		{"tmpfs", "/tmp", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	}
+}
+
+// Root makes the initramfs a mount with another one below it. The kernel's first
+// mount has no parent, and pivot_root(2) refuses such a root; it also cannot be
+// unmounted or moved, but it can be covered by a bind mount of itself.
+//
+// The calling process, and all that it starts, is in the new root afterwards.
+// It is the first thing to do: what has been mounted before is hidden by it.
+func Root() error {
+	const staging = "/.root"
+	if err := mkdir(staging); err != nil {
+		return err
+	}
+	if err := unix.Mount("/", staging, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind / on %s: %w", staging, err)
+	}
+	if err := unix.Chdir(staging); err != nil {
+		return fmt.Errorf("change to %s: %w", staging, err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move %s onto /: %w", staging, err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change root: %w", err)
+	}
+	_ = unix.Rmdir(staging) // an empty directory does no harm
+	return nil
+}
+
+// MountProc mounts /proc, which even the kernel parameters need.
+func MountProc() error { return point{"proc", "/proc", safe, ""}.mount() }
+
+// Mount mounts the guest's other file systems, the cgroup hierarchy with all its
+// controllers among them.
+func Mount(log *log.Logger) error {
+	for _, p := range points() {
+		if err := p.mount(); err != nil {
+			return err
+		}
+	}
+	return delegateControllers(CgroupRoot, log)
+}
+
+func (p point) mount() error {
+	if err := mkdir(p.target); err != nil {
+		return err
+	}
+	if err := unix.Mount(p.fstype, p.target, p.fstype, p.flags, p.data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", p.fstype, p.target, err)
+	}
+	return nil
+}
+
+func mkdir(path string) error {
+	if err := unix.Mkdir(path, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return &os.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	return nil
+}
+
+// delegateControllers lets groups below root have every controller there is. A
+// controller that cannot be had is worth a warning: its limits will be refused
+// when somebody asks for them.
+func delegateControllers(root string, log *log.Logger) error {
+	list, err := os.ReadFile(root + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	names := strings.Fields(string(list))
+	if len(names) == 0 {
+		return nil
+	}
+	const control = "/cgroup.subtree_control"
+	if write(root+control, "+"+strings.Join(names, " +")) == nil {
+		return nil
+	}
+	for _, name := range names {
+		if err := write(root+control, "+"+name); err != nil {
+			log.Warn("cgroup controller not delegated", "controller", name, "error", err)
+		}
+	}
+	return nil
+}
+
+// Finish makes the settings that nothing waits for. What fails is logged and
+// skipped, except for the root, which has to become read-only.
+func Finish(log *log.Logger) error {
+	if err := netdev.Up("lo"); err != nil {
+		log.Warn("loopback device not available", "error", err)
+	}
+	for _, setting := range []struct{ path, value string }{
+		// Nothing in the guest has a reason to load code into the kernel.
+		{"/proc/sys/kernel/modules_disabled", "1"},
+		// Init is never chosen by the OOM killer, but its own helpers are, until
+		// they become a container's process and reset this.
+		{"/proc/self/oom_score_adj", "-1000"},
+	} {
+		if err := write(setting.path, setting.value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			log.Warn("kernel setting not made", "path", setting.path, "value", setting.value, "error", err)
+		}
+	}
+	return readonlyRoot()
+}
+
+// readonlyRoot makes the mount that is / read-only; file systems mounted below
+// stay as they are.
+func readonlyRoot() error {
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("make / read-only: %w", err)
+	}
+	return nil
+}
+
+// write writes value to a file of the kernel, which must exist.
+func write(path, value string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value)
+	return errors.Join(err, file.Close())
+}
