@@ -3,11 +3,15 @@
 // The schema is in proto/: the agent's services with upstream's names and
 // numbers (agent, health) and what their messages are made of (oci, types,
 // csi). The packages agentpb, healthpb, ocipb, typespb and csipb hold the
-// messages generated from it, package ttrpc carries them. Both wings import
-// these packages and nothing of each other.
+// messages generated from it, package wire is their encoding, package ttrpc
+// carries them. Both wings import these packages and nothing of each other.
 //
-// The generator is tools/protogen, a module of its own; it needs no protoc.
-// TestGenerated fails when the generated files are not what the schema says.
+// The generator is tools/protogen, a module of its own; it needs no protoc. It
+// takes the types and getters from protobuf-go-lite's generator and adds an
+// encoding on package wire and typed clients and registrars on package ttrpc.
+// TestGenerated fails when the generated files are not what the schema says,
+// TestUpstream when the schema is not upstream's, TestEncoding when messages
+// are not encoded as the reference implementation does.
 package api
 
 //go:generate go -C ../tools/protogen run .

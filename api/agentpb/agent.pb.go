@@ -5,12 +5,10 @@
 package agentpb
 
 import (
-	fmt "fmt"
-	protobuf_go_lite "github.com/aperturerobotics/protobuf-go-lite"
-	io "io"
 	_ "kata/api/csipb"
 	ocipb "kata/api/ocipb"
 	typespb "kata/api/typespb"
+	wire "kata/api/wire"
 )
 
 // The API of the agent in the guest. Service, message and field names and
@@ -22,7 +20,6 @@ import (
 
 // Empty is google.protobuf.Empty on the wire: no field, no byte.
 type Empty struct {
-	unknownFields []byte
 }
 
 func (x *Empty) Reset() {
@@ -32,8 +29,7 @@ func (x *Empty) Reset() {
 func (*Empty) ProtoMessage() {}
 
 type CreateContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 	// Name of the first process; container_id when empty.
 	ExecId     string      `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
 	StringUser *StringUser `protobuf:"bytes,3,opt,name=string_user,json=stringUser,proto3" json:"stringUser,omitempty"`
@@ -136,8 +132,7 @@ func (x *CreateContainerRequest) GetStderrPort() uint32 {
 }
 
 type StartContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *StartContainerRequest) Reset() {
@@ -154,8 +149,7 @@ func (x *StartContainerRequest) GetContainerId() string {
 }
 
 type RemoveContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 	// Seconds to wait for processes to die; zero waits for ever.
 	Timeout uint32 `protobuf:"varint,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
 }
@@ -181,11 +175,10 @@ func (x *RemoveContainerRequest) GetTimeout() uint32 {
 }
 
 type ExecProcessRequest struct {
-	unknownFields []byte
-	ContainerId   string         `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId        string         `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	StringUser    *StringUser    `protobuf:"bytes,3,opt,name=string_user,json=stringUser,proto3" json:"stringUser,omitempty"`
-	Process       *ocipb.Process `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	ContainerId string         `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ExecId      string         `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	StringUser  *StringUser    `protobuf:"bytes,3,opt,name=string_user,json=stringUser,proto3" json:"stringUser,omitempty"`
+	Process     *ocipb.Process `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
 	// As in CreateContainerRequest.
 	StdinPort  uint32 `protobuf:"varint,5,opt,name=stdin_port,json=stdinPort,proto3" json:"stdinPort,omitempty"`
 	StdoutPort uint32 `protobuf:"varint,6,opt,name=stdout_port,json=stdoutPort,proto3" json:"stdoutPort,omitempty"`
@@ -248,8 +241,7 @@ func (x *ExecProcessRequest) GetStderrPort() uint32 {
 }
 
 type SignalProcessRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 	// Empty is the container's first process.
 	ExecId string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
 	Signal uint32 `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
@@ -292,8 +284,7 @@ func (x *SignalProcessRequest) GetAll() bool {
 }
 
 type WaitProcessRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 	// Empty is the container's first process.
 	ExecId string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
 }
@@ -319,7 +310,6 @@ func (x *WaitProcessRequest) GetExecId() string {
 }
 
 type WaitProcessResponse struct {
-	unknownFields []byte
 	// 0 to 255; 128 + signal for a death by signal.
 	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
 	// Bytes that the process had written to each stream when it exited, so that
@@ -365,8 +355,7 @@ func (x *WaitProcessResponse) GetExitedAt() int64 {
 }
 
 type ListProcessesRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 	// "table" or "json".
 	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
 	// Arguments in the manner of ps(1), for the table.
@@ -401,7 +390,6 @@ func (x *ListProcessesRequest) GetArgs() []string {
 }
 
 type ListProcessesResponse struct {
-	unknownFields []byte
 	// In the asked format.
 	ProcessList []byte `protobuf:"bytes,1,opt,name=process_list,json=processList,proto3" json:"processList,omitempty"`
 }
@@ -420,9 +408,8 @@ func (x *ListProcessesResponse) GetProcessList() []byte {
 }
 
 type UpdateContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string                `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	Resources     *ocipb.LinuxResources `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	ContainerId string                `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	Resources   *ocipb.LinuxResources `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
 }
 
 func (x *UpdateContainerRequest) Reset() {
@@ -446,8 +433,7 @@ func (x *UpdateContainerRequest) GetResources() *ocipb.LinuxResources {
 }
 
 type UpdateEphemeralMountsRequest struct {
-	unknownFields []byte
-	Storages      []*Storage `protobuf:"bytes,1,rep,name=storages,proto3" json:"storages,omitempty"`
+	Storages []*Storage `protobuf:"bytes,1,rep,name=storages,proto3" json:"storages,omitempty"`
 }
 
 func (x *UpdateEphemeralMountsRequest) Reset() {
@@ -464,8 +450,7 @@ func (x *UpdateEphemeralMountsRequest) GetStorages() []*Storage {
 }
 
 type StatsContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *StatsContainerRequest) Reset() {
@@ -482,8 +467,7 @@ func (x *StatsContainerRequest) GetContainerId() string {
 }
 
 type PauseContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *PauseContainerRequest) Reset() {
@@ -500,8 +484,7 @@ func (x *PauseContainerRequest) GetContainerId() string {
 }
 
 type ResumeContainerRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *ResumeContainerRequest) Reset() {
@@ -518,7 +501,6 @@ func (x *ResumeContainerRequest) GetContainerId() string {
 }
 
 type RemoveStaleVirtiofsShareMountsRequest struct {
-	unknownFields []byte
 }
 
 func (x *RemoveStaleVirtiofsShareMountsRequest) Reset() {
@@ -529,7 +511,6 @@ func (*RemoveStaleVirtiofsShareMountsRequest) ProtoMessage() {}
 
 // CpuUsage is processor time, in nanoseconds.
 type CpuUsage struct {
-	unknownFields     []byte
 	TotalUsage        uint64   `protobuf:"varint,1,opt,name=total_usage,json=totalUsage,proto3" json:"totalUsage,omitempty"`
 	PercpuUsage       []uint64 `protobuf:"varint,2,rep,packed,name=percpu_usage,json=percpuUsage,proto3" json:"percpuUsage,omitempty"`
 	UsageInKernelmode uint64   `protobuf:"varint,3,opt,name=usage_in_kernelmode,json=usageInKernelmode,proto3" json:"usageInKernelmode,omitempty"`
@@ -573,7 +554,6 @@ func (x *CpuUsage) GetUsageInUsermode() uint64 {
 // ThrottlingData says how often the quota was used up; throttled_time is in
 // nanoseconds.
 type ThrottlingData struct {
-	unknownFields    []byte
 	Periods          uint64 `protobuf:"varint,1,opt,name=periods,proto3" json:"periods,omitempty"`
 	ThrottledPeriods uint64 `protobuf:"varint,2,opt,name=throttled_periods,json=throttledPeriods,proto3" json:"throttledPeriods,omitempty"`
 	ThrottledTime    uint64 `protobuf:"varint,3,opt,name=throttled_time,json=throttledTime,proto3" json:"throttledTime,omitempty"`
@@ -607,7 +587,6 @@ func (x *ThrottlingData) GetThrottledTime() uint64 {
 }
 
 type CpuStats struct {
-	unknownFields  []byte
 	CpuUsage       *CpuUsage       `protobuf:"bytes,1,opt,name=cpu_usage,json=cpuUsage,proto3" json:"cpuUsage,omitempty"`
 	ThrottlingData *ThrottlingData `protobuf:"bytes,2,opt,name=throttling_data,json=throttlingData,proto3" json:"throttlingData,omitempty"`
 	// Pressure stall information.
@@ -642,8 +621,7 @@ func (x *CpuStats) GetPressure() *PressureStats {
 }
 
 type PidsStats struct {
-	unknownFields []byte
-	Current       uint64 `protobuf:"varint,1,opt,name=current,proto3" json:"current,omitempty"`
+	Current uint64 `protobuf:"varint,1,opt,name=current,proto3" json:"current,omitempty"`
 	// Zero is no limit.
 	Limit uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 }
@@ -670,11 +648,10 @@ func (x *PidsStats) GetLimit() uint64 {
 
 // MemoryData is in bytes.
 type MemoryData struct {
-	unknownFields []byte
-	Usage         uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
-	MaxUsage      uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
-	Failcnt       uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
-	Limit         uint64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Usage    uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	MaxUsage uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
+	Failcnt  uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
+	Limit    uint64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 }
 
 func (x *MemoryData) Reset() {
@@ -712,7 +689,6 @@ func (x *MemoryData) GetLimit() uint64 {
 }
 
 type MemoryStats struct {
-	unknownFields []byte
 	// Page cache, in bytes.
 	Cache        uint64      `protobuf:"varint,1,opt,name=cache,proto3" json:"cache,omitempty"`
 	Usage        *MemoryData `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
@@ -790,9 +766,8 @@ func (x *MemoryStats) GetPressure() *PressureStats {
 
 // PressureStats is one of the cgroup's *.pressure files.
 type PressureStats struct {
-	unknownFields []byte
-	Some          *PressureLine `protobuf:"bytes,1,opt,name=some,proto3" json:"some,omitempty"`
-	Full          *PressureLine `protobuf:"bytes,2,opt,name=full,proto3" json:"full,omitempty"`
+	Some *PressureLine `protobuf:"bytes,1,opt,name=some,proto3" json:"some,omitempty"`
+	Full *PressureLine `protobuf:"bytes,2,opt,name=full,proto3" json:"full,omitempty"`
 }
 
 func (x *PressureStats) Reset() {
@@ -818,11 +793,10 @@ func (x *PressureStats) GetFull() *PressureLine {
 // PressureLine holds averages in hundredths of a per cent and a total in
 // microseconds.
 type PressureLine struct {
-	unknownFields []byte
-	Avg10         uint32 `protobuf:"varint,1,opt,name=avg10,proto3" json:"avg10,omitempty"`
-	Avg60         uint32 `protobuf:"varint,2,opt,name=avg60,proto3" json:"avg60,omitempty"`
-	Avg300        uint32 `protobuf:"varint,3,opt,name=avg300,proto3" json:"avg300,omitempty"`
-	Total         uint64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	Avg10  uint32 `protobuf:"varint,1,opt,name=avg10,proto3" json:"avg10,omitempty"`
+	Avg60  uint32 `protobuf:"varint,2,opt,name=avg60,proto3" json:"avg60,omitempty"`
+	Avg300 uint32 `protobuf:"varint,3,opt,name=avg300,proto3" json:"avg300,omitempty"`
+	Total  uint64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
 }
 
 func (x *PressureLine) Reset() {
@@ -860,9 +834,8 @@ func (x *PressureLine) GetTotal() uint64 {
 }
 
 type BlkioStatsEntry struct {
-	unknownFields []byte
-	Major         uint64 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
-	Minor         uint64 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	Major uint64 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor uint64 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
 	// Read, Write, Discard, Total, …
 	Op    string `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
 	Value uint64 `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
@@ -903,7 +876,6 @@ func (x *BlkioStatsEntry) GetValue() uint64 {
 }
 
 type BlkioStats struct {
-	unknownFields []byte
 	// Bytes moved to and from the device.
 	IoServiceBytesRecursive []*BlkioStatsEntry `protobuf:"bytes,1,rep,name=io_service_bytes_recursive,json=ioServiceBytesRecursive,proto3" json:"ioServiceBytesRecursive,omitempty"`
 	// Number of operations.
@@ -988,10 +960,9 @@ func (x *BlkioStats) GetPressure() *PressureStats {
 
 // HugetlbStats is in bytes.
 type HugetlbStats struct {
-	unknownFields []byte
-	Usage         uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
-	MaxUsage      uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
-	Failcnt       uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
+	Usage    uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	MaxUsage uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
+	Failcnt  uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
 }
 
 func (x *HugetlbStats) Reset() {
@@ -1022,11 +993,10 @@ func (x *HugetlbStats) GetFailcnt() uint64 {
 }
 
 type CgroupStats struct {
-	unknownFields []byte
-	CpuStats      *CpuStats    `protobuf:"bytes,1,opt,name=cpu_stats,json=cpuStats,proto3" json:"cpuStats,omitempty"`
-	MemoryStats   *MemoryStats `protobuf:"bytes,2,opt,name=memory_stats,json=memoryStats,proto3" json:"memoryStats,omitempty"`
-	PidsStats     *PidsStats   `protobuf:"bytes,3,opt,name=pids_stats,json=pidsStats,proto3" json:"pidsStats,omitempty"`
-	BlkioStats    *BlkioStats  `protobuf:"bytes,4,opt,name=blkio_stats,json=blkioStats,proto3" json:"blkioStats,omitempty"`
+	CpuStats    *CpuStats    `protobuf:"bytes,1,opt,name=cpu_stats,json=cpuStats,proto3" json:"cpuStats,omitempty"`
+	MemoryStats *MemoryStats `protobuf:"bytes,2,opt,name=memory_stats,json=memoryStats,proto3" json:"memoryStats,omitempty"`
+	PidsStats   *PidsStats   `protobuf:"bytes,3,opt,name=pids_stats,json=pidsStats,proto3" json:"pidsStats,omitempty"`
+	BlkioStats  *BlkioStats  `protobuf:"bytes,4,opt,name=blkio_stats,json=blkioStats,proto3" json:"blkioStats,omitempty"`
 	// By page size, such as 2MB.
 	HugetlbStats map[string]*HugetlbStats `protobuf:"bytes,5,rep,name=hugetlb_stats,json=hugetlbStats,proto3" json:"hugetlbStats,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
 }
@@ -1073,7 +1043,6 @@ func (x *CgroupStats) GetHugetlbStats() map[string]*HugetlbStats {
 }
 
 type NetworkStats struct {
-	unknownFields []byte
 	// Name of the interface.
 	Name      string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	RxBytes   uint64 `protobuf:"varint,2,opt,name=rx_bytes,json=rxBytes,proto3" json:"rxBytes,omitempty"`
@@ -1156,9 +1125,8 @@ func (x *NetworkStats) GetTxDropped() uint64 {
 }
 
 type StatsContainerResponse struct {
-	unknownFields []byte
-	CgroupStats   *CgroupStats    `protobuf:"bytes,1,opt,name=cgroup_stats,json=cgroupStats,proto3" json:"cgroupStats,omitempty"`
-	NetworkStats  []*NetworkStats `protobuf:"bytes,2,rep,name=network_stats,json=networkStats,proto3" json:"networkStats,omitempty"`
+	CgroupStats  *CgroupStats    `protobuf:"bytes,1,opt,name=cgroup_stats,json=cgroupStats,proto3" json:"cgroupStats,omitempty"`
+	NetworkStats []*NetworkStats `protobuf:"bytes,2,rep,name=network_stats,json=networkStats,proto3" json:"networkStats,omitempty"`
 }
 
 func (x *StatsContainerResponse) Reset() {
@@ -1182,10 +1150,9 @@ func (x *StatsContainerResponse) GetNetworkStats() []*NetworkStats {
 }
 
 type WriteStreamRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId        string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	Data        []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 }
 
 func (x *WriteStreamRequest) Reset() {
@@ -1216,7 +1183,6 @@ func (x *WriteStreamRequest) GetData() []byte {
 }
 
 type WriteStreamResponse struct {
-	unknownFields []byte
 	// Bytes taken.
 	Len uint32 `protobuf:"varint,1,opt,name=len,proto3" json:"len,omitempty"`
 }
@@ -1235,9 +1201,8 @@ func (x *WriteStreamResponse) GetLen() uint32 {
 }
 
 type ReadStreamRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId        string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
 	// At most so many bytes.
 	Len uint32 `protobuf:"varint,3,opt,name=len,proto3" json:"len,omitempty"`
 }
@@ -1270,8 +1235,7 @@ func (x *ReadStreamRequest) GetLen() uint32 {
 }
 
 type ReadStreamResponse struct {
-	unknownFields []byte
-	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 }
 
 func (x *ReadStreamResponse) Reset() {
@@ -1288,9 +1252,8 @@ func (x *ReadStreamResponse) GetData() []byte {
 }
 
 type CloseStdinRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId        string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
 }
 
 func (x *CloseStdinRequest) Reset() {
@@ -1314,11 +1277,10 @@ func (x *CloseStdinRequest) GetExecId() string {
 }
 
 type TtyWinResizeRequest struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId        string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	Row           uint32 `protobuf:"varint,3,opt,name=row,proto3" json:"row,omitempty"`
-	Column        uint32 `protobuf:"varint,4,opt,name=column,proto3" json:"column,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	Row         uint32 `protobuf:"varint,3,opt,name=row,proto3" json:"row,omitempty"`
+	Column      uint32 `protobuf:"varint,4,opt,name=column,proto3" json:"column,omitempty"`
 }
 
 func (x *TtyWinResizeRequest) Reset() {
@@ -1356,8 +1318,7 @@ func (x *TtyWinResizeRequest) GetColumn() uint32 {
 }
 
 type KernelModule struct {
-	unknownFields []byte
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// key=value.
 	Parameters []string `protobuf:"bytes,2,rep,name=parameters,proto3" json:"parameters,omitempty"`
 }
@@ -1383,8 +1344,7 @@ func (x *KernelModule) GetParameters() []string {
 }
 
 type CreateSandboxRequest struct {
-	unknownFields []byte
-	Hostname      string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Hostname string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// Lines of /etc/resolv.conf.
 	Dns []string `protobuf:"bytes,2,rep,name=dns,proto3" json:"dns,omitempty"`
 	// Mounted once, for all containers.
@@ -1455,7 +1415,6 @@ func (x *CreateSandboxRequest) GetKernelModules() []*KernelModule {
 }
 
 type DestroySandboxRequest struct {
-	unknownFields []byte
 }
 
 func (x *DestroySandboxRequest) Reset() {
@@ -1465,8 +1424,7 @@ func (x *DestroySandboxRequest) Reset() {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 type Interfaces struct {
-	unknownFields []byte
-	Interfaces    []*typespb.Interface `protobuf:"bytes,1,rep,name=Interfaces,proto3" json:"Interfaces,omitempty"`
+	Interfaces []*typespb.Interface `protobuf:"bytes,1,rep,name=Interfaces,proto3" json:"Interfaces,omitempty"`
 }
 
 func (x *Interfaces) Reset() {
@@ -1483,8 +1441,7 @@ func (x *Interfaces) GetInterfaces() []*typespb.Interface {
 }
 
 type Routes struct {
-	unknownFields []byte
-	Routes        []*typespb.Route `protobuf:"bytes,1,rep,name=Routes,proto3" json:"Routes,omitempty"`
+	Routes []*typespb.Route `protobuf:"bytes,1,rep,name=Routes,proto3" json:"Routes,omitempty"`
 }
 
 func (x *Routes) Reset() {
@@ -1501,8 +1458,7 @@ func (x *Routes) GetRoutes() []*typespb.Route {
 }
 
 type UpdateInterfaceRequest struct {
-	unknownFields []byte
-	Interface     *typespb.Interface `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Interface *typespb.Interface `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
 }
 
 func (x *UpdateInterfaceRequest) Reset() {
@@ -1519,7 +1475,6 @@ func (x *UpdateInterfaceRequest) GetInterface() *typespb.Interface {
 }
 
 type UpdateRoutesRequest struct {
-	unknownFields []byte
 	// The whole set; it replaces the old one.
 	Routes *Routes `protobuf:"bytes,1,opt,name=routes,proto3" json:"routes,omitempty"`
 }
@@ -1538,7 +1493,6 @@ func (x *UpdateRoutesRequest) GetRoutes() *Routes {
 }
 
 type ListInterfacesRequest struct {
-	unknownFields []byte
 }
 
 func (x *ListInterfacesRequest) Reset() {
@@ -1548,7 +1502,6 @@ func (x *ListInterfacesRequest) Reset() {
 func (*ListInterfacesRequest) ProtoMessage() {}
 
 type ListRoutesRequest struct {
-	unknownFields []byte
 }
 
 func (x *ListRoutesRequest) Reset() {
@@ -1558,8 +1511,7 @@ func (x *ListRoutesRequest) Reset() {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 type ARPNeighbors struct {
-	unknownFields []byte
-	ARPNeighbors  []*typespb.ARPNeighbor `protobuf:"bytes,1,rep,name=ARPNeighbors,proto3" json:"ARPNeighbors,omitempty"`
+	ARPNeighbors []*typespb.ARPNeighbor `protobuf:"bytes,1,rep,name=ARPNeighbors,proto3" json:"ARPNeighbors,omitempty"`
 }
 
 func (x *ARPNeighbors) Reset() {
@@ -1576,8 +1528,7 @@ func (x *ARPNeighbors) GetARPNeighbors() []*typespb.ARPNeighbor {
 }
 
 type AddARPNeighborsRequest struct {
-	unknownFields []byte
-	Neighbors     *ARPNeighbors `protobuf:"bytes,1,opt,name=neighbors,proto3" json:"neighbors,omitempty"`
+	Neighbors *ARPNeighbors `protobuf:"bytes,1,opt,name=neighbors,proto3" json:"neighbors,omitempty"`
 }
 
 func (x *AddARPNeighborsRequest) Reset() {
@@ -1594,8 +1545,7 @@ func (x *AddARPNeighborsRequest) GetNeighbors() *ARPNeighbors {
 }
 
 type GetIPTablesRequest struct {
-	unknownFields []byte
-	IsIpv6        bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
+	IsIpv6 bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
 }
 
 func (x *GetIPTablesRequest) Reset() {
@@ -1612,7 +1562,6 @@ func (x *GetIPTablesRequest) GetIsIpv6() bool {
 }
 
 type GetIPTablesResponse struct {
-	unknownFields []byte
 	// In iptables-save(8)'s format.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 }
@@ -1631,8 +1580,7 @@ func (x *GetIPTablesResponse) GetData() []byte {
 }
 
 type SetIPTablesRequest struct {
-	unknownFields []byte
-	IsIpv6        bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
+	IsIpv6 bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
 	// In iptables-save(8)'s format.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 }
@@ -1658,7 +1606,6 @@ func (x *SetIPTablesRequest) GetData() []byte {
 }
 
 type SetIPTablesResponse struct {
-	unknownFields []byte
 	// What iptables-restore(8) said.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 }
@@ -1677,7 +1624,6 @@ func (x *SetIPTablesResponse) GetData() []byte {
 }
 
 type OnlineCPUMemRequest struct {
-	unknownFields []byte
 	// Answer when everything is online, not before.
 	Wait bool `protobuf:"varint,1,opt,name=wait,proto3" json:"wait,omitempty"`
 	// How many CPUs to bring online; zero leaves CPUs alone.
@@ -1714,7 +1660,6 @@ func (x *OnlineCPUMemRequest) GetCpuOnly() bool {
 }
 
 type ReseedRandomDevRequest struct {
-	unknownFields []byte
 	// Entropy for the guest's generator.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 }
@@ -1733,8 +1678,7 @@ func (x *ReseedRandomDevRequest) GetData() []byte {
 }
 
 type AgentDetails struct {
-	unknownFields []byte
-	Version       string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// The agent is PID 1.
 	InitDaemon bool `protobuf:"varint,2,opt,name=init_daemon,json=initDaemon,proto3" json:"initDaemon,omitempty"`
 	// Values of Device.type that the agent knows.
@@ -1794,7 +1738,6 @@ func (x *AgentDetails) GetExtraFeatures() []string {
 }
 
 type GuestDetailsRequest struct {
-	unknownFields []byte
 	// Ask for mem_block_size_bytes.
 	MemBlockSize bool `protobuf:"varint,1,opt,name=mem_block_size,json=memBlockSize,proto3" json:"memBlockSize,omitempty"`
 	// Ask for support_mem_hotplug_probe.
@@ -1822,7 +1765,6 @@ func (x *GuestDetailsRequest) GetMemHotplugProbe() bool {
 }
 
 type GuestDetailsResponse struct {
-	unknownFields []byte
 	// Unit of memory hotplug.
 	MemBlockSizeBytes uint64        `protobuf:"varint,1,opt,name=mem_block_size_bytes,json=memBlockSizeBytes,proto3" json:"memBlockSizeBytes,omitempty"`
 	AgentDetails      *AgentDetails `protobuf:"bytes,2,opt,name=agent_details,json=agentDetails,proto3" json:"agentDetails,omitempty"`
@@ -1858,7 +1800,6 @@ func (x *GuestDetailsResponse) GetSupportMemHotplugProbe() bool {
 }
 
 type MemHotplugByProbeRequest struct {
-	unknownFields []byte
 	// Addresses to write to /sys/devices/system/memory/probe.
 	MemHotplugProbeAddr []uint64 `protobuf:"varint,1,rep,packed,name=memHotplugProbeAddr,proto3" json:"memHotplugProbeAddr,omitempty"`
 }
@@ -1879,9 +1820,8 @@ func (x *MemHotplugByProbeRequest) GetMemHotplugProbeAddr() []uint64 {
 // SetGuestDateTimeRequest is a time since the epoch in seconds and
 // microseconds.
 type SetGuestDateTimeRequest struct {
-	unknownFields []byte
-	Sec           int64 `protobuf:"varint,1,opt,name=Sec,proto3" json:"Sec,omitempty"`
-	Usec          int64 `protobuf:"varint,2,opt,name=Usec,proto3" json:"Usec,omitempty"`
+	Sec  int64 `protobuf:"varint,1,opt,name=Sec,proto3" json:"Sec,omitempty"`
+	Usec int64 `protobuf:"varint,2,opt,name=Usec,proto3" json:"Usec,omitempty"`
 }
 
 func (x *SetGuestDateTimeRequest) Reset() {
@@ -1906,7 +1846,6 @@ func (x *SetGuestDateTimeRequest) GetUsec() int64 {
 
 // FSGroup is the group that a volume's files shall have.
 type FSGroup struct {
-	unknownFields     []byte
 	GroupId           uint32                      `protobuf:"varint,2,opt,name=group_id,json=groupId,proto3" json:"groupId,omitempty"`
 	GroupChangePolicy typespb.FSGroupChangePolicy `protobuf:"varint,3,opt,name=group_change_policy,json=groupChangePolicy,proto3" json:"groupChangePolicy,omitempty"`
 }
@@ -1933,12 +1872,11 @@ func (x *FSGroup) GetGroupChangePolicy() typespb.FSGroupChangePolicy {
 
 // SharedMount gives a mount of one container to another.
 type SharedMount struct {
-	unknownFields []byte
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SrcCtr        string `protobuf:"bytes,2,opt,name=src_ctr,json=srcCtr,proto3" json:"srcCtr,omitempty"`
-	SrcPath       string `protobuf:"bytes,3,opt,name=src_path,json=srcPath,proto3" json:"srcPath,omitempty"`
-	DstCtr        string `protobuf:"bytes,4,opt,name=dst_ctr,json=dstCtr,proto3" json:"dstCtr,omitempty"`
-	DstPath       string `protobuf:"bytes,5,opt,name=dst_path,json=dstPath,proto3" json:"dstPath,omitempty"`
+	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SrcCtr  string `protobuf:"bytes,2,opt,name=src_ctr,json=srcCtr,proto3" json:"srcCtr,omitempty"`
+	SrcPath string `protobuf:"bytes,3,opt,name=src_path,json=srcPath,proto3" json:"srcPath,omitempty"`
+	DstCtr  string `protobuf:"bytes,4,opt,name=dst_ctr,json=dstCtr,proto3" json:"dstCtr,omitempty"`
+	DstPath string `protobuf:"bytes,5,opt,name=dst_path,json=dstPath,proto3" json:"dstPath,omitempty"`
 }
 
 func (x *SharedMount) Reset() {
@@ -1984,7 +1922,6 @@ func (x *SharedMount) GetDstPath() string {
 
 // Storage is something to mount in the guest: a root file system, a volume.
 type Storage struct {
-	unknownFields []byte
 	// Handler: blk, scsi, virtio-fs, ephemeral, overlayfs, …
 	Driver string `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
 	// Options of the handler.
@@ -2065,8 +2002,7 @@ func (x *Storage) GetShared() bool {
 
 // Device is a device of the guest that a container gets.
 type Device struct {
-	unknownFields []byte
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Handler: blk, scsi, vfio-pci, …
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// Path in the guest when it is known beforehand.
@@ -2121,7 +2057,6 @@ func (x *Device) GetOptions() []string {
 
 // StringUser is a user by names, to be looked up in the container.
 type StringUser struct {
-	unknownFields  []byte
 	Uid            string   `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid            string   `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
 	AdditionalGids []string `protobuf:"bytes,3,rep,name=additionalGids,proto3" json:"additionalGids,omitempty"`
@@ -2156,7 +2091,6 @@ func (x *StringUser) GetAdditionalGids() []string {
 
 // CopyFileRequest is one piece of a file from the host.
 type CopyFileRequest struct {
-	unknownFields []byte
 	// Absolute path in the guest, below the shared folder.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// Size of the whole file, in bytes; the file appears when it is reached.
@@ -2236,7 +2170,6 @@ func (x *CopyFileRequest) GetData() []byte {
 }
 
 type StartTracingRequest struct {
-	unknownFields []byte
 }
 
 func (x *StartTracingRequest) Reset() {
@@ -2246,7 +2179,6 @@ func (x *StartTracingRequest) Reset() {
 func (*StartTracingRequest) ProtoMessage() {}
 
 type StopTracingRequest struct {
-	unknownFields []byte
 }
 
 func (x *StopTracingRequest) Reset() {
@@ -2256,7 +2188,6 @@ func (x *StopTracingRequest) Reset() {
 func (*StopTracingRequest) ProtoMessage() {}
 
 type GetOOMEventRequest struct {
-	unknownFields []byte
 }
 
 func (x *GetOOMEventRequest) Reset() {
@@ -2266,8 +2197,7 @@ func (x *GetOOMEventRequest) Reset() {
 func (*GetOOMEventRequest) ProtoMessage() {}
 
 type OOMEvent struct {
-	unknownFields []byte
-	ContainerId   string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *OOMEvent) Reset() {
@@ -2284,7 +2214,6 @@ func (x *OOMEvent) GetContainerId() string {
 }
 
 type AddSwapRequest struct {
-	unknownFields []byte
 	// Device slots from the root bus down.
 	PCIPath []uint32 `protobuf:"varint,1,rep,packed,name=PCIPath,proto3" json:"PCIPath,omitempty"`
 }
@@ -2303,7 +2232,6 @@ func (x *AddSwapRequest) GetPCIPath() []uint32 {
 }
 
 type AddSwapPathRequest struct {
-	unknownFields []byte
 	// Of a block device or file in the guest.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 }
@@ -2322,7 +2250,6 @@ func (x *AddSwapPathRequest) GetPath() string {
 }
 
 type GetMetricsRequest struct {
-	unknownFields []byte
 }
 
 func (x *GetMetricsRequest) Reset() {
@@ -2332,7 +2259,6 @@ func (x *GetMetricsRequest) Reset() {
 func (*GetMetricsRequest) ProtoMessage() {}
 
 type Metrics struct {
-	unknownFields []byte
 	// In Prometheus's text format.
 	Metrics string `protobuf:"bytes,1,opt,name=metrics,proto3" json:"metrics,omitempty"`
 }
@@ -2351,7 +2277,6 @@ func (x *Metrics) GetMetrics() string {
 }
 
 type VolumeStatsRequest struct {
-	unknownFields []byte
 	// Path in the guest, outside any container.
 	VolumeGuestPath string `protobuf:"bytes,1,opt,name=volume_guest_path,json=volumeGuestPath,proto3" json:"volumeGuestPath,omitempty"`
 }
@@ -2370,7 +2295,6 @@ func (x *VolumeStatsRequest) GetVolumeGuestPath() string {
 }
 
 type ResizeVolumeRequest struct {
-	unknownFields []byte
 	// Path in the guest, outside any container.
 	VolumeGuestPath string `protobuf:"bytes,1,opt,name=volume_guest_path,json=volumeGuestPath,proto3" json:"volumeGuestPath,omitempty"`
 	// New size in bytes.
@@ -2398,8 +2322,7 @@ func (x *ResizeVolumeRequest) GetSize() uint64 {
 }
 
 type SetPolicyRequest struct {
-	unknownFields []byte
-	Policy        string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 }
 
 func (x *SetPolicyRequest) Reset() {
@@ -2416,9 +2339,8 @@ func (x *SetPolicyRequest) GetPolicy() string {
 }
 
 type GetDiagnosticDataRequest struct {
-	unknownFields []byte
-	LogType       string `protobuf:"bytes,1,opt,name=log_type,json=logType,proto3" json:"logType,omitempty"`
-	ContainerId   string `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	LogType     string `protobuf:"bytes,1,opt,name=log_type,json=logType,proto3" json:"logType,omitempty"`
+	ContainerId string `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
 }
 
 func (x *GetDiagnosticDataRequest) Reset() {
@@ -2442,8 +2364,7 @@ func (x *GetDiagnosticDataRequest) GetContainerId() string {
 }
 
 type GetDiagnosticDataResponse struct {
-	unknownFields []byte
-	Data          string `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data string `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 }
 
 func (x *GetDiagnosticDataResponse) Reset() {
@@ -2461,7 +2382,6 @@ func (x *GetDiagnosticDataResponse) GetData() string {
 
 // MemAgentMemcgConfig tunes reclaim; what is not given stays as it is.
 type MemAgentMemcgConfig struct {
-	unknownFields            []byte
 	Disabled                 *bool   `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	Swap                     *bool   `protobuf:"varint,2,opt,name=swap,proto3,oneof" json:"swap,omitempty"`
 	SwappinessMax            *uint32 `protobuf:"varint,3,opt,name=swappiness_max,json=swappinessMax,proto3,oneof" json:"swappinessMax,omitempty"`
@@ -2528,7 +2448,6 @@ func (x *MemAgentMemcgConfig) GetEvictionRunAgingCountMin() uint64 {
 
 // MemAgentCompactConfig tunes compaction; what is not given stays as it is.
 type MemAgentCompactConfig struct {
-	unknownFields          []byte
 	Disabled               *bool   `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	PeriodSecs             *uint64 `protobuf:"varint,2,opt,name=period_secs,json=periodSecs,proto3,oneof" json:"periodSecs,omitempty"`
 	PeriodPsiPercentLimit  *uint32 `protobuf:"varint,3,opt,name=period_psi_percent_limit,json=periodPsiPercentLimit,proto3,oneof" json:"periodPsiPercentLimit,omitempty"`
@@ -2602,9 +2521,8 @@ func (x *MemAgentCompactConfig) GetCompactForceTimes() uint64 {
 }
 
 type MemoryStats_StatsEntry struct {
-	unknownFields []byte
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *MemoryStats_StatsEntry) Reset() {
@@ -2628,9 +2546,8 @@ func (x *MemoryStats_StatsEntry) GetValue() uint64 {
 }
 
 type MemoryStats_EventsEntry struct {
-	unknownFields []byte
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *MemoryStats_EventsEntry) Reset() {
@@ -2654,9 +2571,8 @@ func (x *MemoryStats_EventsEntry) GetValue() uint64 {
 }
 
 type CgroupStats_HugetlbStatsEntry struct {
-	unknownFields []byte
-	Key           string        `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         *HugetlbStats `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string        `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value *HugetlbStats `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *CgroupStats_HugetlbStatsEntry) Reset() {
@@ -2679,13309 +2595,3017 @@ func (x *CgroupStats_HugetlbStatsEntry) GetValue() *HugetlbStats {
 	return nil
 }
 
-func (m *Empty) MarshalVT() (dAtA []byte, err error) {
+// SizeVT returns the encoded size in bytes.
+func (m *Empty) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Empty) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Empty) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Empty) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Empty) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CreateContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CreateContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CreateContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CreateContainerRequest) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return nil, nil
+		return
 	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
+	e.Varint(11, uint64(m.StderrPort))
+	e.Varint(10, uint64(m.StdoutPort))
+	e.Varint(9, uint64(m.StdinPort))
+	for i := len(m.SharedMounts) - 1; i >= 0; i-- {
+		e.Message(8, m.SharedMounts[i])
 	}
-	return dAtA[:n], nil
-}
-
-func (m *Empty) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Empty) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CreateContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CreateContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CreateContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.StderrPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StderrPort))
-		i--
-		dAtA[i] = 0x58
-	}
-	if m.StdoutPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StdoutPort))
-		i--
-		dAtA[i] = 0x50
-	}
-	if m.StdinPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StdinPort))
-		i--
-		dAtA[i] = 0x48
-	}
-	if len(m.SharedMounts) > 0 {
-		for iNdEx := len(m.SharedMounts) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.SharedMounts[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x42
-		}
-	}
-	if m.SandboxPidns {
-		i--
-		if m.SandboxPidns {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x38
-	}
+	e.Bool(7, m.SandboxPidns)
 	if m.OCI != nil {
-		size, err := m.OCI.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x32
+		e.Message(6, m.OCI)
 	}
-	if len(m.Storages) > 0 {
-		for iNdEx := len(m.Storages) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Storages[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x2a
-		}
+	for i := len(m.Storages) - 1; i >= 0; i-- {
+		e.Message(5, m.Storages[i])
 	}
-	if len(m.Devices) > 0 {
-		for iNdEx := len(m.Devices) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Devices[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
+	for i := len(m.Devices) - 1; i >= 0; i-- {
+		e.Message(4, m.Devices[i])
 	}
 	if m.StringUser != nil {
-		size, err := m.StringUser.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
+		e.Message(3, m.StringUser)
 	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StartContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StartContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StartContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *RemoveContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *RemoveContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *RemoveContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Timeout != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Timeout))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ExecProcessRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ExecProcessRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ExecProcessRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.StderrPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StderrPort))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.StdoutPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StdoutPort))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.StdinPort != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StdinPort))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.Process != nil {
-		size, err := m.Process.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
-	if m.StringUser != nil {
-		size, err := m.StringUser.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SignalProcessRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SignalProcessRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SignalProcessRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.All {
-		i--
-		if m.All {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
-	}
-	if m.Signal != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Signal))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *WaitProcessRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *WaitProcessRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *WaitProcessRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *WaitProcessResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *WaitProcessResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *WaitProcessResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.ExitedAt != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ExitedAt))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xd0
-	}
-	if m.StderrBytes != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StderrBytes))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc8
-	}
-	if m.StdoutBytes != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.StdoutBytes))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
-	}
-	if m.Status != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Status))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ListProcessesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ListProcessesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ListProcessesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Args) > 0 {
-		for iNdEx := len(m.Args) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Args[iNdEx])
-			copy(dAtA[i:], m.Args[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Args[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Format) > 0 {
-		i -= len(m.Format)
-		copy(dAtA[i:], m.Format)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Format)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ListProcessesResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ListProcessesResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ListProcessesResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ProcessList) > 0 {
-		i -= len(m.ProcessList)
-		copy(dAtA[i:], m.ProcessList)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ProcessList)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *UpdateContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *UpdateContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *UpdateContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Resources != nil {
-		size, err := m.Resources.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *UpdateEphemeralMountsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *UpdateEphemeralMountsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *UpdateEphemeralMountsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Storages) > 0 {
-		for iNdEx := len(m.Storages) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Storages[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StatsContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StatsContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StatsContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *PauseContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *PauseContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *PauseContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ResumeContainerRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ResumeContainerRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ResumeContainerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CpuUsage) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CpuUsage) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CpuUsage) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.UsageInUsermode != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.UsageInUsermode))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.UsageInKernelmode != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.UsageInKernelmode))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.PercpuUsage) > 0 {
-		var pksize2 int
-		for _, num := range m.PercpuUsage {
-			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
-		}
-		i -= pksize2
-		j1 := i
-		for _, num := range m.PercpuUsage {
-			for num >= 1<<7 {
-				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
-				num >>= 7
-				j1++
-			}
-			dAtA[j1] = uint8(num)
-			j1++
-		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.TotalUsage != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.TotalUsage))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ThrottlingData) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ThrottlingData) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ThrottlingData) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.ThrottledTime != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ThrottledTime))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.ThrottledPeriods != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ThrottledPeriods))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Periods != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Periods))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CpuStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CpuStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CpuStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Pressure != nil {
-		size, err := m.Pressure.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
-	if m.ThrottlingData != nil {
-		size, err := m.ThrottlingData.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.CpuUsage != nil {
-		size, err := m.CpuUsage.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *PidsStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *PidsStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *PidsStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Limit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Limit))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Current != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Current))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *MemoryData) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *MemoryData) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *MemoryData) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Limit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Limit))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Failcnt != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Failcnt))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.MaxUsage != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.MaxUsage))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Usage != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Usage))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *MemoryStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *MemoryStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *MemoryStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Pressure != nil {
-		size, err := m.Pressure.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xca
-	}
-	if len(m.Events) > 0 {
-		for k := range m.Events {
-			v := m.Events[k]
-			baseI := i
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(v))
-			i--
-			dAtA[i] = 0x10
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xc2
-		}
-	}
-	if len(m.Stats) > 0 {
-		for k := range m.Stats {
-			v := m.Stats[k]
-			baseI := i
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(v))
-			i--
-			dAtA[i] = 0x10
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if m.UseHierarchy {
-		i--
-		if m.UseHierarchy {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.KernelUsage != nil {
-		size, err := m.KernelUsage.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
-	if m.SwapUsage != nil {
-		size, err := m.SwapUsage.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.Usage != nil {
-		size, err := m.Usage.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Cache != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Cache))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *PressureStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *PressureStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *PressureStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Full != nil {
-		size, err := m.Full.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Some != nil {
-		size, err := m.Some.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *PressureLine) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *PressureLine) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *PressureLine) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Total != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Total))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Avg300 != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Avg300))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Avg60 != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Avg60))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Avg10 != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Avg10))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *BlkioStatsEntry) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *BlkioStatsEntry) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *BlkioStatsEntry) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Value != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Value))
-		i--
-		dAtA[i] = 0x20
-	}
-	if len(m.Op) > 0 {
-		i -= len(m.Op)
-		copy(dAtA[i:], m.Op)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Op)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.Minor != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Minor))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Major != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Major))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *BlkioStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *BlkioStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *BlkioStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Pressure != nil {
-		size, err := m.Pressure.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
-	if len(m.SectorsRecursive) > 0 {
-		for iNdEx := len(m.SectorsRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.SectorsRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x42
-		}
-	}
-	if len(m.IoTimeRecursive) > 0 {
-		for iNdEx := len(m.IoTimeRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoTimeRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3a
-		}
-	}
-	if len(m.IoMergedRecursive) > 0 {
-		for iNdEx := len(m.IoMergedRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoMergedRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if len(m.IoWaitTimeRecursive) > 0 {
-		for iNdEx := len(m.IoWaitTimeRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoWaitTimeRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.IoServiceTimeRecursive) > 0 {
-		for iNdEx := len(m.IoServiceTimeRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoServiceTimeRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.IoQueuedRecursive) > 0 {
-		for iNdEx := len(m.IoQueuedRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoQueuedRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.IoServicedRecursive) > 0 {
-		for iNdEx := len(m.IoServicedRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoServicedRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.IoServiceBytesRecursive) > 0 {
-		for iNdEx := len(m.IoServiceBytesRecursive) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IoServiceBytesRecursive[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *HugetlbStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *HugetlbStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *HugetlbStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Failcnt != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Failcnt))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.MaxUsage != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.MaxUsage))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Usage != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Usage))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CgroupStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CgroupStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CgroupStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.HugetlbStats) > 0 {
-		for k := range m.HugetlbStats {
-			v := m.HugetlbStats[k]
-			baseI := i
-			size, err := v.MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if m.BlkioStats != nil {
-		size, err := m.BlkioStats.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
-	if m.PidsStats != nil {
-		size, err := m.PidsStats.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.MemoryStats != nil {
-		size, err := m.MemoryStats.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.CpuStats != nil {
-		size, err := m.CpuStats.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *NetworkStats) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *NetworkStats) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *NetworkStats) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.TxDropped != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.TxDropped))
-		i--
-		dAtA[i] = 0x48
-	}
-	if m.TxErrors != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.TxErrors))
-		i--
-		dAtA[i] = 0x40
-	}
-	if m.TxPackets != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.TxPackets))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.TxBytes != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.TxBytes))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.RxDropped != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RxDropped))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.RxErrors != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RxErrors))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.RxPackets != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RxPackets))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.RxBytes != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RxBytes))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StatsContainerResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StatsContainerResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StatsContainerResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.NetworkStats) > 0 {
-		for iNdEx := len(m.NetworkStats) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.NetworkStats[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if m.CgroupStats != nil {
-		size, err := m.CgroupStats.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *WriteStreamRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *WriteStreamRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *WriteStreamRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *WriteStreamResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *WriteStreamResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *WriteStreamResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Len != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Len))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ReadStreamRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ReadStreamRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ReadStreamRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Len != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Len))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ReadStreamResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ReadStreamResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ReadStreamResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CloseStdinRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CloseStdinRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CloseStdinRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *TtyWinResizeRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *TtyWinResizeRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *TtyWinResizeRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Column != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Column))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Row != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Row))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.ExecId) > 0 {
-		i -= len(m.ExecId)
-		copy(dAtA[i:], m.ExecId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExecId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *KernelModule) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *KernelModule) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *KernelModule) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Parameters) > 0 {
-		for iNdEx := len(m.Parameters) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Parameters[iNdEx])
-			copy(dAtA[i:], m.Parameters[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Parameters[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CreateSandboxRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CreateSandboxRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CreateSandboxRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.KernelModules) > 0 {
-		for iNdEx := len(m.KernelModules) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.KernelModules[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3a
-		}
-	}
-	if len(m.GuestHookPath) > 0 {
-		i -= len(m.GuestHookPath)
-		copy(dAtA[i:], m.GuestHookPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.GuestHookPath)))
-		i--
-		dAtA[i] = 0x32
-	}
-	if len(m.SandboxId) > 0 {
-		i -= len(m.SandboxId)
-		copy(dAtA[i:], m.SandboxId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.SandboxId)))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if m.SandboxPidns {
-		i--
-		if m.SandboxPidns {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x20
-	}
-	if len(m.Storages) > 0 {
-		for iNdEx := len(m.Storages) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Storages[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Dns) > 0 {
-		for iNdEx := len(m.Dns) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Dns[iNdEx])
-			copy(dAtA[i:], m.Dns[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Dns[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Hostname) > 0 {
-		i -= len(m.Hostname)
-		copy(dAtA[i:], m.Hostname)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Hostname)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *DestroySandboxRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *DestroySandboxRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *DestroySandboxRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Interfaces) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Interfaces) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Interfaces) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Interfaces) > 0 {
-		for iNdEx := len(m.Interfaces) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Interfaces[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Routes) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Routes) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Routes) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Routes) > 0 {
-		for iNdEx := len(m.Routes) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Routes[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *UpdateInterfaceRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *UpdateInterfaceRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *UpdateInterfaceRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Interface != nil {
-		size, err := m.Interface.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *UpdateRoutesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *UpdateRoutesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *UpdateRoutesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Routes != nil {
-		size, err := m.Routes.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ListInterfacesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ListInterfacesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ListInterfacesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ListRoutesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ListRoutesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ListRoutesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ARPNeighbors) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ARPNeighbors) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ARPNeighbors) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ARPNeighbors) > 0 {
-		for iNdEx := len(m.ARPNeighbors) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.ARPNeighbors[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *AddARPNeighborsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *AddARPNeighborsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *AddARPNeighborsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Neighbors != nil {
-		size, err := m.Neighbors.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetIPTablesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetIPTablesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetIPTablesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.IsIpv6 {
-		i--
-		if m.IsIpv6 {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetIPTablesResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetIPTablesResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetIPTablesResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SetIPTablesRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SetIPTablesRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SetIPTablesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.IsIpv6 {
-		i--
-		if m.IsIpv6 {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SetIPTablesResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SetIPTablesResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SetIPTablesResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *OnlineCPUMemRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *OnlineCPUMemRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *OnlineCPUMemRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.CpuOnly {
-		i--
-		if m.CpuOnly {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.NbCpus != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.NbCpus))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Wait {
-		i--
-		if m.Wait {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ReseedRandomDevRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ReseedRandomDevRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ReseedRandomDevRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0x12
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *AgentDetails) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *AgentDetails) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *AgentDetails) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ExtraFeatures) > 0 {
-		for iNdEx := len(m.ExtraFeatures) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.ExtraFeatures[iNdEx])
-			copy(dAtA[i:], m.ExtraFeatures[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ExtraFeatures[iNdEx])))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if m.SupportsSeccomp {
-		i--
-		if m.SupportsSeccomp {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x28
-	}
-	if len(m.StorageHandlers) > 0 {
-		for iNdEx := len(m.StorageHandlers) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.StorageHandlers[iNdEx])
-			copy(dAtA[i:], m.StorageHandlers[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.StorageHandlers[iNdEx])))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.DeviceHandlers) > 0 {
-		for iNdEx := len(m.DeviceHandlers) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.DeviceHandlers[iNdEx])
-			copy(dAtA[i:], m.DeviceHandlers[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DeviceHandlers[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if m.InitDaemon {
-		i--
-		if m.InitDaemon {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Version) > 0 {
-		i -= len(m.Version)
-		copy(dAtA[i:], m.Version)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Version)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GuestDetailsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GuestDetailsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GuestDetailsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.MemHotplugProbe {
-		i--
-		if m.MemHotplugProbe {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.MemBlockSize {
-		i--
-		if m.MemBlockSize {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GuestDetailsResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GuestDetailsResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GuestDetailsResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.SupportMemHotplugProbe {
-		i--
-		if m.SupportMemHotplugProbe {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.AgentDetails != nil {
-		size, err := m.AgentDetails.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.MemBlockSizeBytes != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.MemBlockSizeBytes))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *MemHotplugByProbeRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *MemHotplugByProbeRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *MemHotplugByProbeRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.MemHotplugProbeAddr) > 0 {
-		var pksize2 int
-		for _, num := range m.MemHotplugProbeAddr {
-			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
-		}
-		i -= pksize2
-		j1 := i
-		for _, num := range m.MemHotplugProbeAddr {
-			for num >= 1<<7 {
-				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
-				num >>= 7
-				j1++
-			}
-			dAtA[j1] = uint8(num)
-			j1++
-		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SetGuestDateTimeRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SetGuestDateTimeRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SetGuestDateTimeRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Usec != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Usec))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Sec != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Sec))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *FSGroup) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *FSGroup) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *FSGroup) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.GroupChangePolicy != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.GroupChangePolicy))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.GroupId != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.GroupId))
-		i--
-		dAtA[i] = 0x10
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SharedMount) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SharedMount) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SharedMount) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.DstPath) > 0 {
-		i -= len(m.DstPath)
-		copy(dAtA[i:], m.DstPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DstPath)))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if len(m.DstCtr) > 0 {
-		i -= len(m.DstCtr)
-		copy(dAtA[i:], m.DstCtr)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DstCtr)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.SrcPath) > 0 {
-		i -= len(m.SrcPath)
-		copy(dAtA[i:], m.SrcPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.SrcPath)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.SrcCtr) > 0 {
-		i -= len(m.SrcCtr)
-		copy(dAtA[i:], m.SrcCtr)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.SrcCtr)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Storage) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Storage) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Storage) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Shared {
-		i--
-		if m.Shared {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x40
-	}
-	if m.FsGroup != nil {
-		size, err := m.FsGroup.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.MountPoint) > 0 {
-		i -= len(m.MountPoint)
-		copy(dAtA[i:], m.MountPoint)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.MountPoint)))
-		i--
-		dAtA[i] = 0x32
-	}
-	if len(m.Options) > 0 {
-		for iNdEx := len(m.Options) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Options[iNdEx])
-			copy(dAtA[i:], m.Options[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Options[iNdEx])))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.Fstype) > 0 {
-		i -= len(m.Fstype)
-		copy(dAtA[i:], m.Fstype)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Fstype)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.Source) > 0 {
-		i -= len(m.Source)
-		copy(dAtA[i:], m.Source)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Source)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.DriverOptions) > 0 {
-		for iNdEx := len(m.DriverOptions) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.DriverOptions[iNdEx])
-			copy(dAtA[i:], m.DriverOptions[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DriverOptions[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Driver) > 0 {
-		i -= len(m.Driver)
-		copy(dAtA[i:], m.Driver)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Driver)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Device) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Device) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Device) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Options) > 0 {
-		for iNdEx := len(m.Options) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Options[iNdEx])
-			copy(dAtA[i:], m.Options[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Options[iNdEx])))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.ContainerPath) > 0 {
-		i -= len(m.ContainerPath)
-		copy(dAtA[i:], m.ContainerPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerPath)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.VmPath) > 0 {
-		i -= len(m.VmPath)
-		copy(dAtA[i:], m.VmPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.VmPath)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Id) > 0 {
-		i -= len(m.Id)
-		copy(dAtA[i:], m.Id)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Id)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StringUser) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StringUser) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StringUser) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.AdditionalGids) > 0 {
-		for iNdEx := len(m.AdditionalGids) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.AdditionalGids[iNdEx])
-			copy(dAtA[i:], m.AdditionalGids[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.AdditionalGids[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Gid) > 0 {
-		i -= len(m.Gid)
-		copy(dAtA[i:], m.Gid)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Gid)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Uid) > 0 {
-		i -= len(m.Uid)
-		copy(dAtA[i:], m.Uid)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Uid)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CopyFileRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CopyFileRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CopyFileRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0x42
-	}
-	if m.Offset != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Offset))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.Gid != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Gid))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.Uid != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Uid))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.DirMode != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.DirMode))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.FileMode != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.FileMode))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.FileSize != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.FileSize))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StartTracingRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StartTracingRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StartTracingRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *StopTracingRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *StopTracingRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *StopTracingRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetOOMEventRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetOOMEventRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetOOMEventRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *OOMEvent) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *OOMEvent) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *OOMEvent) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *AddSwapRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *AddSwapRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *AddSwapRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.PCIPath) > 0 {
-		var pksize2 int
-		for _, num := range m.PCIPath {
-			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
-		}
-		i -= pksize2
-		j1 := i
-		for _, num := range m.PCIPath {
-			for num >= 1<<7 {
-				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
-				num >>= 7
-				j1++
-			}
-			dAtA[j1] = uint8(num)
-			j1++
-		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *AddSwapPathRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *AddSwapPathRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *AddSwapPathRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetMetricsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetMetricsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetMetricsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Metrics) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Metrics) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Metrics) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Metrics) > 0 {
-		i -= len(m.Metrics)
-		copy(dAtA[i:], m.Metrics)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Metrics)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *VolumeStatsRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *VolumeStatsRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *VolumeStatsRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.VolumeGuestPath) > 0 {
-		i -= len(m.VolumeGuestPath)
-		copy(dAtA[i:], m.VolumeGuestPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.VolumeGuestPath)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *ResizeVolumeRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ResizeVolumeRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ResizeVolumeRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Size != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Size))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.VolumeGuestPath) > 0 {
-		i -= len(m.VolumeGuestPath)
-		copy(dAtA[i:], m.VolumeGuestPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.VolumeGuestPath)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *SetPolicyRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *SetPolicyRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *SetPolicyRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Policy) > 0 {
-		i -= len(m.Policy)
-		copy(dAtA[i:], m.Policy)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Policy)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetDiagnosticDataRequest) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetDiagnosticDataRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetDiagnosticDataRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ContainerId) > 0 {
-		i -= len(m.ContainerId)
-		copy(dAtA[i:], m.ContainerId)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ContainerId)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.LogType) > 0 {
-		i -= len(m.LogType)
-		copy(dAtA[i:], m.LogType)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.LogType)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *GetDiagnosticDataResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *GetDiagnosticDataResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *GetDiagnosticDataResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Data) > 0 {
-		i -= len(m.Data)
-		copy(dAtA[i:], m.Data)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Data)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *MemAgentMemcgConfig) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *MemAgentMemcgConfig) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *MemAgentMemcgConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.EvictionRunAgingCountMin != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.EvictionRunAgingCountMin))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.EvictionPsiPercentLimit != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.EvictionPsiPercentLimit))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.PeriodPsiPercentLimit))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.PeriodSecs != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.PeriodSecs))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.SwappinessMax != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.SwappinessMax))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Swap != nil {
-		i--
-		if *m.Swap {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Disabled != nil {
-		i--
-		if *m.Disabled {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *MemAgentCompactConfig) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *MemAgentCompactConfig) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *MemAgentCompactConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.CompactForceTimes != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.CompactForceTimes))
-		i--
-		dAtA[i] = 0x40
-	}
-	if m.CompactThreshold != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.CompactThreshold))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.CompactOrder != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.CompactOrder))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.CompactSecMax != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.CompactSecMax))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.CompactPsiPercentLimit != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.CompactPsiPercentLimit))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.PeriodPsiPercentLimit))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.PeriodSecs != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.PeriodSecs))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Disabled != nil {
-		i--
-		if *m.Disabled {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Empty) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CreateContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.StringUser != nil {
-		l = m.StringUser.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Devices) > 0 {
-		for _, e := range m.Devices {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Storages) > 0 {
-		for _, e := range m.Storages {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.OCI != nil {
-		l = m.OCI.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.SandboxPidns {
-		n += 2
-	}
-	if len(m.SharedMounts) > 0 {
-		for _, e := range m.SharedMounts {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.StdinPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StdinPort))
-	}
-	if m.StdoutPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StdoutPort))
-	}
-	if m.StderrPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StderrPort))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StartContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *RemoveContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Timeout != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Timeout))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ExecProcessRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.StringUser != nil {
-		l = m.StringUser.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Process != nil {
-		l = m.Process.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.StdinPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StdinPort))
-	}
-	if m.StdoutPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StdoutPort))
-	}
-	if m.StderrPort != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.StderrPort))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *SignalProcessRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Signal != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Signal))
-	}
-	if m.All {
-		n += 3
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *WaitProcessRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *WaitProcessResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Status != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Status))
-	}
-	if m.StdoutBytes != 0 {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(m.StdoutBytes))
-	}
-	if m.StderrBytes != 0 {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(m.StderrBytes))
-	}
-	if m.ExitedAt != 0 {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(m.ExitedAt))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ListProcessesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Format)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Args) > 0 {
-		for _, s := range m.Args {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ListProcessesResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ProcessList)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *UpdateContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Resources != nil {
-		l = m.Resources.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *UpdateEphemeralMountsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Storages) > 0 {
-		for _, e := range m.Storages {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StatsContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *PauseContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ResumeContainerRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *RemoveStaleVirtiofsShareMountsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CpuUsage) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.TotalUsage != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.TotalUsage))
-	}
-	if len(m.PercpuUsage) > 0 {
-		l = 0
-		for _, e := range m.PercpuUsage {
-			l += protobuf_go_lite.SizeOfVarint(uint64(e))
-		}
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
-	}
-	if m.UsageInKernelmode != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.UsageInKernelmode))
-	}
-	if m.UsageInUsermode != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.UsageInUsermode))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ThrottlingData) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Periods != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Periods))
-	}
-	if m.ThrottledPeriods != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.ThrottledPeriods))
-	}
-	if m.ThrottledTime != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.ThrottledTime))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CpuStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.CpuUsage != nil {
-		l = m.CpuUsage.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.ThrottlingData != nil {
-		l = m.ThrottlingData.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Pressure != nil {
-		l = m.Pressure.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *PidsStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Current != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Current))
-	}
-	if m.Limit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Limit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *MemoryData) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Usage != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Usage))
-	}
-	if m.MaxUsage != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.MaxUsage))
-	}
-	if m.Failcnt != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Failcnt))
-	}
-	if m.Limit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Limit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *MemoryStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Cache != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Cache))
-	}
-	if m.Usage != nil {
-		l = m.Usage.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.SwapUsage != nil {
-		l = m.SwapUsage.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.KernelUsage != nil {
-		l = m.KernelUsage.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.UseHierarchy {
-		n += 2
-	}
-	if len(m.Stats) > 0 {
-		for k, v := range m.Stats {
-			_ = k
-			_ = v
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + 1 + protobuf_go_lite.SizeOfVarint(uint64(v))
-			n += mapEntrySize + 1 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if len(m.Events) > 0 {
-		for k, v := range m.Events {
-			_ = k
-			_ = v
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + 1 + protobuf_go_lite.SizeOfVarint(uint64(v))
-			n += mapEntrySize + 2 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if m.Pressure != nil {
-		l = m.Pressure.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *PressureStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Some != nil {
-		l = m.Some.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Full != nil {
-		l = m.Full.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *PressureLine) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Avg10 != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Avg10))
-	}
-	if m.Avg60 != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Avg60))
-	}
-	if m.Avg300 != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Avg300))
-	}
-	if m.Total != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Total))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *BlkioStatsEntry) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Major != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Major))
-	}
-	if m.Minor != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Minor))
-	}
-	l = len(m.Op)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Value != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Value))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *BlkioStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.IoServiceBytesRecursive) > 0 {
-		for _, e := range m.IoServiceBytesRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoServicedRecursive) > 0 {
-		for _, e := range m.IoServicedRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoQueuedRecursive) > 0 {
-		for _, e := range m.IoQueuedRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoServiceTimeRecursive) > 0 {
-		for _, e := range m.IoServiceTimeRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoWaitTimeRecursive) > 0 {
-		for _, e := range m.IoWaitTimeRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoMergedRecursive) > 0 {
-		for _, e := range m.IoMergedRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.IoTimeRecursive) > 0 {
-		for _, e := range m.IoTimeRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.SectorsRecursive) > 0 {
-		for _, e := range m.SectorsRecursive {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Pressure != nil {
-		l = m.Pressure.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *HugetlbStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Usage != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Usage))
-	}
-	if m.MaxUsage != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.MaxUsage))
-	}
-	if m.Failcnt != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Failcnt))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CgroupStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.CpuStats != nil {
-		l = m.CpuStats.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.MemoryStats != nil {
-		l = m.MemoryStats.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.PidsStats != nil {
-		l = m.PidsStats.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.BlkioStats != nil {
-		l = m.BlkioStats.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.HugetlbStats) > 0 {
-		for k, v := range m.HugetlbStats {
-			_ = k
-			_ = v
-			l = 0
-			if v != nil {
-				l = v.SizeVT()
-			}
-			l += 1 + protobuf_go_lite.SizeOfVarint(uint64(l))
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + l
-			n += mapEntrySize + 1 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *NetworkStats) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.RxBytes != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RxBytes))
-	}
-	if m.RxPackets != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RxPackets))
-	}
-	if m.RxErrors != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RxErrors))
-	}
-	if m.RxDropped != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RxDropped))
-	}
-	if m.TxBytes != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.TxBytes))
-	}
-	if m.TxPackets != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.TxPackets))
-	}
-	if m.TxErrors != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.TxErrors))
-	}
-	if m.TxDropped != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.TxDropped))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StatsContainerResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.CgroupStats != nil {
-		l = m.CgroupStats.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.NetworkStats) > 0 {
-		for _, e := range m.NetworkStats {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *WriteStreamRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *WriteStreamResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Len != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Len))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ReadStreamRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Len != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Len))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ReadStreamResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CloseStdinRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *TtyWinResizeRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ExecId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Row != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Row))
-	}
-	if m.Column != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Column))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *KernelModule) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Parameters) > 0 {
-		for _, s := range m.Parameters {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CreateSandboxRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Hostname)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Dns) > 0 {
-		for _, s := range m.Dns {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Storages) > 0 {
-		for _, e := range m.Storages {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.SandboxPidns {
-		n += 2
-	}
-	l = len(m.SandboxId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.GuestHookPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.KernelModules) > 0 {
-		for _, e := range m.KernelModules {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *DestroySandboxRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Interfaces) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Interfaces) > 0 {
-		for _, e := range m.Interfaces {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Routes) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Routes) > 0 {
-		for _, e := range m.Routes {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *UpdateInterfaceRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Interface != nil {
-		l = m.Interface.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *UpdateRoutesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Routes != nil {
-		l = m.Routes.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ListInterfacesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ListRoutesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ARPNeighbors) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.ARPNeighbors) > 0 {
-		for _, e := range m.ARPNeighbors {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *AddARPNeighborsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Neighbors != nil {
-		l = m.Neighbors.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetIPTablesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.IsIpv6 {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetIPTablesResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *SetIPTablesRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.IsIpv6 {
-		n += 2
-	}
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *SetIPTablesResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *OnlineCPUMemRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Wait {
-		n += 2
-	}
-	if m.NbCpus != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.NbCpus))
-	}
-	if m.CpuOnly {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ReseedRandomDevRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *AgentDetails) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Version)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.InitDaemon {
-		n += 2
-	}
-	if len(m.DeviceHandlers) > 0 {
-		for _, s := range m.DeviceHandlers {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.StorageHandlers) > 0 {
-		for _, s := range m.StorageHandlers {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.SupportsSeccomp {
-		n += 2
-	}
-	if len(m.ExtraFeatures) > 0 {
-		for _, s := range m.ExtraFeatures {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GuestDetailsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.MemBlockSize {
-		n += 2
-	}
-	if m.MemHotplugProbe {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GuestDetailsResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.MemBlockSizeBytes != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.MemBlockSizeBytes))
-	}
-	if m.AgentDetails != nil {
-		l = m.AgentDetails.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.SupportMemHotplugProbe {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *MemHotplugByProbeRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.MemHotplugProbeAddr) > 0 {
-		l = 0
-		for _, e := range m.MemHotplugProbeAddr {
-			l += protobuf_go_lite.SizeOfVarint(uint64(e))
-		}
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
-	}
-	n += len(m.unknownFields)
-	return n
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
 }
 
-func (m *SetGuestDateTimeRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Sec != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Sec))
-	}
-	if m.Usec != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Usec))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *FSGroup) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.GroupId != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.GroupId))
-	}
-	if m.GroupChangePolicy != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.GroupChangePolicy))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *SharedMount) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.SrcCtr)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.SrcPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.DstCtr)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.DstPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Storage) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Driver)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.DriverOptions) > 0 {
-		for _, s := range m.DriverOptions {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	l = len(m.Source)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Fstype)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Options) > 0 {
-		for _, s := range m.Options {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	l = len(m.MountPoint)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.FsGroup != nil {
-		l = m.FsGroup.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Shared {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Device) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Id)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.VmPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ContainerPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Options) > 0 {
-		for _, s := range m.Options {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StringUser) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Uid)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Gid)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.AdditionalGids) > 0 {
-		for _, s := range m.AdditionalGids {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CopyFileRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.FileSize != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.FileSize))
-	}
-	if m.FileMode != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.FileMode))
-	}
-	if m.DirMode != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.DirMode))
-	}
-	if m.Uid != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Uid))
-	}
-	if m.Gid != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Gid))
-	}
-	if m.Offset != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Offset))
-	}
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StartTracingRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *StopTracingRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetOOMEventRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *OOMEvent) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *AddSwapRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.PCIPath) > 0 {
-		l = 0
-		for _, e := range m.PCIPath {
-			l += protobuf_go_lite.SizeOfVarint(uint64(e))
-		}
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *AddSwapPathRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetMetricsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Metrics) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Metrics)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *VolumeStatsRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.VolumeGuestPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ResizeVolumeRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.VolumeGuestPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Size != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Size))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *SetPolicyRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Policy)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetDiagnosticDataRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.LogType)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ContainerId)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *GetDiagnosticDataResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Data)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *MemAgentMemcgConfig) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Disabled != nil {
-		n += 2
-	}
-	if m.Swap != nil {
-		n += 2
-	}
-	if m.SwappinessMax != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.SwappinessMax))
-	}
-	if m.PeriodSecs != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.PeriodSecs))
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.PeriodPsiPercentLimit))
-	}
-	if m.EvictionPsiPercentLimit != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.EvictionPsiPercentLimit))
-	}
-	if m.EvictionRunAgingCountMin != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.EvictionRunAgingCountMin))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *MemAgentCompactConfig) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Disabled != nil {
-		n += 2
-	}
-	if m.PeriodSecs != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.PeriodSecs))
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.PeriodPsiPercentLimit))
-	}
-	if m.CompactPsiPercentLimit != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.CompactPsiPercentLimit))
-	}
-	if m.CompactSecMax != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.CompactSecMax))
-	}
-	if m.CompactOrder != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.CompactOrder))
-	}
-	if m.CompactThreshold != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.CompactThreshold))
-	}
-	if m.CompactForceTimes != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.CompactForceTimes))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Empty) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Empty: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Empty: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *CreateContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CreateContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CreateContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StringUser", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.StringUser == nil {
-				m.StringUser = &StringUser{}
-			}
-			if err := m.StringUser.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Devices", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Devices = append(m.Devices, &Device{})
-			if err := m.Devices[len(m.Devices)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Storages", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Storages = append(m.Storages, &Storage{})
-			if err := m.Storages[len(m.Storages)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field OCI", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.OCI == nil {
-				m.OCI = &ocipb.Spec{}
-			}
-			if err := m.OCI.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SandboxPidns", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.SandboxPidns = bool(v != 0)
-		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SharedMounts", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SharedMounts = append(m.SharedMounts, &SharedMount{})
-			if err := m.SharedMounts[len(m.SharedMounts)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 9:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdinPort", wireType)
-			}
-			m.StdinPort = 0
-			m.StdinPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case 10:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdoutPort", wireType)
-			}
-			m.StdoutPort = 0
-			m.StdoutPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 11:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StderrPort", wireType)
-			}
-			m.StderrPort = 0
-			m.StderrPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *StartContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StartContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StartContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *RemoveContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: RemoveContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: RemoveContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Timeout", wireType)
-			}
-			m.Timeout = 0
-			m.Timeout, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ExecProcessRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ExecProcessRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ExecProcessRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StringUser", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 26:
 			if m.StringUser == nil {
-				m.StringUser = &StringUser{}
+				m.StringUser = new(StringUser)
 			}
-			if err := m.StringUser.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
+			d.Message(m.StringUser)
+		case 34:
+			v := new(Device)
+			d.Message(v)
+			m.Devices = append(m.Devices, v)
+		case 42:
+			v := new(Storage)
+			d.Message(v)
+			m.Storages = append(m.Storages, v)
+		case 50:
+			if m.OCI == nil {
+				m.OCI = new(ocipb.Spec)
 			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Process", wireType)
+			d.Message(m.OCI)
+		case 56:
+			m.SandboxPidns = d.Bool()
+		case 66:
+			v := new(SharedMount)
+			d.Message(v)
+			m.SharedMounts = append(m.SharedMounts, v)
+		case 72:
+			m.StdinPort = uint32(d.Uint64())
+		case 80:
+			m.StdoutPort = uint32(d.Uint64())
+		case 88:
+			m.StderrPort = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *StartContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *StartContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StartContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StartContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StartContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *RemoveContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *RemoveContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *RemoveContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *RemoveContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Timeout))
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *RemoveContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 16:
+			m.Timeout = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ExecProcessRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ExecProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ExecProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ExecProcessRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(7, uint64(m.StderrPort))
+	e.Varint(6, uint64(m.StdoutPort))
+	e.Varint(5, uint64(m.StdinPort))
+	if m.Process != nil {
+		e.Message(4, m.Process)
+	}
+	if m.StringUser != nil {
+		e.Message(3, m.StringUser)
+	}
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 26:
+			if m.StringUser == nil {
+				m.StringUser = new(StringUser)
 			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.StringUser)
+		case 34:
 			if m.Process == nil {
-				m.Process = &ocipb.Process{}
+				m.Process = new(ocipb.Process)
 			}
-			if err := m.Process.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdinPort", wireType)
-			}
-			m.StdinPort = 0
-			m.StdinPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdoutPort", wireType)
-			}
-			m.StdoutPort = 0
-			m.StdoutPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StderrPort", wireType)
-			}
-			m.StderrPort = 0
-			m.StderrPort, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Process)
+		case 40:
+			m.StdinPort = uint32(d.Uint64())
+		case 48:
+			m.StdoutPort = uint32(d.Uint64())
+		case 56:
+			m.StderrPort = uint32(d.Uint64())
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *SignalProcessRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SignalProcessRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SignalProcessRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Signal", wireType)
-			}
-			m.Signal = 0
-			m.Signal, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field All", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.All = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *WaitProcessRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: WaitProcessRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: WaitProcessRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *SignalProcessRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *WaitProcessResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: WaitProcessResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: WaitProcessResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Status", wireType)
-			}
-			m.Status = 0
-			m.Status, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdoutBytes", wireType)
-			}
-			m.StdoutBytes = 0
-			m.StdoutBytes, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1001:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StderrBytes", wireType)
-			}
-			m.StderrBytes = 0
-			m.StderrBytes, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1002:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExitedAt", wireType)
-			}
-			m.ExitedAt = 0
-			m.ExitedAt, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *SignalProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SignalProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *ListProcessesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ListProcessesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ListProcessesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Format", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Format = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Args", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Args = append(m.Args, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *SignalProcessRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Bool(1000, m.All)
+	e.Varint(3, uint64(m.Signal))
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
 }
-func (m *ListProcessesResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ListProcessesResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ListProcessesResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ProcessList", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ProcessList = append(m.ProcessList[:0], dAtA[iNdEx:postIndex]...)
-			if m.ProcessList == nil {
-				m.ProcessList = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SignalProcessRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 24:
+			m.Signal = uint32(d.Uint64())
+		case 8000:
+			m.All = d.Bool()
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *UpdateContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// SizeVT returns the encoded size in bytes.
+func (m *WaitProcessRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *WaitProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *WaitProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *WaitProcessRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *WaitProcessRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: UpdateContainerRequest: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *WaitProcessResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *WaitProcessResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *WaitProcessResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *WaitProcessResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(1002, uint64(m.ExitedAt))
+	e.Varint(1001, uint64(m.StderrBytes))
+	e.Varint(1000, uint64(m.StdoutBytes))
+	e.Varint(1, uint64(m.Status))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Status = int32(d.Uint64())
+		case 8000:
+			m.StdoutBytes = d.Uint64()
+		case 8008:
+			m.StderrBytes = d.Uint64()
+		case 8016:
+			m.ExitedAt = int64(d.Uint64())
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: UpdateContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ListProcessesRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ListProcessesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ListProcessesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ListProcessesRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(3, m.Args)
+	e.String(2, m.Format)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ListProcessesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.Format = d.String()
+		case 26:
+			m.Args = append(m.Args, d.String())
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Resources", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ListProcessesResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ListProcessesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ListProcessesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ListProcessesResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(1, m.ProcessList)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ListProcessesResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ProcessList = d.Bytes()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *UpdateContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *UpdateContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *UpdateContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *UpdateContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Resources != nil {
+		e.Message(2, m.Resources)
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
 			if m.Resources == nil {
-				m.Resources = &ocipb.LinuxResources{}
+				m.Resources = new(ocipb.LinuxResources)
 			}
-			if err := m.Resources.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Resources)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *UpdateEphemeralMountsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: UpdateEphemeralMountsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: UpdateEphemeralMountsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Storages", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Storages = append(m.Storages, &Storage{})
-			if err := m.Storages[len(m.Storages)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *StatsContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StatsContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StatsContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *UpdateEphemeralMountsRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *PauseContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: PauseContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: PauseContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *UpdateEphemeralMountsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *UpdateEphemeralMountsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *ResumeContainerRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ResumeContainerRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ResumeContainerRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *UpdateEphemeralMountsRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	for i := len(m.Storages) - 1; i >= 0; i-- {
+		e.Message(1, m.Storages[i])
+	}
 }
-func (m *RemoveStaleVirtiofsShareMountsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: RemoveStaleVirtiofsShareMountsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: RemoveStaleVirtiofsShareMountsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *UpdateEphemeralMountsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(Storage)
+			d.Message(v)
+			m.Storages = append(m.Storages, v)
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *CpuUsage) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CpuUsage: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CpuUsage: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TotalUsage", wireType)
-			}
-			m.TotalUsage = 0
-			m.TotalUsage, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType == 0 {
-				var v uint64
-				v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				m.PercpuUsage = append(m.PercpuUsage, v)
-			} else if wireType == 2 {
-				var packedLen int
-				var _v uint64
-				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				packedLen = int(_v)
-				if err != nil {
-					return err
-				}
-				if packedLen < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				postIndex := iNdEx + packedLen
-				if postIndex < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				if postIndex > l {
-					return io.ErrUnexpectedEOF
-				}
-				var elementCount int
-				var count int
-				for _, integer := range dAtA[iNdEx:postIndex] {
-					if integer < 128 {
-						count++
-					}
-				}
-				elementCount = count
-				if elementCount != 0 && len(m.PercpuUsage) == 0 {
-					m.PercpuUsage = make([]uint64, 0, elementCount)
-				}
-				for iNdEx < postIndex {
-					var v uint64
-					v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					m.PercpuUsage = append(m.PercpuUsage, v)
-				}
-			} else {
-				return fmt.Errorf("proto: wrong wireType = %d for field PercpuUsage", wireType)
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UsageInKernelmode", wireType)
-			}
-			m.UsageInKernelmode = 0
-			m.UsageInKernelmode, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UsageInUsermode", wireType)
-			}
-			m.UsageInUsermode = 0
-			m.UsageInUsermode, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ThrottlingData) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ThrottlingData: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ThrottlingData: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Periods", wireType)
-			}
-			m.Periods = 0
-			m.Periods, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottledPeriods", wireType)
-			}
-			m.ThrottledPeriods = 0
-			m.ThrottledPeriods, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottledTime", wireType)
-			}
-			m.ThrottledTime = 0
-			m.ThrottledTime, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *StatsContainerRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalVT returns the encoded message.
+func (m *StatsContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StatsContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *CpuStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StatsContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StatsContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CpuStats: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *PauseContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *PauseContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *PauseContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *PauseContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *PauseContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CpuStats: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ResumeContainerRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ResumeContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ResumeContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ResumeContainerRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ResumeContainerRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CpuUsage", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *RemoveStaleVirtiofsShareMountsRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *RemoveStaleVirtiofsShareMountsRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *RemoveStaleVirtiofsShareMountsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CpuUsage) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CpuUsage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CpuUsage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CpuUsage) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(4, uint64(m.UsageInUsermode))
+	e.Varint(3, uint64(m.UsageInKernelmode))
+	wire.EncodeVarints(e, 2, m.PercpuUsage)
+	e.Varint(1, uint64(m.TotalUsage))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CpuUsage) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.TotalUsage = d.Uint64()
+		case 16, 18:
+			m.PercpuUsage = wire.Varints(&d, m.PercpuUsage)
+		case 24:
+			m.UsageInKernelmode = d.Uint64()
+		case 32:
+			m.UsageInUsermode = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ThrottlingData) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ThrottlingData) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ThrottlingData) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ThrottlingData) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(3, uint64(m.ThrottledTime))
+	e.Varint(2, uint64(m.ThrottledPeriods))
+	e.Varint(1, uint64(m.Periods))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ThrottlingData) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Periods = d.Uint64()
+		case 16:
+			m.ThrottledPeriods = d.Uint64()
+		case 24:
+			m.ThrottledTime = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CpuStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CpuStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CpuStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CpuStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Pressure != nil {
+		e.Message(1000, m.Pressure)
+	}
+	if m.ThrottlingData != nil {
+		e.Message(2, m.ThrottlingData)
+	}
+	if m.CpuUsage != nil {
+		e.Message(1, m.CpuUsage)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CpuStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.CpuUsage == nil {
-				m.CpuUsage = &CpuUsage{}
+				m.CpuUsage = new(CpuUsage)
 			}
-			if err := m.CpuUsage.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottlingData", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.CpuUsage)
+		case 18:
 			if m.ThrottlingData == nil {
-				m.ThrottlingData = &ThrottlingData{}
+				m.ThrottlingData = new(ThrottlingData)
 			}
-			if err := m.ThrottlingData.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Pressure", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.ThrottlingData)
+		case 8002:
 			if m.Pressure == nil {
-				m.Pressure = &PressureStats{}
+				m.Pressure = new(PressureStats)
 			}
-			if err := m.Pressure.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Pressure)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *PidsStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: PidsStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: PidsStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Current", wireType)
-			}
-			m.Current = 0
-			m.Current, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Limit", wireType)
-			}
-			m.Limit = 0
-			m.Limit, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *MemoryData) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: MemoryData: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: MemoryData: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Usage", wireType)
-			}
-			m.Usage = 0
-			m.Usage, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MaxUsage", wireType)
-			}
-			m.MaxUsage = 0
-			m.MaxUsage, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Failcnt", wireType)
-			}
-			m.Failcnt = 0
-			m.Failcnt, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Limit", wireType)
-			}
-			m.Limit = 0
-			m.Limit, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *PidsStats) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// MarshalVT returns the encoded message.
+func (m *PidsStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *PidsStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *PidsStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(2, uint64(m.Limit))
+	e.Varint(1, uint64(m.Current))
 }
-func (m *MemoryStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *PidsStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Current = d.Uint64()
+		case 16:
+			m.Limit = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: MemoryStats: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *MemoryData) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *MemoryData) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *MemoryData) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *MemoryData) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(4, uint64(m.Limit))
+	e.Varint(3, uint64(m.Failcnt))
+	e.Varint(2, uint64(m.MaxUsage))
+	e.Varint(1, uint64(m.Usage))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *MemoryData) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Usage = d.Uint64()
+		case 16:
+			m.MaxUsage = d.Uint64()
+		case 24:
+			m.Failcnt = d.Uint64()
+		case 32:
+			m.Limit = d.Uint64()
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: MemoryStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Cache", wireType)
-			}
-			m.Cache = 0
-			m.Cache, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Usage", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *MemoryStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *MemoryStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *MemoryStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *MemoryStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Pressure != nil {
+		e.Message(1001, m.Pressure)
+	}
+	for k, v := range m.Events {
+		mark := e.Mark()
+		e.Varint(2, v)
+		e.Entry(1000, k, mark)
+	}
+	for k, v := range m.Stats {
+		mark := e.Mark()
+		e.Varint(2, v)
+		e.Entry(6, k, mark)
+	}
+	e.Bool(5, m.UseHierarchy)
+	if m.KernelUsage != nil {
+		e.Message(4, m.KernelUsage)
+	}
+	if m.SwapUsage != nil {
+		e.Message(3, m.SwapUsage)
+	}
+	if m.Usage != nil {
+		e.Message(2, m.Usage)
+	}
+	e.Varint(1, uint64(m.Cache))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *MemoryStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Cache = d.Uint64()
+		case 18:
 			if m.Usage == nil {
-				m.Usage = &MemoryData{}
+				m.Usage = new(MemoryData)
 			}
-			if err := m.Usage.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SwapUsage", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Usage)
+		case 26:
 			if m.SwapUsage == nil {
-				m.SwapUsage = &MemoryData{}
+				m.SwapUsage = new(MemoryData)
 			}
-			if err := m.SwapUsage.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field KernelUsage", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.SwapUsage)
+		case 34:
 			if m.KernelUsage == nil {
-				m.KernelUsage = &MemoryData{}
+				m.KernelUsage = new(MemoryData)
 			}
-			if err := m.KernelUsage.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UseHierarchy", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.UseHierarchy = bool(v != 0)
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Stats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.KernelUsage)
+		case 40:
+			m.UseHierarchy = d.Bool()
+		case 50:
+			k, v := d.Entry()
 			if m.Stats == nil {
 				m.Stats = make(map[string]uint64)
 			}
-			var mapkey string
-			var mapvalue uint64
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					mapvalue, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
-			}
-			m.Stats[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Events", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Stats[k] = v.Uint64()
+		case 8002:
+			k, v := d.Entry()
 			if m.Events == nil {
 				m.Events = make(map[string]uint64)
 			}
-			var mapkey string
-			var mapvalue uint64
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					mapvalue, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
-			}
-			m.Events[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Pressure", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Events[k] = v.Uint64()
+		case 8010:
 			if m.Pressure == nil {
-				m.Pressure = &PressureStats{}
+				m.Pressure = new(PressureStats)
 			}
-			if err := m.Pressure.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Pressure)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *PressureStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: PressureStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: PressureStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Some", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+
+// SizeVT returns the encoded size in bytes.
+func (m *PressureStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *PressureStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *PressureStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *PressureStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Full != nil {
+		e.Message(2, m.Full)
+	}
+	if m.Some != nil {
+		e.Message(1, m.Some)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *PressureStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.Some == nil {
-				m.Some = &PressureLine{}
+				m.Some = new(PressureLine)
 			}
-			if err := m.Some.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Full", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Some)
+		case 18:
 			if m.Full == nil {
-				m.Full = &PressureLine{}
+				m.Full = new(PressureLine)
 			}
-			if err := m.Full.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Full)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *PressureLine) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: PressureLine: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: PressureLine: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Avg10", wireType)
-			}
-			m.Avg10 = 0
-			m.Avg10, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Avg60", wireType)
-			}
-			m.Avg60 = 0
-			m.Avg60, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Avg300", wireType)
-			}
-			m.Avg300 = 0
-			m.Avg300, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Total", wireType)
-			}
-			m.Total = 0
-			m.Total, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *BlkioStatsEntry) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: BlkioStatsEntry: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: BlkioStatsEntry: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Major", wireType)
-			}
-			m.Major = 0
-			m.Major, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Minor", wireType)
-			}
-			m.Minor = 0
-			m.Minor, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Op", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Op = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Value", wireType)
-			}
-			m.Value = 0
-			m.Value, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *PressureLine) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// MarshalVT returns the encoded message.
+func (m *PressureLine) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *PressureLine) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *PressureLine) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(4, uint64(m.Total))
+	e.Varint(3, uint64(m.Avg300))
+	e.Varint(2, uint64(m.Avg60))
+	e.Varint(1, uint64(m.Avg10))
 }
-func (m *BlkioStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: BlkioStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: BlkioStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoServiceBytesRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoServiceBytesRecursive = append(m.IoServiceBytesRecursive, &BlkioStatsEntry{})
-			if err := m.IoServiceBytesRecursive[len(m.IoServiceBytesRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoServicedRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoServicedRecursive = append(m.IoServicedRecursive, &BlkioStatsEntry{})
-			if err := m.IoServicedRecursive[len(m.IoServicedRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoQueuedRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoQueuedRecursive = append(m.IoQueuedRecursive, &BlkioStatsEntry{})
-			if err := m.IoQueuedRecursive[len(m.IoQueuedRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoServiceTimeRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoServiceTimeRecursive = append(m.IoServiceTimeRecursive, &BlkioStatsEntry{})
-			if err := m.IoServiceTimeRecursive[len(m.IoServiceTimeRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoWaitTimeRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoWaitTimeRecursive = append(m.IoWaitTimeRecursive, &BlkioStatsEntry{})
-			if err := m.IoWaitTimeRecursive[len(m.IoWaitTimeRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoMergedRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoMergedRecursive = append(m.IoMergedRecursive, &BlkioStatsEntry{})
-			if err := m.IoMergedRecursive[len(m.IoMergedRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IoTimeRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IoTimeRecursive = append(m.IoTimeRecursive, &BlkioStatsEntry{})
-			if err := m.IoTimeRecursive[len(m.IoTimeRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *PressureLine) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SectorsRecursive", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SectorsRecursive = append(m.SectorsRecursive, &BlkioStatsEntry{})
-			if err := m.SectorsRecursive[len(m.SectorsRecursive)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Pressure", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Avg10 = uint32(d.Uint64())
+		case 16:
+			m.Avg60 = uint32(d.Uint64())
+		case 24:
+			m.Avg300 = uint32(d.Uint64())
+		case 32:
+			m.Total = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *BlkioStatsEntry) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *BlkioStatsEntry) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *BlkioStatsEntry) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *BlkioStatsEntry) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(4, uint64(m.Value))
+	e.String(3, m.Op)
+	e.Varint(2, uint64(m.Minor))
+	e.Varint(1, uint64(m.Major))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *BlkioStatsEntry) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Major = d.Uint64()
+		case 16:
+			m.Minor = d.Uint64()
+		case 26:
+			m.Op = d.String()
+		case 32:
+			m.Value = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *BlkioStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *BlkioStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *BlkioStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *BlkioStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Pressure != nil {
+		e.Message(1000, m.Pressure)
+	}
+	for i := len(m.SectorsRecursive) - 1; i >= 0; i-- {
+		e.Message(8, m.SectorsRecursive[i])
+	}
+	for i := len(m.IoTimeRecursive) - 1; i >= 0; i-- {
+		e.Message(7, m.IoTimeRecursive[i])
+	}
+	for i := len(m.IoMergedRecursive) - 1; i >= 0; i-- {
+		e.Message(6, m.IoMergedRecursive[i])
+	}
+	for i := len(m.IoWaitTimeRecursive) - 1; i >= 0; i-- {
+		e.Message(5, m.IoWaitTimeRecursive[i])
+	}
+	for i := len(m.IoServiceTimeRecursive) - 1; i >= 0; i-- {
+		e.Message(4, m.IoServiceTimeRecursive[i])
+	}
+	for i := len(m.IoQueuedRecursive) - 1; i >= 0; i-- {
+		e.Message(3, m.IoQueuedRecursive[i])
+	}
+	for i := len(m.IoServicedRecursive) - 1; i >= 0; i-- {
+		e.Message(2, m.IoServicedRecursive[i])
+	}
+	for i := len(m.IoServiceBytesRecursive) - 1; i >= 0; i-- {
+		e.Message(1, m.IoServiceBytesRecursive[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *BlkioStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoServiceBytesRecursive = append(m.IoServiceBytesRecursive, v)
+		case 18:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoServicedRecursive = append(m.IoServicedRecursive, v)
+		case 26:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoQueuedRecursive = append(m.IoQueuedRecursive, v)
+		case 34:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoServiceTimeRecursive = append(m.IoServiceTimeRecursive, v)
+		case 42:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoWaitTimeRecursive = append(m.IoWaitTimeRecursive, v)
+		case 50:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoMergedRecursive = append(m.IoMergedRecursive, v)
+		case 58:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.IoTimeRecursive = append(m.IoTimeRecursive, v)
+		case 66:
+			v := new(BlkioStatsEntry)
+			d.Message(v)
+			m.SectorsRecursive = append(m.SectorsRecursive, v)
+		case 8002:
 			if m.Pressure == nil {
-				m.Pressure = &PressureStats{}
+				m.Pressure = new(PressureStats)
 			}
-			if err := m.Pressure.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Pressure)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *HugetlbStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: HugetlbStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: HugetlbStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Usage", wireType)
-			}
-			m.Usage = 0
-			m.Usage, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MaxUsage", wireType)
-			}
-			m.MaxUsage = 0
-			m.MaxUsage, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Failcnt", wireType)
-			}
-			m.Failcnt = 0
-			m.Failcnt, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *HugetlbStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *HugetlbStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *HugetlbStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *HugetlbStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(3, uint64(m.Failcnt))
+	e.Varint(2, uint64(m.MaxUsage))
+	e.Varint(1, uint64(m.Usage))
 }
-func (m *CgroupStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *HugetlbStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Usage = d.Uint64()
+		case 16:
+			m.MaxUsage = d.Uint64()
+		case 24:
+			m.Failcnt = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CgroupStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CgroupStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CpuStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CgroupStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CgroupStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CgroupStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CgroupStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for k, v := range m.HugetlbStats {
+		mark := e.Mark()
+		e.Message(2, v)
+		e.Entry(5, k, mark)
+	}
+	if m.BlkioStats != nil {
+		e.Message(4, m.BlkioStats)
+	}
+	if m.PidsStats != nil {
+		e.Message(3, m.PidsStats)
+	}
+	if m.MemoryStats != nil {
+		e.Message(2, m.MemoryStats)
+	}
+	if m.CpuStats != nil {
+		e.Message(1, m.CpuStats)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CgroupStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.CpuStats == nil {
-				m.CpuStats = &CpuStats{}
+				m.CpuStats = new(CpuStats)
 			}
-			if err := m.CpuStats.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemoryStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.CpuStats)
+		case 18:
 			if m.MemoryStats == nil {
-				m.MemoryStats = &MemoryStats{}
+				m.MemoryStats = new(MemoryStats)
 			}
-			if err := m.MemoryStats.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field PidsStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.MemoryStats)
+		case 26:
 			if m.PidsStats == nil {
-				m.PidsStats = &PidsStats{}
+				m.PidsStats = new(PidsStats)
 			}
-			if err := m.PidsStats.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field BlkioStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.PidsStats)
+		case 34:
 			if m.BlkioStats == nil {
-				m.BlkioStats = &BlkioStats{}
+				m.BlkioStats = new(BlkioStats)
 			}
-			if err := m.BlkioStats.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HugetlbStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.BlkioStats)
+		case 42:
+			k, v := d.Entry()
 			if m.HugetlbStats == nil {
 				m.HugetlbStats = make(map[string]*HugetlbStats)
 			}
-			var mapkey string
-			var mapvalue *HugetlbStats
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var mapmsglen int
-					var _v uint64
-					_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					mapmsglen = int(_v)
-					if err != nil {
-						return err
-					}
-					if mapmsglen < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postmsgIndex := iNdEx + mapmsglen
-					if postmsgIndex < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postmsgIndex > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = &HugetlbStats{}
-					if err := mapvalue.UnmarshalVT(dAtA[iNdEx:postmsgIndex]); err != nil {
-						return err
-					}
-					iNdEx = postmsgIndex
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
+			inner := new(HugetlbStats)
+			if err := inner.UnmarshalVT(v.View()); err != nil {
+				d.Fail(err)
 			}
-			m.HugetlbStats[mapkey] = mapvalue
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			m.HugetlbStats[k] = inner
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *NetworkStats) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: NetworkStats: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: NetworkStats: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RxBytes", wireType)
-			}
-			m.RxBytes = 0
-			m.RxBytes, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RxPackets", wireType)
-			}
-			m.RxPackets = 0
-			m.RxPackets, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RxErrors", wireType)
-			}
-			m.RxErrors = 0
-			m.RxErrors, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RxDropped", wireType)
-			}
-			m.RxDropped = 0
-			m.RxDropped, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TxBytes", wireType)
-			}
-			m.TxBytes = 0
-			m.TxBytes, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TxPackets", wireType)
-			}
-			m.TxPackets = 0
-			m.TxPackets, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 8:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TxErrors", wireType)
-			}
-			m.TxErrors = 0
-			m.TxErrors, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 9:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TxDropped", wireType)
-			}
-			m.TxDropped = 0
-			m.TxDropped, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *NetworkStats) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *NetworkStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *NetworkStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *NetworkStats) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(9, uint64(m.TxDropped))
+	e.Varint(8, uint64(m.TxErrors))
+	e.Varint(7, uint64(m.TxPackets))
+	e.Varint(6, uint64(m.TxBytes))
+	e.Varint(5, uint64(m.RxDropped))
+	e.Varint(4, uint64(m.RxErrors))
+	e.Varint(3, uint64(m.RxPackets))
+	e.Varint(2, uint64(m.RxBytes))
+	e.String(1, m.Name)
 }
-func (m *StatsContainerResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *NetworkStats) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Name = d.String()
+		case 16:
+			m.RxBytes = d.Uint64()
+		case 24:
+			m.RxPackets = d.Uint64()
+		case 32:
+			m.RxErrors = d.Uint64()
+		case 40:
+			m.RxDropped = d.Uint64()
+		case 48:
+			m.TxBytes = d.Uint64()
+		case 56:
+			m.TxPackets = d.Uint64()
+		case 64:
+			m.TxErrors = d.Uint64()
+		case 72:
+			m.TxDropped = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StatsContainerResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StatsContainerResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CgroupStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *StatsContainerResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *StatsContainerResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StatsContainerResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StatsContainerResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.NetworkStats) - 1; i >= 0; i-- {
+		e.Message(2, m.NetworkStats[i])
+	}
+	if m.CgroupStats != nil {
+		e.Message(1, m.CgroupStats)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StatsContainerResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.CgroupStats == nil {
-				m.CgroupStats = &CgroupStats{}
+				m.CgroupStats = new(CgroupStats)
 			}
-			if err := m.CgroupStats.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field NetworkStats", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.NetworkStats = append(m.NetworkStats, &NetworkStats{})
-			if err := m.NetworkStats[len(m.NetworkStats)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.CgroupStats)
+		case 18:
+			v := new(NetworkStats)
+			d.Message(v)
+			m.NetworkStats = append(m.NetworkStats, v)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *WriteStreamRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: WriteStreamRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: WriteStreamRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *WriteStreamResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: WriteStreamResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: WriteStreamResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Len", wireType)
-			}
-			m.Len = 0
-			m.Len, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *WriteStreamRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ReadStreamRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ReadStreamRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ReadStreamRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Len", wireType)
-			}
-			m.Len = 0
-			m.Len, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *WriteStreamRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *WriteStreamRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *ReadStreamResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ReadStreamResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ReadStreamResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *WriteStreamRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Bytes(3, m.Data)
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
 }
-func (m *CloseStdinRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CloseStdinRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CloseStdinRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *WriteStreamRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 26:
+			m.Data = d.Bytes()
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *TtyWinResizeRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: TtyWinResizeRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: TtyWinResizeRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExecId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Row", wireType)
-			}
-			m.Row = 0
-			m.Row, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Column", wireType)
-			}
-			m.Column = 0
-			m.Column, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *KernelModule) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: KernelModule: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: KernelModule: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Parameters", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Parameters = append(m.Parameters, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *WriteStreamResponse) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *CreateSandboxRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CreateSandboxRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CreateSandboxRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Hostname", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Hostname = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Dns", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Dns = append(m.Dns, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Storages", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Storages = append(m.Storages, &Storage{})
-			if err := m.Storages[len(m.Storages)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SandboxPidns", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.SandboxPidns = bool(v != 0)
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SandboxId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SandboxId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GuestHookPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.GuestHookPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field KernelModules", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.KernelModules = append(m.KernelModules, &KernelModule{})
-			if err := m.KernelModules[len(m.KernelModules)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *WriteStreamResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *WriteStreamResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *DestroySandboxRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: DestroySandboxRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: DestroySandboxRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *WriteStreamResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(1, uint64(m.Len))
 }
-func (m *Interfaces) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Interfaces: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Interfaces: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Interfaces", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Interfaces = append(m.Interfaces, &typespb.Interface{})
-			if err := m.Interfaces[len(m.Interfaces)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *WriteStreamResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Len = uint32(d.Uint64())
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *Routes) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Routes: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Routes: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Routes", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Routes = append(m.Routes, &typespb.Route{})
-			if err := m.Routes[len(m.Routes)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// SizeVT returns the encoded size in bytes.
+func (m *ReadStreamRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ReadStreamRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ReadStreamRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *UpdateInterfaceRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ReadStreamRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(3, uint64(m.Len))
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ReadStreamRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 24:
+			m.Len = uint32(d.Uint64())
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: UpdateInterfaceRequest: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ReadStreamResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ReadStreamResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ReadStreamResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ReadStreamResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(1, m.Data)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ReadStreamResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Data = d.Bytes()
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: UpdateInterfaceRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CloseStdinRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CloseStdinRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CloseStdinRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CloseStdinRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CloseStdinRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Interface", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *TtyWinResizeRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *TtyWinResizeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *TtyWinResizeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *TtyWinResizeRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(4, uint64(m.Column))
+	e.Varint(3, uint64(m.Row))
+	e.String(2, m.ExecId)
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *TtyWinResizeRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		case 18:
+			m.ExecId = d.String()
+		case 24:
+			m.Row = uint32(d.Uint64())
+		case 32:
+			m.Column = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *KernelModule) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *KernelModule) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *KernelModule) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *KernelModule) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(2, m.Parameters)
+	e.String(1, m.Name)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *KernelModule) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Name = d.String()
+		case 18:
+			m.Parameters = append(m.Parameters, d.String())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CreateSandboxRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CreateSandboxRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CreateSandboxRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CreateSandboxRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.KernelModules) - 1; i >= 0; i-- {
+		e.Message(7, m.KernelModules[i])
+	}
+	e.String(6, m.GuestHookPath)
+	e.String(5, m.SandboxId)
+	e.Bool(4, m.SandboxPidns)
+	for i := len(m.Storages) - 1; i >= 0; i-- {
+		e.Message(3, m.Storages[i])
+	}
+	e.Strings(2, m.Dns)
+	e.String(1, m.Hostname)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Hostname = d.String()
+		case 18:
+			m.Dns = append(m.Dns, d.String())
+		case 26:
+			v := new(Storage)
+			d.Message(v)
+			m.Storages = append(m.Storages, v)
+		case 32:
+			m.SandboxPidns = d.Bool()
+		case 42:
+			m.SandboxId = d.String()
+		case 50:
+			m.GuestHookPath = d.String()
+		case 58:
+			v := new(KernelModule)
+			d.Message(v)
+			m.KernelModules = append(m.KernelModules, v)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *DestroySandboxRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *DestroySandboxRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *DestroySandboxRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *DestroySandboxRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *DestroySandboxRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Interfaces) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Interfaces) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Interfaces) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Interfaces) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.Interfaces) - 1; i >= 0; i-- {
+		e.Message(1, m.Interfaces[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Interfaces) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(typespb.Interface)
+			d.Message(v)
+			m.Interfaces = append(m.Interfaces, v)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Routes) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Routes) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Routes) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Routes) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.Routes) - 1; i >= 0; i-- {
+		e.Message(1, m.Routes[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Routes) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(typespb.Route)
+			d.Message(v)
+			m.Routes = append(m.Routes, v)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *UpdateInterfaceRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *UpdateInterfaceRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *UpdateInterfaceRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *UpdateInterfaceRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Interface != nil {
+		e.Message(1, m.Interface)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *UpdateInterfaceRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.Interface == nil {
-				m.Interface = &typespb.Interface{}
+				m.Interface = new(typespb.Interface)
 			}
-			if err := m.Interface.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Interface)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *UpdateRoutesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: UpdateRoutesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: UpdateRoutesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Routes", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+
+// SizeVT returns the encoded size in bytes.
+func (m *UpdateRoutesRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *UpdateRoutesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *UpdateRoutesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *UpdateRoutesRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Routes != nil {
+		e.Message(1, m.Routes)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *UpdateRoutesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.Routes == nil {
-				m.Routes = &Routes{}
+				m.Routes = new(Routes)
 			}
-			if err := m.Routes.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Routes)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *ListInterfacesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ListInterfacesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ListInterfacesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ListRoutesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ListRoutesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ListRoutesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *ListInterfacesRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ARPNeighbors) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ARPNeighbors: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ARPNeighbors: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ARPNeighbors", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ARPNeighbors = append(m.ARPNeighbors, &typespb.ARPNeighbor{})
-			if err := m.ARPNeighbors[len(m.ARPNeighbors)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *ListInterfacesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ListInterfacesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *AddARPNeighborsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ListInterfacesRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ListInterfacesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ListRoutesRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ListRoutesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ListRoutesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ListRoutesRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ListRoutesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ARPNeighbors) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ARPNeighbors) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ARPNeighbors) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ARPNeighbors) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.ARPNeighbors) - 1; i >= 0; i-- {
+		e.Message(1, m.ARPNeighbors[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ARPNeighbors) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(typespb.ARPNeighbor)
+			d.Message(v)
+			m.ARPNeighbors = append(m.ARPNeighbors, v)
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: AddARPNeighborsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: AddARPNeighborsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Neighbors", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *AddARPNeighborsRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *AddARPNeighborsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *AddARPNeighborsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *AddARPNeighborsRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Neighbors != nil {
+		e.Message(1, m.Neighbors)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *AddARPNeighborsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
 			if m.Neighbors == nil {
-				m.Neighbors = &ARPNeighbors{}
+				m.Neighbors = new(ARPNeighbors)
 			}
-			if err := m.Neighbors.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Neighbors)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *GetIPTablesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetIPTablesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetIPTablesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IsIpv6", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.IsIpv6 = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GetIPTablesResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetIPTablesResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetIPTablesResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *GetIPTablesRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *SetIPTablesRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SetIPTablesRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SetIPTablesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IsIpv6", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.IsIpv6 = bool(v != 0)
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *GetIPTablesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetIPTablesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *SetIPTablesResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SetIPTablesResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SetIPTablesResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *GetIPTablesRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Bool(1, m.IsIpv6)
 }
-func (m *OnlineCPUMemRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: OnlineCPUMemRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: OnlineCPUMemRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Wait", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Wait = bool(v != 0)
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field NbCpus", wireType)
-			}
-			m.NbCpus = 0
-			m.NbCpus, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CpuOnly", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.CpuOnly = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetIPTablesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.IsIpv6 = d.Bool()
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *ReseedRandomDevRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ReseedRandomDevRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ReseedRandomDevRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *AgentDetails) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: AgentDetails: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: AgentDetails: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Version", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Version = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field InitDaemon", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.InitDaemon = bool(v != 0)
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DeviceHandlers", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DeviceHandlers = append(m.DeviceHandlers, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StorageHandlers", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.StorageHandlers = append(m.StorageHandlers, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SupportsSeccomp", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.SupportsSeccomp = bool(v != 0)
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExtraFeatures", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ExtraFeatures = append(m.ExtraFeatures, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *GetIPTablesResponse) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GuestDetailsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GuestDetailsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GuestDetailsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemBlockSize", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.MemBlockSize = bool(v != 0)
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemHotplugProbe", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.MemHotplugProbe = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *GetIPTablesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetIPTablesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *GuestDetailsResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GetIPTablesResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(1, m.Data)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetIPTablesResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Data = d.Bytes()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GuestDetailsResponse: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *SetIPTablesRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *SetIPTablesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SetIPTablesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *SetIPTablesRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(2, m.Data)
+	e.Bool(1, m.IsIpv6)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SetIPTablesRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.IsIpv6 = d.Bool()
+		case 18:
+			m.Data = d.Bytes()
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GuestDetailsResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *SetIPTablesResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *SetIPTablesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SetIPTablesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *SetIPTablesResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(1, m.Data)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SetIPTablesResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Data = d.Bytes()
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemBlockSizeBytes", wireType)
-			}
-			m.MemBlockSizeBytes = 0
-			m.MemBlockSizeBytes, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field AgentDetails", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *OnlineCPUMemRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *OnlineCPUMemRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *OnlineCPUMemRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *OnlineCPUMemRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(3, m.CpuOnly)
+	e.Varint(2, uint64(m.NbCpus))
+	e.Bool(1, m.Wait)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *OnlineCPUMemRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Wait = d.Bool()
+		case 16:
+			m.NbCpus = uint32(d.Uint64())
+		case 24:
+			m.CpuOnly = d.Bool()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ReseedRandomDevRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ReseedRandomDevRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ReseedRandomDevRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ReseedRandomDevRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(2, m.Data)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ReseedRandomDevRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 18:
+			m.Data = d.Bytes()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *AgentDetails) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *AgentDetails) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *AgentDetails) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *AgentDetails) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(6, m.ExtraFeatures)
+	e.Bool(5, m.SupportsSeccomp)
+	e.Strings(4, m.StorageHandlers)
+	e.Strings(3, m.DeviceHandlers)
+	e.Bool(2, m.InitDaemon)
+	e.String(1, m.Version)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *AgentDetails) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Version = d.String()
+		case 16:
+			m.InitDaemon = d.Bool()
+		case 26:
+			m.DeviceHandlers = append(m.DeviceHandlers, d.String())
+		case 34:
+			m.StorageHandlers = append(m.StorageHandlers, d.String())
+		case 40:
+			m.SupportsSeccomp = d.Bool()
+		case 50:
+			m.ExtraFeatures = append(m.ExtraFeatures, d.String())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GuestDetailsRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GuestDetailsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GuestDetailsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GuestDetailsRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(2, m.MemHotplugProbe)
+	e.Bool(1, m.MemBlockSize)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GuestDetailsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.MemBlockSize = d.Bool()
+		case 16:
+			m.MemHotplugProbe = d.Bool()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GuestDetailsResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GuestDetailsResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GuestDetailsResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GuestDetailsResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(3, m.SupportMemHotplugProbe)
+	if m.AgentDetails != nil {
+		e.Message(2, m.AgentDetails)
+	}
+	e.Varint(1, uint64(m.MemBlockSizeBytes))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.MemBlockSizeBytes = d.Uint64()
+		case 18:
 			if m.AgentDetails == nil {
-				m.AgentDetails = &AgentDetails{}
+				m.AgentDetails = new(AgentDetails)
 			}
-			if err := m.AgentDetails.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SupportMemHotplugProbe", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.SupportMemHotplugProbe = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.AgentDetails)
+		case 24:
+			m.SupportMemHotplugProbe = d.Bool()
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *MemHotplugByProbeRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: MemHotplugByProbeRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: MemHotplugByProbeRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType == 0 {
-				var v uint64
-				v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				m.MemHotplugProbeAddr = append(m.MemHotplugProbeAddr, v)
-			} else if wireType == 2 {
-				var packedLen int
-				var _v uint64
-				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				packedLen = int(_v)
-				if err != nil {
-					return err
-				}
-				if packedLen < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				postIndex := iNdEx + packedLen
-				if postIndex < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				if postIndex > l {
-					return io.ErrUnexpectedEOF
-				}
-				var elementCount int
-				var count int
-				for _, integer := range dAtA[iNdEx:postIndex] {
-					if integer < 128 {
-						count++
-					}
-				}
-				elementCount = count
-				if elementCount != 0 && len(m.MemHotplugProbeAddr) == 0 {
-					m.MemHotplugProbeAddr = make([]uint64, 0, elementCount)
-				}
-				for iNdEx < postIndex {
-					var v uint64
-					v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					m.MemHotplugProbeAddr = append(m.MemHotplugProbeAddr, v)
-				}
-			} else {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemHotplugProbeAddr", wireType)
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *SetGuestDateTimeRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SetGuestDateTimeRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SetGuestDateTimeRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Sec", wireType)
-			}
-			m.Sec = 0
-			m.Sec, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Usec", wireType)
-			}
-			m.Usec = 0
-			m.Usec, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *MemHotplugByProbeRequest) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *FSGroup) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: FSGroup: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: FSGroup: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GroupId", wireType)
-			}
-			m.GroupId = 0
-			m.GroupId, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GroupChangePolicy", wireType)
-			}
-			m.GroupChangePolicy = 0
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			m.GroupChangePolicy = typespb.FSGroupChangePolicy(_v)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *MemHotplugByProbeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *MemHotplugByProbeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *SharedMount) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SharedMount: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SharedMount: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SrcCtr", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SrcCtr = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SrcPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SrcPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DstCtr", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DstCtr = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DstPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DstPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *MemHotplugByProbeRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	wire.EncodeVarints(e, 1, m.MemHotplugProbeAddr)
 }
-func (m *Storage) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *MemHotplugByProbeRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8, 10:
+			m.MemHotplugProbeAddr = wire.Varints(&d, m.MemHotplugProbeAddr)
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Storage: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *SetGuestDateTimeRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *SetGuestDateTimeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SetGuestDateTimeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *SetGuestDateTimeRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Usec))
+	e.Varint(1, uint64(m.Sec))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SetGuestDateTimeRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Sec = int64(d.Uint64())
+		case 16:
+			m.Usec = int64(d.Uint64())
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Storage: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *FSGroup) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *FSGroup) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *FSGroup) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *FSGroup) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(3, uint64(m.GroupChangePolicy))
+	e.Varint(2, uint64(m.GroupId))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *FSGroup) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 16:
+			m.GroupId = uint32(d.Uint64())
+		case 24:
+			m.GroupChangePolicy = typespb.FSGroupChangePolicy(d.Uint64())
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Driver", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Driver = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DriverOptions", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DriverOptions = append(m.DriverOptions, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Source", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Source = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Fstype", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Fstype = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Options = append(m.Options, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MountPoint", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.MountPoint = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FsGroup", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *SharedMount) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *SharedMount) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SharedMount) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *SharedMount) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(5, m.DstPath)
+	e.String(4, m.DstCtr)
+	e.String(3, m.SrcPath)
+	e.String(2, m.SrcCtr)
+	e.String(1, m.Name)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SharedMount) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Name = d.String()
+		case 18:
+			m.SrcCtr = d.String()
+		case 26:
+			m.SrcPath = d.String()
+		case 34:
+			m.DstCtr = d.String()
+		case 42:
+			m.DstPath = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Storage) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Storage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Storage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Storage) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(8, m.Shared)
+	if m.FsGroup != nil {
+		e.Message(7, m.FsGroup)
+	}
+	e.String(6, m.MountPoint)
+	e.Strings(5, m.Options)
+	e.String(4, m.Fstype)
+	e.String(3, m.Source)
+	e.Strings(2, m.DriverOptions)
+	e.String(1, m.Driver)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Storage) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Driver = d.String()
+		case 18:
+			m.DriverOptions = append(m.DriverOptions, d.String())
+		case 26:
+			m.Source = d.String()
+		case 34:
+			m.Fstype = d.String()
+		case 42:
+			m.Options = append(m.Options, d.String())
+		case 50:
+			m.MountPoint = d.String()
+		case 58:
 			if m.FsGroup == nil {
-				m.FsGroup = &FSGroup{}
+				m.FsGroup = new(FSGroup)
 			}
-			if err := m.FsGroup.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
+			d.Message(m.FsGroup)
+		case 64:
+			m.Shared = d.Bool()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Device) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Device) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Device) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Device) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(5, m.Options)
+	e.String(4, m.ContainerPath)
+	e.String(3, m.VmPath)
+	e.String(2, m.Type)
+	e.String(1, m.Id)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Device) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Id = d.String()
+		case 18:
+			m.Type = d.String()
+		case 26:
+			m.VmPath = d.String()
+		case 34:
+			m.ContainerPath = d.String()
+		case 42:
+			m.Options = append(m.Options, d.String())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *StringUser) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *StringUser) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StringUser) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StringUser) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(3, m.AdditionalGids)
+	e.String(2, m.Gid)
+	e.String(1, m.Uid)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StringUser) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Uid = d.String()
+		case 18:
+			m.Gid = d.String()
+		case 26:
+			m.AdditionalGids = append(m.AdditionalGids, d.String())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CopyFileRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CopyFileRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CopyFileRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CopyFileRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bytes(8, m.Data)
+	e.Varint(7, uint64(m.Offset))
+	e.Varint(6, uint64(m.Gid))
+	e.Varint(5, uint64(m.Uid))
+	e.Varint(4, uint64(m.DirMode))
+	e.Varint(3, uint64(m.FileMode))
+	e.Varint(2, uint64(m.FileSize))
+	e.String(1, m.Path)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CopyFileRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Path = d.String()
+		case 16:
+			m.FileSize = int64(d.Uint64())
+		case 24:
+			m.FileMode = uint32(d.Uint64())
+		case 32:
+			m.DirMode = uint32(d.Uint64())
+		case 40:
+			m.Uid = int32(d.Uint64())
+		case 48:
+			m.Gid = int32(d.Uint64())
+		case 56:
+			m.Offset = int64(d.Uint64())
+		case 66:
+			m.Data = d.Bytes()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *StartTracingRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *StartTracingRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StartTracingRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StartTracingRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StartTracingRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *StopTracingRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *StopTracingRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *StopTracingRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *StopTracingRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *StopTracingRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GetOOMEventRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GetOOMEventRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetOOMEventRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GetOOMEventRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetOOMEventRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *OOMEvent) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *OOMEvent) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *OOMEvent) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *OOMEvent) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.ContainerId)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *OOMEvent) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.ContainerId = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *AddSwapRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *AddSwapRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *AddSwapRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *AddSwapRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	wire.EncodeVarints(e, 1, m.PCIPath)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *AddSwapRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8, 10:
+			m.PCIPath = wire.Varints(&d, m.PCIPath)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *AddSwapPathRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *AddSwapPathRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *AddSwapPathRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *AddSwapPathRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Path)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *AddSwapPathRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Path = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GetMetricsRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GetMetricsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetMetricsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GetMetricsRequest) EncodeVT(e *wire.Encoder) {
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetMetricsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Metrics) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Metrics) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Metrics) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Metrics) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Metrics)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Metrics) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Metrics = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *VolumeStatsRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *VolumeStatsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *VolumeStatsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *VolumeStatsRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.VolumeGuestPath)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *VolumeStatsRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.VolumeGuestPath = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *ResizeVolumeRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ResizeVolumeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ResizeVolumeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ResizeVolumeRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Size))
+	e.String(1, m.VolumeGuestPath)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ResizeVolumeRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.VolumeGuestPath = d.String()
+		case 16:
+			m.Size = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *SetPolicyRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *SetPolicyRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *SetPolicyRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *SetPolicyRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Policy)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *SetPolicyRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Policy = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GetDiagnosticDataRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GetDiagnosticDataRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetDiagnosticDataRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GetDiagnosticDataRequest) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.ContainerId)
+	e.String(1, m.LogType)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetDiagnosticDataRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.LogType = d.String()
+		case 18:
+			m.ContainerId = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *GetDiagnosticDataResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *GetDiagnosticDataResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *GetDiagnosticDataResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *GetDiagnosticDataResponse) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Data)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *GetDiagnosticDataResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Data = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *MemAgentMemcgConfig) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *MemAgentMemcgConfig) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *MemAgentMemcgConfig) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *MemAgentMemcgConfig) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.EvictionRunAgingCountMin != nil {
+		e.Optional(7, uint64(*m.EvictionRunAgingCountMin))
+	}
+	if m.EvictionPsiPercentLimit != nil {
+		e.Optional(6, uint64(*m.EvictionPsiPercentLimit))
+	}
+	if m.PeriodPsiPercentLimit != nil {
+		e.Optional(5, uint64(*m.PeriodPsiPercentLimit))
+	}
+	if m.PeriodSecs != nil {
+		e.Optional(4, uint64(*m.PeriodSecs))
+	}
+	if m.SwappinessMax != nil {
+		e.Optional(3, uint64(*m.SwappinessMax))
+	}
+	if m.Swap != nil {
+		e.OptionalBool(2, *m.Swap)
+	}
+	if m.Disabled != nil {
+		e.OptionalBool(1, *m.Disabled)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *MemAgentMemcgConfig) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case 8:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Shared", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Shared = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Device) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Device: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Device: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Id", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Id = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field VmPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.VmPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Options = append(m.Options, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *StringUser) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StringUser: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StringUser: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Uid", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Uid = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Gid", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Gid = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field AdditionalGids", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.AdditionalGids = append(m.AdditionalGids, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *CopyFileRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CopyFileRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CopyFileRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FileSize", wireType)
-			}
-			m.FileSize = 0
-			m.FileSize, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FileMode", wireType)
-			}
-			m.FileMode = 0
-			m.FileMode, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DirMode", wireType)
-			}
-			m.DirMode = 0
-			m.DirMode, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Uid", wireType)
-			}
-			m.Uid = 0
-			m.Uid, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Gid", wireType)
-			}
-			m.Gid = 0
-			m.Gid, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Offset", wireType)
-			}
-			m.Offset = 0
-			m.Offset, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = append(m.Data[:0], dAtA[iNdEx:postIndex]...)
-			if m.Data == nil {
-				m.Data = []byte{}
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *StartTracingRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StartTracingRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StartTracingRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *StopTracingRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: StopTracingRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: StopTracingRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GetOOMEventRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetOOMEventRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetOOMEventRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *OOMEvent) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: OOMEvent: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: OOMEvent: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *AddSwapRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: AddSwapRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: AddSwapRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType == 0 {
-				var v uint32
-				v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				m.PCIPath = append(m.PCIPath, v)
-			} else if wireType == 2 {
-				var packedLen int
-				var _v uint64
-				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				packedLen = int(_v)
-				if err != nil {
-					return err
-				}
-				if packedLen < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				postIndex := iNdEx + packedLen
-				if postIndex < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				if postIndex > l {
-					return io.ErrUnexpectedEOF
-				}
-				var elementCount int
-				var count int
-				for _, integer := range dAtA[iNdEx:postIndex] {
-					if integer < 128 {
-						count++
-					}
-				}
-				elementCount = count
-				if elementCount != 0 && len(m.PCIPath) == 0 {
-					m.PCIPath = make([]uint32, 0, elementCount)
-				}
-				for iNdEx < postIndex {
-					var v uint32
-					v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					m.PCIPath = append(m.PCIPath, v)
-				}
-			} else {
-				return fmt.Errorf("proto: wrong wireType = %d for field PCIPath", wireType)
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *AddSwapPathRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: AddSwapPathRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: AddSwapPathRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GetMetricsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetMetricsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetMetricsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Metrics) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Metrics: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Metrics: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Metrics", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Metrics = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *VolumeStatsRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: VolumeStatsRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: VolumeStatsRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field VolumeGuestPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.VolumeGuestPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *ResizeVolumeRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ResizeVolumeRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ResizeVolumeRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field VolumeGuestPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.VolumeGuestPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Size", wireType)
-			}
-			m.Size = 0
-			m.Size, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *SetPolicyRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: SetPolicyRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SetPolicyRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Policy", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GetDiagnosticDataRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetDiagnosticDataRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetDiagnosticDataRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field LogType", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.LogType = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerId", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ContainerId = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *GetDiagnosticDataResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: GetDiagnosticDataResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: GetDiagnosticDataResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Data", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Data = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *MemAgentMemcgConfig) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: MemAgentMemcgConfig: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: MemAgentMemcgConfig: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Disabled", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			b := bool(v != 0)
-			m.Disabled = &b
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Swap", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			b := bool(v != 0)
-			m.Swap = &b
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SwappinessMax", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+			v := d.Bool()
+			m.Disabled = &v
+		case 16:
+			v := d.Bool()
+			m.Swap = &v
+		case 24:
+			v := uint32(d.Uint64())
 			m.SwappinessMax = &v
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field PeriodSecs", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 32:
+			v := d.Uint64()
 			m.PeriodSecs = &v
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field PeriodPsiPercentLimit", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 40:
+			v := uint32(d.Uint64())
 			m.PeriodPsiPercentLimit = &v
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field EvictionPsiPercentLimit", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 48:
+			v := uint32(d.Uint64())
 			m.EvictionPsiPercentLimit = &v
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field EvictionRunAgingCountMin", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 56:
+			v := d.Uint64()
 			m.EvictionRunAgingCountMin = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *MemAgentCompactConfig) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: MemAgentCompactConfig: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: MemAgentCompactConfig: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Disabled", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			b := bool(v != 0)
-			m.Disabled = &b
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field PeriodSecs", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.PeriodSecs = &v
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field PeriodPsiPercentLimit", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.PeriodPsiPercentLimit = &v
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CompactPsiPercentLimit", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.CompactPsiPercentLimit = &v
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CompactSecMax", wireType)
-			}
-			var v int64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.CompactSecMax = &v
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CompactOrder", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.CompactOrder = &v
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CompactThreshold", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.CompactThreshold = &v
-		case 8:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CompactForceTimes", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			m.CompactForceTimes = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *MemAgentCompactConfig) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *MemAgentCompactConfig) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *MemAgentCompactConfig) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *MemAgentCompactConfig) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	if m.CompactForceTimes != nil {
+		e.Optional(8, uint64(*m.CompactForceTimes))
+	}
+	if m.CompactThreshold != nil {
+		e.Optional(7, uint64(*m.CompactThreshold))
+	}
+	if m.CompactOrder != nil {
+		e.Optional(6, uint64(*m.CompactOrder))
+	}
+	if m.CompactSecMax != nil {
+		e.Optional(5, uint64(*m.CompactSecMax))
+	}
+	if m.CompactPsiPercentLimit != nil {
+		e.Optional(4, uint64(*m.CompactPsiPercentLimit))
+	}
+	if m.PeriodPsiPercentLimit != nil {
+		e.Optional(3, uint64(*m.PeriodPsiPercentLimit))
+	}
+	if m.PeriodSecs != nil {
+		e.Optional(2, uint64(*m.PeriodSecs))
+	}
+	if m.Disabled != nil {
+		e.OptionalBool(1, *m.Disabled)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *MemAgentCompactConfig) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			v := d.Bool()
+			m.Disabled = &v
+		case 16:
+			v := d.Uint64()
+			m.PeriodSecs = &v
+		case 24:
+			v := uint32(d.Uint64())
+			m.PeriodPsiPercentLimit = &v
+		case 32:
+			v := uint32(d.Uint64())
+			m.CompactPsiPercentLimit = &v
+		case 40:
+			v := int64(d.Uint64())
+			m.CompactSecMax = &v
+		case 48:
+			v := uint32(d.Uint64())
+			m.CompactOrder = &v
+		case 56:
+			v := d.Uint64()
+			m.CompactThreshold = &v
+		case 64:
+			v := d.Uint64()
+			m.CompactForceTimes = &v
+		}
+	}
+	return d.Err()
 }

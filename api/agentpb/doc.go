@@ -4,5 +4,5 @@
 // behaviour is the agent's (guest/agent), transport is package ttrpc's.
 //
 // Getters work on nil messages and answer zero values. Decoded messages share
-// no memory with the bytes they came from.
+// no memory with the bytes they came from, and unknown fields are dropped.
 package agentpb

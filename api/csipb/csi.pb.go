@@ -5,9 +5,7 @@
 package csipb
 
 import (
-	fmt "fmt"
-	protobuf_go_lite "github.com/aperturerobotics/protobuf-go-lite"
-	io "io"
+	wire "kata/api/wire"
 	strconv "strconv"
 )
 
@@ -52,7 +50,6 @@ func (x VolumeUsage_Unit) String() string {
 
 // VolumeStatsResponse says how full a volume is and how it feels.
 type VolumeStatsResponse struct {
-	unknownFields []byte
 	// One entry for bytes, one for inodes.
 	Usage           []*VolumeUsage   `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
 	VolumeCondition *VolumeCondition `protobuf:"bytes,2,opt,name=volume_condition,json=volumeCondition,proto3" json:"volumeCondition,omitempty"`
@@ -80,11 +77,10 @@ func (x *VolumeStatsResponse) GetVolumeCondition() *VolumeCondition {
 
 // VolumeUsage is the capacity of a volume in one unit.
 type VolumeUsage struct {
-	unknownFields []byte
-	Available     uint64           `protobuf:"varint,1,opt,name=available,proto3" json:"available,omitempty"`
-	Total         uint64           `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
-	Used          uint64           `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
-	Unit          VolumeUsage_Unit `protobuf:"varint,4,opt,name=unit,proto3" json:"unit,omitempty"`
+	Available uint64           `protobuf:"varint,1,opt,name=available,proto3" json:"available,omitempty"`
+	Total     uint64           `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	Used      uint64           `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
+	Unit      VolumeUsage_Unit `protobuf:"varint,4,opt,name=unit,proto3" json:"unit,omitempty"`
 }
 
 func (x *VolumeUsage) Reset() {
@@ -123,7 +119,6 @@ func (x *VolumeUsage) GetUnit() VolumeUsage_Unit {
 
 // VolumeCondition is the health of a volume.
 type VolumeCondition struct {
-	unknownFields []byte
 	// Set when something is wrong; message says what.
 	Abnormal bool   `protobuf:"varint,1,opt,name=abnormal,proto3" json:"abnormal,omitempty"`
 	Message  string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -149,472 +144,115 @@ func (x *VolumeCondition) GetMessage() string {
 	return ""
 }
 
-func (m *VolumeStatsResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
+// SizeVT returns the encoded size in bytes.
+func (m *VolumeStatsResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *VolumeStatsResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *VolumeStatsResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
 
-func (m *VolumeStatsResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *VolumeStatsResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+// EncodeVT writes the fields from the last to the first.
+func (m *VolumeStatsResponse) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
+		return
 	}
 	if m.VolumeCondition != nil {
-		size, err := m.VolumeCondition.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
+		e.Message(2, m.VolumeCondition)
 	}
-	if len(m.Usage) > 0 {
-		for iNdEx := len(m.Usage) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Usage[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
+	for i := len(m.Usage) - 1; i >= 0; i-- {
+		e.Message(1, m.Usage[i])
 	}
-	return len(dAtA) - i, nil
 }
 
-func (m *VolumeUsage) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *VolumeUsage) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *VolumeUsage) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Unit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Unit))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Used != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Used))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Total != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Total))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Available != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Available))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *VolumeCondition) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *VolumeCondition) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *VolumeCondition) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Message) > 0 {
-		i -= len(m.Message)
-		copy(dAtA[i:], m.Message)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Message)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Abnormal {
-		i--
-		if m.Abnormal {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *VolumeStatsResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Usage) > 0 {
-		for _, e := range m.Usage {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.VolumeCondition != nil {
-		l = m.VolumeCondition.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *VolumeUsage) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Available != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Available))
-	}
-	if m.Total != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Total))
-	}
-	if m.Used != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Used))
-	}
-	if m.Unit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Unit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *VolumeCondition) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Abnormal {
-		n += 2
-	}
-	l = len(m.Message)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *VolumeStatsResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: VolumeStatsResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: VolumeStatsResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Usage", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Usage = append(m.Usage, &VolumeUsage{})
-			if err := m.Usage[len(m.Usage)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field VolumeCondition", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *VolumeStatsResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(VolumeUsage)
+			d.Message(v)
+			m.Usage = append(m.Usage, v)
+		case 18:
 			if m.VolumeCondition == nil {
-				m.VolumeCondition = &VolumeCondition{}
+				m.VolumeCondition = new(VolumeCondition)
 			}
-			if err := m.VolumeCondition.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.VolumeCondition)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *VolumeUsage) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: VolumeUsage: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: VolumeUsage: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Available", wireType)
-			}
-			m.Available = 0
-			m.Available, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Total", wireType)
-			}
-			m.Total = 0
-			m.Total, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Used", wireType)
-			}
-			m.Used = 0
-			m.Used, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Unit", wireType)
-			}
-			m.Unit = 0
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			m.Unit = VolumeUsage_Unit(_v)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *VolumeUsage) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *VolumeUsage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *VolumeUsage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *VolumeUsage) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(4, uint64(m.Unit))
+	e.Varint(3, uint64(m.Used))
+	e.Varint(2, uint64(m.Total))
+	e.Varint(1, uint64(m.Available))
 }
-func (m *VolumeCondition) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: VolumeCondition: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: VolumeCondition: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Abnormal", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Abnormal = bool(v != 0)
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Message", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Message = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *VolumeUsage) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Available = d.Uint64()
+		case 16:
+			m.Total = d.Uint64()
+		case 24:
+			m.Used = d.Uint64()
+		case 32:
+			m.Unit = VolumeUsage_Unit(d.Uint64())
+		}
 	}
-	return nil
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *VolumeCondition) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *VolumeCondition) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *VolumeCondition) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *VolumeCondition) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.Message)
+	e.Bool(1, m.Abnormal)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *VolumeCondition) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Abnormal = d.Bool()
+		case 18:
+			m.Message = d.String()
+		}
+	}
+	return d.Err()
 }

@@ -5,9 +5,7 @@
 package healthpb
 
 import (
-	fmt "fmt"
-	protobuf_go_lite "github.com/aperturerobotics/protobuf-go-lite"
-	io "io"
+	wire "kata/api/wire"
 	strconv "strconv"
 )
 
@@ -52,8 +50,7 @@ func (x HealthCheckResponse_ServingStatus) String() string {
 
 // CheckRequest names the service that is asked about; empty is all of it.
 type CheckRequest struct {
-	unknownFields []byte
-	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 }
 
 func (x *CheckRequest) Reset() {
@@ -71,8 +68,7 @@ func (x *CheckRequest) GetService() string {
 
 // HealthCheckResponse is the answer of Check.
 type HealthCheckResponse struct {
-	unknownFields []byte
-	Status        HealthCheckResponse_ServingStatus `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Status HealthCheckResponse_ServingStatus `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
 }
 
 func (x *HealthCheckResponse) Reset() {
@@ -90,7 +86,6 @@ func (x *HealthCheckResponse) GetStatus() HealthCheckResponse_ServingStatus {
 
 // VersionCheckResponse is the answer of Version.
 type VersionCheckResponse struct {
-	unknownFields []byte
 	// Version of the API, not of any gRPC library.
 	GrpcVersion  string `protobuf:"bytes,1,opt,name=grpc_version,json=grpcVersion,proto3" json:"grpcVersion,omitempty"`
 	AgentVersion string `protobuf:"bytes,2,opt,name=agent_version,json=agentVersion,proto3" json:"agentVersion,omitempty"`
@@ -116,376 +111,96 @@ func (x *VersionCheckResponse) GetAgentVersion() string {
 	return ""
 }
 
-func (m *CheckRequest) MarshalVT() (dAtA []byte, err error) {
+// SizeVT returns the encoded size in bytes.
+func (m *CheckRequest) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CheckRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CheckRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CheckRequest) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return nil, nil
+		return
 	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
+	e.String(1, m.Service)
 }
 
-func (m *CheckRequest) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CheckRequest) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Service = d.String()
+		}
+	}
+	return d.Err()
 }
 
-func (m *CheckRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+// SizeVT returns the encoded size in bytes.
+func (m *HealthCheckResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *HealthCheckResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *HealthCheckResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *HealthCheckResponse) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return 0, nil
+		return
 	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Service) > 0 {
-		i -= len(m.Service)
-		copy(dAtA[i:], m.Service)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Service)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
+	e.Varint(1, uint64(m.Status))
 }
 
-func (m *HealthCheckResponse) MarshalVT() (dAtA []byte, err error) {
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *HealthCheckResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Status = HealthCheckResponse_ServingStatus(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *VersionCheckResponse) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *VersionCheckResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *VersionCheckResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *VersionCheckResponse) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return nil, nil
+		return
 	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
+	e.String(2, m.AgentVersion)
+	e.String(1, m.GrpcVersion)
 }
 
-func (m *HealthCheckResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *HealthCheckResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Status != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Status))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *VersionCheckResponse) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *VersionCheckResponse) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *VersionCheckResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.AgentVersion) > 0 {
-		i -= len(m.AgentVersion)
-		copy(dAtA[i:], m.AgentVersion)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.AgentVersion)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.GrpcVersion) > 0 {
-		i -= len(m.GrpcVersion)
-		copy(dAtA[i:], m.GrpcVersion)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.GrpcVersion)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CheckRequest) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Service)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *HealthCheckResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Status != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Status))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *VersionCheckResponse) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.GrpcVersion)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.AgentVersion)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CheckRequest) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CheckRequest: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CheckRequest: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Service", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Service = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *VersionCheckResponse) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.GrpcVersion = d.String()
+		case 18:
+			m.AgentVersion = d.String()
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *HealthCheckResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: HealthCheckResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: HealthCheckResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Status", wireType)
-			}
-			m.Status = 0
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			m.Status = HealthCheckResponse_ServingStatus(_v)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *VersionCheckResponse) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: VersionCheckResponse: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: VersionCheckResponse: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GrpcVersion", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.GrpcVersion = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field AgentVersion", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.AgentVersion = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }

@@ -5,9 +5,7 @@
 package ocipb
 
 import (
-	fmt "fmt"
-	protobuf_go_lite "github.com/aperturerobotics/protobuf-go-lite"
-	io "io"
+	wire "kata/api/wire"
 )
 
 // The OCI runtime specification as it travels to the agent. Names and numbers
@@ -21,7 +19,6 @@ import (
 
 // Spec is a container's config.json.
 type Spec struct {
-	unknownFields []byte
 	// Version of the OCI runtime specification.
 	Version  string   `protobuf:"bytes,1,opt,name=Version,proto3" json:"Version,omitempty"`
 	Process  *Process `protobuf:"bytes,2,opt,name=Process,proto3" json:"Process,omitempty"`
@@ -123,7 +120,6 @@ func (x *Spec) GetDomainname() string {
 
 // Process is what to execute in a container and with which powers.
 type Process struct {
-	unknownFields []byte
 	// Give the process a pseudo-terminal as its standard streams.
 	Terminal bool `protobuf:"varint,1,opt,name=Terminal,proto3" json:"Terminal,omitempty"`
 	// Initial size of the terminal.
@@ -273,7 +269,6 @@ func (x *Process) GetOOMScoreAdjUnset() bool {
 
 // LinuxScheduler is the argument of sched_setattr(2).
 type LinuxScheduler struct {
-	unknownFields []byte
 	// SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_ISO, SCHED_IDLE or
 	// SCHED_DEADLINE.
 	Policy string `protobuf:"bytes,1,opt,name=Policy,proto3" json:"Policy,omitempty"`
@@ -346,7 +341,6 @@ func (x *LinuxScheduler) GetPeriod() uint64 {
 
 // LinuxIOPriority is the argument of ioprio_set(2).
 type LinuxIOPriority struct {
-	unknownFields []byte
 	// IOPRIO_CLASS_RT, IOPRIO_CLASS_BE or IOPRIO_CLASS_IDLE.
 	Class string `protobuf:"bytes,1,opt,name=Class,proto3" json:"Class,omitempty"`
 	// Level within the class, 0 (highest) to 7.
@@ -375,7 +369,6 @@ func (x *LinuxIOPriority) GetPriority() int32 {
 
 // CPUAffinity holds CPU lists such as "0-3,7".
 type CPUAffinity struct {
-	unknownFields []byte
 	// While the process is set up.
 	Initial string `protobuf:"bytes,1,opt,name=Initial,proto3" json:"Initial,omitempty"`
 	// When it executes.
@@ -404,9 +397,8 @@ func (x *CPUAffinity) GetFinal() string {
 
 // Box is the size of a terminal in characters.
 type Box struct {
-	unknownFields []byte
-	Height        uint32 `protobuf:"varint,1,opt,name=Height,proto3" json:"Height,omitempty"`
-	Width         uint32 `protobuf:"varint,2,opt,name=Width,proto3" json:"Width,omitempty"`
+	Height uint32 `protobuf:"varint,1,opt,name=Height,proto3" json:"Height,omitempty"`
+	Width  uint32 `protobuf:"varint,2,opt,name=Width,proto3" json:"Width,omitempty"`
 }
 
 func (x *Box) Reset() {
@@ -431,7 +423,6 @@ func (x *Box) GetWidth() uint32 {
 
 // User is the identity of a process in the container's user namespace.
 type User struct {
-	unknownFields  []byte
 	UID            uint32   `protobuf:"varint,1,opt,name=UID,proto3" json:"UID,omitempty"`
 	GID            uint32   `protobuf:"varint,2,opt,name=GID,proto3" json:"GID,omitempty"`
 	AdditionalGids []uint32 `protobuf:"varint,3,rep,packed,name=AdditionalGids,proto3" json:"AdditionalGids,omitempty"`
@@ -483,12 +474,11 @@ func (x *User) GetUmask() uint32 {
 
 // LinuxCapabilities are the five sets of capabilities(7), by CAP_* names.
 type LinuxCapabilities struct {
-	unknownFields []byte
-	Bounding      []string `protobuf:"bytes,1,rep,name=Bounding,proto3" json:"Bounding,omitempty"`
-	Effective     []string `protobuf:"bytes,2,rep,name=Effective,proto3" json:"Effective,omitempty"`
-	Inheritable   []string `protobuf:"bytes,3,rep,name=Inheritable,proto3" json:"Inheritable,omitempty"`
-	Permitted     []string `protobuf:"bytes,4,rep,name=Permitted,proto3" json:"Permitted,omitempty"`
-	Ambient       []string `protobuf:"bytes,5,rep,name=Ambient,proto3" json:"Ambient,omitempty"`
+	Bounding    []string `protobuf:"bytes,1,rep,name=Bounding,proto3" json:"Bounding,omitempty"`
+	Effective   []string `protobuf:"bytes,2,rep,name=Effective,proto3" json:"Effective,omitempty"`
+	Inheritable []string `protobuf:"bytes,3,rep,name=Inheritable,proto3" json:"Inheritable,omitempty"`
+	Permitted   []string `protobuf:"bytes,4,rep,name=Permitted,proto3" json:"Permitted,omitempty"`
+	Ambient     []string `protobuf:"bytes,5,rep,name=Ambient,proto3" json:"Ambient,omitempty"`
 }
 
 func (x *LinuxCapabilities) Reset() {
@@ -534,7 +524,6 @@ func (x *LinuxCapabilities) GetAmbient() []string {
 
 // POSIXRlimit is the argument of setrlimit(2).
 type POSIXRlimit struct {
-	unknownFields []byte
 	// RLIMIT_* by name.
 	Type string `protobuf:"bytes,1,opt,name=Type,proto3" json:"Type,omitempty"`
 	// 2^64-1 is no limit, here and in Soft.
@@ -571,7 +560,6 @@ func (x *POSIXRlimit) GetSoft() uint64 {
 
 // Mount is one mount of a container.
 type Mount struct {
-	unknownFields []byte
 	// Absolute path in the container.
 	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
 	// Path in the guest for a bind mount, else what the file system takes.
@@ -634,7 +622,6 @@ func (x *Mount) GetGIDMappings() []*LinuxIDMapping {
 
 // Root is a container's root file system.
 type Root struct {
-	unknownFields []byte
 	// Absolute path in the guest.
 	Path     string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
 	Readonly bool   `protobuf:"varint,2,opt,name=Readonly,proto3" json:"Readonly,omitempty"`
@@ -662,7 +649,6 @@ func (x *Root) GetReadonly() bool {
 
 // Hooks are programs to run at points of a container's life.
 type Hooks struct {
-	unknownFields   []byte
 	Prestart        []*Hook `protobuf:"bytes,1,rep,name=Prestart,proto3" json:"Prestart,omitempty"`
 	Poststart       []*Hook `protobuf:"bytes,2,rep,name=Poststart,proto3" json:"Poststart,omitempty"`
 	Poststop        []*Hook `protobuf:"bytes,3,rep,name=Poststop,proto3" json:"Poststop,omitempty"`
@@ -721,8 +707,7 @@ func (x *Hooks) GetStartContainer() []*Hook {
 
 // Hook is a program with its arguments.
 type Hook struct {
-	unknownFields []byte
-	Path          string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
 	// Includes the program's own name.
 	Args []string `protobuf:"bytes,2,rep,name=Args,proto3" json:"Args,omitempty"`
 	// KEY=value; the whole environment of the hook.
@@ -767,11 +752,10 @@ func (x *Hook) GetTimeout() int64 {
 
 // Linux is the part of a Spec that only Linux has.
 type Linux struct {
-	unknownFields []byte
-	UIDMappings   []*LinuxIDMapping `protobuf:"bytes,1,rep,name=UIDMappings,proto3" json:"UIDMappings,omitempty"`
-	GIDMappings   []*LinuxIDMapping `protobuf:"bytes,2,rep,name=GIDMappings,proto3" json:"GIDMappings,omitempty"`
-	Sysctl        map[string]string `protobuf:"bytes,3,rep,name=Sysctl,proto3" json:"Sysctl,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
-	Resources     *LinuxResources   `protobuf:"bytes,4,opt,name=Resources,proto3" json:"Resources,omitempty"`
+	UIDMappings []*LinuxIDMapping `protobuf:"bytes,1,rep,name=UIDMappings,proto3" json:"UIDMappings,omitempty"`
+	GIDMappings []*LinuxIDMapping `protobuf:"bytes,2,rep,name=GIDMappings,proto3" json:"GIDMappings,omitempty"`
+	Sysctl      map[string]string `protobuf:"bytes,3,rep,name=Sysctl,proto3" json:"Sysctl,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	Resources   *LinuxResources   `protobuf:"bytes,4,opt,name=Resources,proto3" json:"Resources,omitempty"`
 	// cgroupfs path, or slice:prefix:name in systemd's form.
 	CgroupsPath string            `protobuf:"bytes,5,opt,name=CgroupsPath,proto3" json:"CgroupsPath,omitempty"`
 	Namespaces  []*LinuxNamespace `protobuf:"bytes,6,rep,name=Namespaces,proto3" json:"Namespaces,omitempty"`
@@ -922,7 +906,6 @@ func (x *Linux) GetMemoryPolicy() *LinuxMemoryPolicy {
 
 // LinuxPersonality is the argument of personality(2).
 type LinuxPersonality struct {
-	unknownFields []byte
 	// LINUX or LINUX32.
 	Domain string `protobuf:"bytes,1,opt,name=Domain,proto3" json:"Domain,omitempty"`
 	// None is defined yet by OCI.
@@ -951,9 +934,8 @@ func (x *LinuxPersonality) GetFlags() []string {
 
 // LinuxTimeOffset is added to a clock of a time namespace.
 type LinuxTimeOffset struct {
-	unknownFields []byte
-	Secs          int64  `protobuf:"varint,1,opt,name=Secs,proto3" json:"Secs,omitempty"`
-	Nanosecs      uint32 `protobuf:"varint,2,opt,name=Nanosecs,proto3" json:"Nanosecs,omitempty"`
+	Secs     int64  `protobuf:"varint,1,opt,name=Secs,proto3" json:"Secs,omitempty"`
+	Nanosecs uint32 `protobuf:"varint,2,opt,name=Nanosecs,proto3" json:"Nanosecs,omitempty"`
 }
 
 func (x *LinuxTimeOffset) Reset() {
@@ -978,7 +960,6 @@ func (x *LinuxTimeOffset) GetNanosecs() uint32 {
 
 // LinuxNetDevice is where an interface of the pod goes.
 type LinuxNetDevice struct {
-	unknownFields []byte
 	// Name in the container; empty keeps it.
 	Name string `protobuf:"bytes,1,opt,name=Name,proto3" json:"Name,omitempty"`
 }
@@ -998,7 +979,6 @@ func (x *LinuxNetDevice) GetName() string {
 
 // LinuxMemoryPolicy is the argument of set_mempolicy(2).
 type LinuxMemoryPolicy struct {
-	unknownFields []byte
 	// MPOL_* by name.
 	Mode string `protobuf:"bytes,1,opt,name=Mode,proto3" json:"Mode,omitempty"`
 	// Node list such as "0-1".
@@ -1036,8 +1016,7 @@ func (x *LinuxMemoryPolicy) GetFlags() []string {
 
 // Windows is here for its number only.
 type Windows struct {
-	unknownFields []byte
-	Dummy         string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
+	Dummy string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
 }
 
 func (x *Windows) Reset() {
@@ -1055,8 +1034,7 @@ func (x *Windows) GetDummy() string {
 
 // Solaris is here for its number only.
 type Solaris struct {
-	unknownFields []byte
-	Dummy         string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
+	Dummy string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
 }
 
 func (x *Solaris) Reset() {
@@ -1074,10 +1052,9 @@ func (x *Solaris) GetDummy() string {
 
 // LinuxIDMapping is a range of IDs in and outside a user namespace.
 type LinuxIDMapping struct {
-	unknownFields []byte
-	HostID        uint32 `protobuf:"varint,1,opt,name=HostID,proto3" json:"HostID,omitempty"`
-	ContainerID   uint32 `protobuf:"varint,2,opt,name=ContainerID,proto3" json:"ContainerID,omitempty"`
-	Size          uint32 `protobuf:"varint,3,opt,name=Size,proto3" json:"Size,omitempty"`
+	HostID      uint32 `protobuf:"varint,1,opt,name=HostID,proto3" json:"HostID,omitempty"`
+	ContainerID uint32 `protobuf:"varint,2,opt,name=ContainerID,proto3" json:"ContainerID,omitempty"`
+	Size        uint32 `protobuf:"varint,3,opt,name=Size,proto3" json:"Size,omitempty"`
 }
 
 func (x *LinuxIDMapping) Reset() {
@@ -1109,7 +1086,6 @@ func (x *LinuxIDMapping) GetSize() uint32 {
 
 // LinuxNamespace is a namespace to create, or to join when a path is given.
 type LinuxNamespace struct {
-	unknownFields []byte
 	// pid, network, mount, ipc, uts, user, cgroup or time.
 	Type string `protobuf:"bytes,1,opt,name=Type,proto3" json:"Type,omitempty"`
 	// Path in the guest.
@@ -1138,8 +1114,7 @@ func (x *LinuxNamespace) GetPath() string {
 
 // LinuxDevice is a device node.
 type LinuxDevice struct {
-	unknownFields []byte
-	Path          string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
 	// c, b, u or p.
 	Type  string `protobuf:"bytes,2,opt,name=Type,proto3" json:"Type,omitempty"`
 	Major int64  `protobuf:"varint,3,opt,name=Major,proto3" json:"Major,omitempty"`
@@ -1207,7 +1182,6 @@ func (x *LinuxDevice) GetGID() uint32 {
 
 // LinuxResources are the limits of a container's cgroup.
 type LinuxResources struct {
-	unknownFields []byte
 	// Rules in order; the last that matches decides.
 	Devices        []*LinuxDeviceCgroup  `protobuf:"bytes,1,rep,name=Devices,proto3" json:"Devices,omitempty"`
 	Memory         *LinuxMemory          `protobuf:"bytes,2,opt,name=Memory,proto3" json:"Memory,omitempty"`
@@ -1294,9 +1268,8 @@ func (x *LinuxResources) GetRdma() map[string]*LinuxRdma {
 
 // LinuxRdma limits one RDMA device; not given is no limit.
 type LinuxRdma struct {
-	unknownFields []byte
-	HcaHandles    *uint32 `protobuf:"varint,1,opt,name=HcaHandles,proto3,oneof" json:"HcaHandles,omitempty"`
-	HcaObjects    *uint32 `protobuf:"varint,2,opt,name=HcaObjects,proto3,oneof" json:"HcaObjects,omitempty"`
+	HcaHandles *uint32 `protobuf:"varint,1,opt,name=HcaHandles,proto3,oneof" json:"HcaHandles,omitempty"`
+	HcaObjects *uint32 `protobuf:"varint,2,opt,name=HcaObjects,proto3,oneof" json:"HcaObjects,omitempty"`
 }
 
 func (x *LinuxRdma) Reset() {
@@ -1321,8 +1294,7 @@ func (x *LinuxRdma) GetHcaObjects() uint32 {
 
 // LinuxMemory limits memory, in bytes; -1 is no limit.
 type LinuxMemory struct {
-	unknownFields []byte
-	Limit         int64 `protobuf:"varint,1,opt,name=Limit,proto3" json:"Limit,omitempty"`
+	Limit int64 `protobuf:"varint,1,opt,name=Limit,proto3" json:"Limit,omitempty"`
 	// Soft limit.
 	Reservation int64 `protobuf:"varint,2,opt,name=Reservation,proto3" json:"Reservation,omitempty"`
 	// Memory and swap together.
@@ -1399,7 +1371,6 @@ func (x *LinuxMemory) GetCheckBeforeUpdate() bool {
 
 // LinuxCPU limits processor time, in microseconds.
 type LinuxCPU struct {
-	unknownFields []byte
 	// Weight in cgroup v1's range, 2 to 262144.
 	Shares uint64 `protobuf:"varint,1,opt,name=Shares,proto3" json:"Shares,omitempty"`
 	// Time a period; -1 is no limit.
@@ -1488,11 +1459,10 @@ func (x *LinuxCPU) GetIdle() int64 {
 
 // LinuxWeightDevice is the weight of a cgroup for one block device.
 type LinuxWeightDevice struct {
-	unknownFields []byte
-	Major         int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor         int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
-	Weight        uint32 `protobuf:"varint,3,opt,name=Weight,proto3" json:"Weight,omitempty"`
-	LeafWeight    uint32 `protobuf:"varint,4,opt,name=LeafWeight,proto3" json:"LeafWeight,omitempty"`
+	Major      int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
+	Minor      int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
+	Weight     uint32 `protobuf:"varint,3,opt,name=Weight,proto3" json:"Weight,omitempty"`
+	LeafWeight uint32 `protobuf:"varint,4,opt,name=LeafWeight,proto3" json:"LeafWeight,omitempty"`
 }
 
 func (x *LinuxWeightDevice) Reset() {
@@ -1532,10 +1502,9 @@ func (x *LinuxWeightDevice) GetLeafWeight() uint32 {
 // LinuxThrottleDevice limits the rate on one block device, in bytes or
 // operations a second.
 type LinuxThrottleDevice struct {
-	unknownFields []byte
-	Major         int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor         int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
-	Rate          uint64 `protobuf:"varint,3,opt,name=Rate,proto3" json:"Rate,omitempty"`
+	Major int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
+	Minor int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
+	Rate  uint64 `protobuf:"varint,3,opt,name=Rate,proto3" json:"Rate,omitempty"`
 }
 
 func (x *LinuxThrottleDevice) Reset() {
@@ -1567,7 +1536,6 @@ func (x *LinuxThrottleDevice) GetRate() uint64 {
 
 // LinuxBlockIO limits block I/O.
 type LinuxBlockIO struct {
-	unknownFields []byte
 	// 10 to 1000.
 	Weight                  uint32                 `protobuf:"varint,1,opt,name=Weight,proto3" json:"Weight,omitempty"`
 	LeafWeight              uint32                 `protobuf:"varint,2,opt,name=LeafWeight,proto3" json:"LeafWeight,omitempty"`
@@ -1635,7 +1603,6 @@ func (x *LinuxBlockIO) GetThrottleWriteIOPSDevice() []*LinuxThrottleDevice {
 
 // LinuxPids limits the number of tasks.
 type LinuxPids struct {
-	unknownFields []byte
 	// Zero and -1 are no limit.
 	Limit int64 `protobuf:"varint,1,opt,name=Limit,proto3" json:"Limit,omitempty"`
 }
@@ -1655,8 +1622,7 @@ func (x *LinuxPids) GetLimit() int64 {
 
 // LinuxDeviceCgroup allows or denies access to devices.
 type LinuxDeviceCgroup struct {
-	unknownFields []byte
-	Allow         bool `protobuf:"varint,1,opt,name=Allow,proto3" json:"Allow,omitempty"`
+	Allow bool `protobuf:"varint,1,opt,name=Allow,proto3" json:"Allow,omitempty"`
 	// a (all), c or b; empty is a.
 	Type string `protobuf:"bytes,2,opt,name=Type,proto3" json:"Type,omitempty"`
 	// -1 is any, here and in Minor. The sender writes -1 where OCI has nothing.
@@ -1709,9 +1675,8 @@ func (x *LinuxDeviceCgroup) GetAccess() string {
 
 // LinuxNetwork marks a container's packets (cgroup v1 only).
 type LinuxNetwork struct {
-	unknownFields []byte
-	ClassID       uint32                    `protobuf:"varint,1,opt,name=ClassID,proto3" json:"ClassID,omitempty"`
-	Priorities    []*LinuxInterfacePriority `protobuf:"bytes,2,rep,name=Priorities,proto3" json:"Priorities,omitempty"`
+	ClassID    uint32                    `protobuf:"varint,1,opt,name=ClassID,proto3" json:"ClassID,omitempty"`
+	Priorities []*LinuxInterfacePriority `protobuf:"bytes,2,rep,name=Priorities,proto3" json:"Priorities,omitempty"`
 }
 
 func (x *LinuxNetwork) Reset() {
@@ -1736,7 +1701,6 @@ func (x *LinuxNetwork) GetPriorities() []*LinuxInterfacePriority {
 
 // LinuxHugepageLimit limits huge pages of one size.
 type LinuxHugepageLimit struct {
-	unknownFields []byte
 	// Such as 2MB or 1GB.
 	Pagesize string `protobuf:"bytes,1,opt,name=Pagesize,proto3" json:"Pagesize,omitempty"`
 	// Bytes.
@@ -1765,9 +1729,8 @@ func (x *LinuxHugepageLimit) GetLimit() uint64 {
 
 // LinuxInterfacePriority is the priority of traffic on one interface.
 type LinuxInterfacePriority struct {
-	unknownFields []byte
-	Name          string `protobuf:"bytes,1,opt,name=Name,proto3" json:"Name,omitempty"`
-	Priority      uint32 `protobuf:"varint,2,opt,name=Priority,proto3" json:"Priority,omitempty"`
+	Name     string `protobuf:"bytes,1,opt,name=Name,proto3" json:"Name,omitempty"`
+	Priority uint32 `protobuf:"varint,2,opt,name=Priority,proto3" json:"Priority,omitempty"`
 }
 
 func (x *LinuxInterfacePriority) Reset() {
@@ -1796,7 +1759,6 @@ func (x *LinuxInterfacePriority) GetPriority() uint32 {
 // that has rules but no filter. Everything else is here for upstream's agent
 // and for people who read the request.
 type LinuxSeccomp struct {
-	unknownFields []byte
 	DefaultAction string   `protobuf:"bytes,1,opt,name=DefaultAction,proto3" json:"DefaultAction,omitempty"`
 	Architectures []string `protobuf:"bytes,2,rep,name=Architectures,proto3" json:"Architectures,omitempty"`
 	// SECCOMP_FILTER_FLAG_* by name.
@@ -1888,10 +1850,9 @@ func (x *LinuxSeccomp) GetListenerMetadata() string {
 
 // LinuxSeccompArg compares an argument of a system call.
 type LinuxSeccompArg struct {
-	unknownFields []byte
-	Index         uint64 `protobuf:"varint,1,opt,name=Index,proto3" json:"Index,omitempty"`
-	Value         uint64 `protobuf:"varint,2,opt,name=Value,proto3" json:"Value,omitempty"`
-	ValueTwo      uint64 `protobuf:"varint,3,opt,name=ValueTwo,proto3" json:"ValueTwo,omitempty"`
+	Index    uint64 `protobuf:"varint,1,opt,name=Index,proto3" json:"Index,omitempty"`
+	Value    uint64 `protobuf:"varint,2,opt,name=Value,proto3" json:"Value,omitempty"`
+	ValueTwo uint64 `protobuf:"varint,3,opt,name=ValueTwo,proto3" json:"ValueTwo,omitempty"`
 	// SCMP_CMP_* by name.
 	Op string `protobuf:"bytes,4,opt,name=Op,proto3" json:"Op,omitempty"`
 }
@@ -1932,8 +1893,7 @@ func (x *LinuxSeccompArg) GetOp() string {
 
 // LinuxSyscall is one rule of a profile.
 type LinuxSyscall struct {
-	unknownFields []byte
-	Names         []string `protobuf:"bytes,1,rep,name=Names,proto3" json:"Names,omitempty"`
+	Names []string `protobuf:"bytes,1,rep,name=Names,proto3" json:"Names,omitempty"`
 	// SCMP_ACT_* by name.
 	Action string `protobuf:"bytes,2,opt,name=Action,proto3" json:"Action,omitempty"`
 	// A one-member oneof in upstream's schema, which is the same on the wire.
@@ -1977,7 +1937,6 @@ func (x *LinuxSyscall) GetArgs() []*LinuxSeccompArg {
 
 // LinuxIntelRdt configures resctrl.
 type LinuxIntelRdt struct {
-	unknownFields []byte
 	// "L3:<id0>=<mask0>;<id1>=<mask1>…"
 	L3CacheSchema string `protobuf:"bytes,1,opt,name=L3CacheSchema,proto3" json:"L3CacheSchema,omitempty"`
 	// OCI 1.1 to 1.3.
@@ -2029,9 +1988,8 @@ func (x *LinuxIntelRdt) GetEnableMonitoring() bool {
 }
 
 type Spec_AnnotationsEntry struct {
-	unknownFields []byte
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *Spec_AnnotationsEntry) Reset() {
@@ -2055,9 +2013,8 @@ func (x *Spec_AnnotationsEntry) GetValue() string {
 }
 
 type Linux_SysctlEntry struct {
-	unknownFields []byte
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *Linux_SysctlEntry) Reset() {
@@ -2081,9 +2038,8 @@ func (x *Linux_SysctlEntry) GetValue() string {
 }
 
 type Linux_TimeOffsetsEntry struct {
-	unknownFields []byte
-	Key           string           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         *LinuxTimeOffset `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value *LinuxTimeOffset `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *Linux_TimeOffsetsEntry) Reset() {
@@ -2107,9 +2063,8 @@ func (x *Linux_TimeOffsetsEntry) GetValue() *LinuxTimeOffset {
 }
 
 type Linux_NetDevicesEntry struct {
-	unknownFields []byte
-	Key           string          `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         *LinuxNetDevice `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string          `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value *LinuxNetDevice `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *Linux_NetDevicesEntry) Reset() {
@@ -2133,9 +2088,8 @@ func (x *Linux_NetDevicesEntry) GetValue() *LinuxNetDevice {
 }
 
 type LinuxResources_UnifiedEntry struct {
-	unknownFields []byte
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *LinuxResources_UnifiedEntry) Reset() {
@@ -2159,9 +2113,8 @@ func (x *LinuxResources_UnifiedEntry) GetValue() string {
 }
 
 type LinuxResources_RdmaEntry struct {
-	unknownFields []byte
-	Key           string     `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         *LinuxRdma `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string     `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value *LinuxRdma `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 }
 
 func (x *LinuxResources_RdmaEntry) Reset() {
@@ -2184,9595 +2137,1875 @@ func (x *LinuxResources_RdmaEntry) GetValue() *LinuxRdma {
 	return nil
 }
 
-func (m *Spec) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
+// SizeVT returns the encoded size in bytes.
+func (m *Spec) SizeVT() int { return wire.Size(m) }
 
-func (m *Spec) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
+// MarshalVT returns the encoded message.
+func (m *Spec) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-func (m *Spec) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Spec) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Spec) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return 0, nil
+		return
 	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Domainname) > 0 {
-		i -= len(m.Domainname)
-		copy(dAtA[i:], m.Domainname)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Domainname)))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
+	e.String(1000, m.Domainname)
 	if m.Windows != nil {
-		size, err := m.Windows.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x52
+		e.Message(10, m.Windows)
 	}
 	if m.Solaris != nil {
-		size, err := m.Solaris.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x4a
+		e.Message(9, m.Solaris)
 	}
 	if m.Linux != nil {
-		size, err := m.Linux.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x42
+		e.Message(8, m.Linux)
 	}
-	if len(m.Annotations) > 0 {
-		for k := range m.Annotations {
-			v := m.Annotations[k]
-			baseI := i
-			i -= len(v)
-			copy(dAtA[i:], v)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(v)))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3a
-		}
+	for k, v := range m.Annotations {
+		mark := e.Mark()
+		e.String(2, v)
+		e.Entry(7, k, mark)
 	}
 	if m.Hooks != nil {
-		size, err := m.Hooks.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x32
+		e.Message(6, m.Hooks)
 	}
-	if len(m.Mounts) > 0 {
-		for iNdEx := len(m.Mounts) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Mounts[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x2a
-		}
+	for i := len(m.Mounts) - 1; i >= 0; i-- {
+		e.Message(5, m.Mounts[i])
 	}
-	if len(m.Hostname) > 0 {
-		i -= len(m.Hostname)
-		copy(dAtA[i:], m.Hostname)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Hostname)))
-		i--
-		dAtA[i] = 0x22
-	}
+	e.String(4, m.Hostname)
 	if m.Root != nil {
-		size, err := m.Root.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
+		e.Message(3, m.Root)
 	}
 	if m.Process != nil {
-		size, err := m.Process.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Version) > 0 {
-		i -= len(m.Version)
-		copy(dAtA[i:], m.Version)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Version)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Process) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Process) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Process) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.OOMScoreAdjUnset {
-		i--
-		if m.OOMScoreAdjUnset {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xd8
-	}
-	if m.ExecCPUAffinity != nil {
-		size, err := m.ExecCPUAffinity.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xd2
-	}
-	if m.IOPriority != nil {
-		size, err := m.IOPriority.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xca
-	}
-	if m.Scheduler != nil {
-		size, err := m.Scheduler.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
-	if len(m.SelinuxLabel) > 0 {
-		i -= len(m.SelinuxLabel)
-		copy(dAtA[i:], m.SelinuxLabel)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.SelinuxLabel)))
-		i--
-		dAtA[i] = 0x62
-	}
-	if m.OOMScoreAdj != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.OOMScoreAdj))
-		i--
-		dAtA[i] = 0x58
-	}
-	if len(m.ApparmorProfile) > 0 {
-		i -= len(m.ApparmorProfile)
-		copy(dAtA[i:], m.ApparmorProfile)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ApparmorProfile)))
-		i--
-		dAtA[i] = 0x52
-	}
-	if m.NoNewPrivileges {
-		i--
-		if m.NoNewPrivileges {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x48
-	}
-	if len(m.Rlimits) > 0 {
-		for iNdEx := len(m.Rlimits) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Rlimits[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x42
-		}
-	}
-	if m.Capabilities != nil {
-		size, err := m.Capabilities.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.Cwd) > 0 {
-		i -= len(m.Cwd)
-		copy(dAtA[i:], m.Cwd)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Cwd)))
-		i--
-		dAtA[i] = 0x32
-	}
-	if len(m.Env) > 0 {
-		for iNdEx := len(m.Env) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Env[iNdEx])
-			copy(dAtA[i:], m.Env[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Env[iNdEx])))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.Args) > 0 {
-		for iNdEx := len(m.Args) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Args[iNdEx])
-			copy(dAtA[i:], m.Args[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Args[iNdEx])))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if m.User != nil {
-		size, err := m.User.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.ConsoleSize != nil {
-		size, err := m.ConsoleSize.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Terminal {
-		i--
-		if m.Terminal {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxScheduler) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxScheduler) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxScheduler) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Period != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Period))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.Deadline != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Deadline))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.Runtime != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Runtime))
-		i--
-		dAtA[i] = 0x28
-	}
-	if len(m.Flags) > 0 {
-		for iNdEx := len(m.Flags) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Flags[iNdEx])
-			copy(dAtA[i:], m.Flags[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Flags[iNdEx])))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if m.Priority != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Priority))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Nice != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Nice))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Policy) > 0 {
-		i -= len(m.Policy)
-		copy(dAtA[i:], m.Policy)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Policy)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxIOPriority) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxIOPriority) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxIOPriority) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Priority != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Priority))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Class) > 0 {
-		i -= len(m.Class)
-		copy(dAtA[i:], m.Class)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Class)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *CPUAffinity) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *CPUAffinity) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *CPUAffinity) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Final) > 0 {
-		i -= len(m.Final)
-		copy(dAtA[i:], m.Final)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Final)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Initial) > 0 {
-		i -= len(m.Initial)
-		copy(dAtA[i:], m.Initial)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Initial)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Box) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Box) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Box) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Width != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Width))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Height != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Height))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *User) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *User) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *User) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Umask != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.Umask))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
-	}
-	if len(m.Username) > 0 {
-		i -= len(m.Username)
-		copy(dAtA[i:], m.Username)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Username)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.AdditionalGids) > 0 {
-		var pksize2 int
-		for _, num := range m.AdditionalGids {
-			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
-		}
-		i -= pksize2
-		j1 := i
-		for _, num := range m.AdditionalGids {
-			for num >= 1<<7 {
-				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
-				num >>= 7
-				j1++
-			}
-			dAtA[j1] = uint8(num)
-			j1++
-		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.GID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.GID))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.UID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.UID))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxCapabilities) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxCapabilities) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxCapabilities) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Ambient) > 0 {
-		for iNdEx := len(m.Ambient) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Ambient[iNdEx])
-			copy(dAtA[i:], m.Ambient[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Ambient[iNdEx])))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.Permitted) > 0 {
-		for iNdEx := len(m.Permitted) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Permitted[iNdEx])
-			copy(dAtA[i:], m.Permitted[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Permitted[iNdEx])))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.Inheritable) > 0 {
-		for iNdEx := len(m.Inheritable) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Inheritable[iNdEx])
-			copy(dAtA[i:], m.Inheritable[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Inheritable[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Effective) > 0 {
-		for iNdEx := len(m.Effective) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Effective[iNdEx])
-			copy(dAtA[i:], m.Effective[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Effective[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Bounding) > 0 {
-		for iNdEx := len(m.Bounding) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Bounding[iNdEx])
-			copy(dAtA[i:], m.Bounding[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Bounding[iNdEx])))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *POSIXRlimit) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *POSIXRlimit) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *POSIXRlimit) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Soft != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Soft))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Hard != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Hard))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Mount) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Mount) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Mount) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.GIDMappings) > 0 {
-		for iNdEx := len(m.GIDMappings) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.GIDMappings[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xca
-		}
-	}
-	if len(m.UIDMappings) > 0 {
-		for iNdEx := len(m.UIDMappings) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.UIDMappings[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xc2
-		}
-	}
-	if len(m.Options) > 0 {
-		for iNdEx := len(m.Options) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Options[iNdEx])
-			copy(dAtA[i:], m.Options[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Options[iNdEx])))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.Source) > 0 {
-		i -= len(m.Source)
-		copy(dAtA[i:], m.Source)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Source)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Destination) > 0 {
-		i -= len(m.Destination)
-		copy(dAtA[i:], m.Destination)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Destination)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Root) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Root) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Root) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Readonly {
-		i--
-		if m.Readonly {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Hooks) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Hooks) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Hooks) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.StartContainer) > 0 {
-		for iNdEx := len(m.StartContainer) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.StartContainer[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if len(m.CreateContainer) > 0 {
-		for iNdEx := len(m.CreateContainer) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.CreateContainer[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.CreateRuntime) > 0 {
-		for iNdEx := len(m.CreateRuntime) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.CreateRuntime[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.Poststop) > 0 {
-		for iNdEx := len(m.Poststop) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Poststop[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Poststart) > 0 {
-		for iNdEx := len(m.Poststart) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Poststart[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Prestart) > 0 {
-		for iNdEx := len(m.Prestart) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Prestart[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Hook) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Hook) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Hook) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Timeout != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Timeout))
-		i--
-		dAtA[i] = 0x20
-	}
-	if len(m.Env) > 0 {
-		for iNdEx := len(m.Env) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Env[iNdEx])
-			copy(dAtA[i:], m.Env[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Env[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Args) > 0 {
-		for iNdEx := len(m.Args) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Args[iNdEx])
-			copy(dAtA[i:], m.Args[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Args[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Linux) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Linux) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Linux) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.MemoryPolicy != nil {
-		size, err := m.MemoryPolicy.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xda
-	}
-	if len(m.NetDevices) > 0 {
-		for k := range m.NetDevices {
-			v := m.NetDevices[k]
-			baseI := i
-			size, err := v.MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xd2
-		}
-	}
-	if len(m.TimeOffsets) > 0 {
-		for k := range m.TimeOffsets {
-			v := m.TimeOffsets[k]
-			baseI := i
-			size, err := v.MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xca
-		}
-	}
-	if m.Personality != nil {
-		size, err := m.Personality.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
-	if m.IntelRdt != nil {
-		size, err := m.IntelRdt.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x6a
-	}
-	if len(m.MountLabel) > 0 {
-		i -= len(m.MountLabel)
-		copy(dAtA[i:], m.MountLabel)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.MountLabel)))
-		i--
-		dAtA[i] = 0x62
-	}
-	if len(m.ReadonlyPaths) > 0 {
-		for iNdEx := len(m.ReadonlyPaths) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.ReadonlyPaths[iNdEx])
-			copy(dAtA[i:], m.ReadonlyPaths[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ReadonlyPaths[iNdEx])))
-			i--
-			dAtA[i] = 0x5a
-		}
-	}
-	if len(m.MaskedPaths) > 0 {
-		for iNdEx := len(m.MaskedPaths) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.MaskedPaths[iNdEx])
-			copy(dAtA[i:], m.MaskedPaths[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.MaskedPaths[iNdEx])))
-			i--
-			dAtA[i] = 0x52
-		}
-	}
-	if len(m.RootfsPropagation) > 0 {
-		i -= len(m.RootfsPropagation)
-		copy(dAtA[i:], m.RootfsPropagation)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.RootfsPropagation)))
-		i--
-		dAtA[i] = 0x4a
-	}
-	if m.Seccomp != nil {
-		size, err := m.Seccomp.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x42
-	}
-	if len(m.Devices) > 0 {
-		for iNdEx := len(m.Devices) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Devices[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3a
-		}
-	}
-	if len(m.Namespaces) > 0 {
-		for iNdEx := len(m.Namespaces) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Namespaces[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if len(m.CgroupsPath) > 0 {
-		i -= len(m.CgroupsPath)
-		copy(dAtA[i:], m.CgroupsPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.CgroupsPath)))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if m.Resources != nil {
-		size, err := m.Resources.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.Sysctl) > 0 {
-		for k := range m.Sysctl {
-			v := m.Sysctl[k]
-			baseI := i
-			i -= len(v)
-			copy(dAtA[i:], v)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(v)))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.GIDMappings) > 0 {
-		for iNdEx := len(m.GIDMappings) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.GIDMappings[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.UIDMappings) > 0 {
-		for iNdEx := len(m.UIDMappings) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.UIDMappings[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxPersonality) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxPersonality) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxPersonality) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Flags) > 0 {
-		for iNdEx := len(m.Flags) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Flags[iNdEx])
-			copy(dAtA[i:], m.Flags[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Flags[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.Domain) > 0 {
-		i -= len(m.Domain)
-		copy(dAtA[i:], m.Domain)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Domain)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxTimeOffset) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxTimeOffset) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxTimeOffset) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Nanosecs != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Nanosecs))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Secs != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Secs))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxNetDevice) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxNetDevice) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxNetDevice) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxMemoryPolicy) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxMemoryPolicy) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxMemoryPolicy) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Flags) > 0 {
-		for iNdEx := len(m.Flags) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Flags[iNdEx])
-			copy(dAtA[i:], m.Flags[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Flags[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Nodes) > 0 {
-		i -= len(m.Nodes)
-		copy(dAtA[i:], m.Nodes)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Nodes)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Mode) > 0 {
-		i -= len(m.Mode)
-		copy(dAtA[i:], m.Mode)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Mode)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Windows) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Windows) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Windows) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Dummy) > 0 {
-		i -= len(m.Dummy)
-		copy(dAtA[i:], m.Dummy)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Dummy)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Solaris) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Solaris) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Solaris) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Dummy) > 0 {
-		i -= len(m.Dummy)
-		copy(dAtA[i:], m.Dummy)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Dummy)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxIDMapping) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxIDMapping) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxIDMapping) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Size != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Size))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.ContainerID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ContainerID))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.HostID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.HostID))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxNamespace) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxNamespace) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxNamespace) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxDevice) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxDevice) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxDevice) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.GID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.GID))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.UID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.UID))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.FileMode != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.FileMode))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.Minor != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Minor))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Major != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Major))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Path) > 0 {
-		i -= len(m.Path)
-		copy(dAtA[i:], m.Path)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Path)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxResources) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxResources) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxResources) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Rdma) > 0 {
-		for k := range m.Rdma {
-			v := m.Rdma[k]
-			baseI := i
-			size, err := v.MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xca
-		}
-	}
-	if len(m.Unified) > 0 {
-		for k := range m.Unified {
-			v := m.Unified[k]
-			baseI := i
-			i -= len(v)
-			copy(dAtA[i:], v)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(v)))
-			i--
-			dAtA[i] = 0x12
-			i -= len(k)
-			copy(dAtA[i:], k)
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(k)))
-			i--
-			dAtA[i] = 0xa
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(baseI-i))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xc2
-		}
-	}
-	if m.Network != nil {
-		size, err := m.Network.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.HugepageLimits) > 0 {
-		for iNdEx := len(m.HugepageLimits) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.HugepageLimits[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if m.BlockIO != nil {
-		size, err := m.BlockIO.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if m.Pids != nil {
-		size, err := m.Pids.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
-	if m.CPU != nil {
-		size, err := m.CPU.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.Memory != nil {
-		size, err := m.Memory.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Devices) > 0 {
-		for iNdEx := len(m.Devices) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Devices[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxRdma) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxRdma) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxRdma) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.HcaObjects != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.HcaObjects))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.HcaHandles != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.HcaHandles))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxMemory) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxMemory) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxMemory) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.CheckBeforeUpdate {
-		i--
-		if m.CheckBeforeUpdate {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
-	}
-	if m.DisableOOMKiller {
-		i--
-		if m.DisableOOMKiller {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.Swappiness != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Swappiness))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.KernelTCP != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.KernelTCP))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.Kernel != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Kernel))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Swap != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Swap))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Reservation != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Reservation))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Limit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Limit))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxCPU) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxCPU) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxCPU) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Idle != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.Idle))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc8
-	}
-	if m.Burst != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.Burst))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
-	}
-	if len(m.Mems) > 0 {
-		i -= len(m.Mems)
-		copy(dAtA[i:], m.Mems)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Mems)))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.Cpus) > 0 {
-		i -= len(m.Cpus)
-		copy(dAtA[i:], m.Cpus)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Cpus)))
-		i--
-		dAtA[i] = 0x32
-	}
-	if m.RealtimePeriod != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RealtimePeriod))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.RealtimeRuntime != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RealtimeRuntime))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Period != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Period))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Quota != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Quota))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Shares != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Shares))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxWeightDevice) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxWeightDevice) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxWeightDevice) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.LeafWeight != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.LeafWeight))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Weight != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Weight))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Minor != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Minor))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Major != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Major))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxThrottleDevice) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxThrottleDevice) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxThrottleDevice) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Rate != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Rate))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Minor != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Minor))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Major != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Major))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxBlockIO) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxBlockIO) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxBlockIO) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ThrottleWriteIOPSDevice) > 0 {
-		for iNdEx := len(m.ThrottleWriteIOPSDevice) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.ThrottleWriteIOPSDevice[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x3a
-		}
-	}
-	if len(m.ThrottleReadIOPSDevice) > 0 {
-		for iNdEx := len(m.ThrottleReadIOPSDevice) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.ThrottleReadIOPSDevice[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x32
-		}
-	}
-	if len(m.ThrottleWriteBpsDevice) > 0 {
-		for iNdEx := len(m.ThrottleWriteBpsDevice) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.ThrottleWriteBpsDevice[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x2a
-		}
-	}
-	if len(m.ThrottleReadBpsDevice) > 0 {
-		for iNdEx := len(m.ThrottleReadBpsDevice) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.ThrottleReadBpsDevice[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.WeightDevice) > 0 {
-		for iNdEx := len(m.WeightDevice) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.WeightDevice[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if m.LeafWeight != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.LeafWeight))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Weight != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Weight))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxPids) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxPids) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxPids) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Limit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Limit))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxDeviceCgroup) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxDeviceCgroup) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxDeviceCgroup) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Access) > 0 {
-		i -= len(m.Access)
-		copy(dAtA[i:], m.Access)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Access)))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if m.Minor != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Minor))
-		i--
-		dAtA[i] = 0x20
-	}
-	if m.Major != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Major))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Allow {
-		i--
-		if m.Allow {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxNetwork) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxNetwork) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxNetwork) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Priorities) > 0 {
-		for iNdEx := len(m.Priorities) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Priorities[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if m.ClassID != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ClassID))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxHugepageLimit) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxHugepageLimit) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxHugepageLimit) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Limit != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Limit))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Pagesize) > 0 {
-		i -= len(m.Pagesize)
-		copy(dAtA[i:], m.Pagesize)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Pagesize)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxInterfacePriority) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxInterfacePriority) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxInterfacePriority) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Priority != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Priority))
-		i--
-		dAtA[i] = 0x10
-	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxSeccomp) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxSeccomp) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxSeccomp) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.ListenerMetadata) > 0 {
-		i -= len(m.ListenerMetadata)
-		copy(dAtA[i:], m.ListenerMetadata)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ListenerMetadata)))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xe2
-	}
-	if len(m.ListenerPath) > 0 {
-		i -= len(m.ListenerPath)
-		copy(dAtA[i:], m.ListenerPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ListenerPath)))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xda
-	}
-	if m.DefaultErrnoRet != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.DefaultErrnoRet))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xd0
-	}
-	if m.FilterFlags != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.FilterFlags))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc8
-	}
-	if len(m.Filters) > 0 {
-		for iNdEx := len(m.Filters) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Filters[iNdEx])
-			copy(dAtA[i:], m.Filters[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Filters[iNdEx])))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xc2
-		}
-	}
-	if len(m.Syscalls) > 0 {
-		for iNdEx := len(m.Syscalls) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Syscalls[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if len(m.Flags) > 0 {
-		for iNdEx := len(m.Flags) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Flags[iNdEx])
-			copy(dAtA[i:], m.Flags[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Flags[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
-	if len(m.Architectures) > 0 {
-		for iNdEx := len(m.Architectures) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Architectures[iNdEx])
-			copy(dAtA[i:], m.Architectures[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Architectures[iNdEx])))
-			i--
-			dAtA[i] = 0x12
-		}
-	}
-	if len(m.DefaultAction) > 0 {
-		i -= len(m.DefaultAction)
-		copy(dAtA[i:], m.DefaultAction)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DefaultAction)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxSeccompArg) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxSeccompArg) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxSeccompArg) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Op) > 0 {
-		i -= len(m.Op)
-		copy(dAtA[i:], m.Op)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Op)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if m.ValueTwo != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.ValueTwo))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Value != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Value))
-		i--
-		dAtA[i] = 0x10
-	}
-	if m.Index != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Index))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxSyscall) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxSyscall) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxSyscall) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Args) > 0 {
-		for iNdEx := len(m.Args) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Args[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x22
-		}
-	}
-	if m.Errnoret != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.Errnoret))
-		i--
-		dAtA[i] = 0x18
-	}
-	if len(m.Action) > 0 {
-		i -= len(m.Action)
-		copy(dAtA[i:], m.Action)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Action)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Names) > 0 {
-		for iNdEx := len(m.Names) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Names[iNdEx])
-			copy(dAtA[i:], m.Names[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Names[iNdEx])))
-			i--
-			dAtA[i] = 0xa
-		}
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *LinuxIntelRdt) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *LinuxIntelRdt) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *LinuxIntelRdt) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.EnableMonitoring {
-		i--
-		if m.EnableMonitoring {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xd8
-	}
-	if len(m.Schemata) > 0 {
-		for iNdEx := len(m.Schemata) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Schemata[iNdEx])
-			copy(dAtA[i:], m.Schemata[iNdEx])
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Schemata[iNdEx])))
-			i--
-			dAtA[i] = 0x3e
-			i--
-			dAtA[i] = 0xd2
-		}
-	}
-	if len(m.MemBwSchema) > 0 {
-		i -= len(m.MemBwSchema)
-		copy(dAtA[i:], m.MemBwSchema)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.MemBwSchema)))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xca
-	}
-	if len(m.ClosID) > 0 {
-		i -= len(m.ClosID)
-		copy(dAtA[i:], m.ClosID)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.ClosID)))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc2
-	}
-	if len(m.L3CacheSchema) > 0 {
-		i -= len(m.L3CacheSchema)
-		copy(dAtA[i:], m.L3CacheSchema)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.L3CacheSchema)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Spec) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Version)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Process != nil {
-		l = m.Process.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Root != nil {
-		l = m.Root.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Hostname)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Mounts) > 0 {
-		for _, e := range m.Mounts {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Hooks != nil {
-		l = m.Hooks.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Annotations) > 0 {
-		for k, v := range m.Annotations {
-			_ = k
-			_ = v
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + 1 + len(v) + protobuf_go_lite.SizeOfVarint(uint64(len(v)))
-			n += mapEntrySize + 1 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if m.Linux != nil {
-		l = m.Linux.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Solaris != nil {
-		l = m.Solaris.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Windows != nil {
-		l = m.Windows.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Domainname)
-	if l > 0 {
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Process) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Terminal {
-		n += 2
-	}
-	if m.ConsoleSize != nil {
-		l = m.ConsoleSize.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.User != nil {
-		l = m.User.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Args) > 0 {
-		for _, s := range m.Args {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Env) > 0 {
-		for _, s := range m.Env {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	l = len(m.Cwd)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Capabilities != nil {
-		l = m.Capabilities.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Rlimits) > 0 {
-		for _, e := range m.Rlimits {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.NoNewPrivileges {
-		n += 2
-	}
-	l = len(m.ApparmorProfile)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.OOMScoreAdj != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.OOMScoreAdj))
-	}
-	l = len(m.SelinuxLabel)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Scheduler != nil {
-		l = m.Scheduler.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.IOPriority != nil {
-		l = m.IOPriority.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.ExecCPUAffinity != nil {
-		l = m.ExecCPUAffinity.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.OOMScoreAdjUnset {
-		n += 3
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxScheduler) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Policy)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Nice != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Nice))
-	}
-	if m.Priority != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Priority))
-	}
-	if len(m.Flags) > 0 {
-		for _, s := range m.Flags {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Runtime != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Runtime))
-	}
-	if m.Deadline != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Deadline))
-	}
-	if m.Period != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Period))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxIOPriority) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Class)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Priority != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Priority))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *CPUAffinity) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Initial)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Final)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Box) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Height != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Height))
-	}
-	if m.Width != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Width))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *User) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.UID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.UID))
-	}
-	if m.GID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.GID))
-	}
-	if len(m.AdditionalGids) > 0 {
-		l = 0
-		for _, e := range m.AdditionalGids {
-			l += protobuf_go_lite.SizeOfVarint(uint64(e))
-		}
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
-	}
-	l = len(m.Username)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Umask != nil {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(*m.Umask))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxCapabilities) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Bounding) > 0 {
-		for _, s := range m.Bounding {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Effective) > 0 {
-		for _, s := range m.Effective {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Inheritable) > 0 {
-		for _, s := range m.Inheritable {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Permitted) > 0 {
-		for _, s := range m.Permitted {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Ambient) > 0 {
-		for _, s := range m.Ambient {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *POSIXRlimit) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Hard != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Hard))
-	}
-	if m.Soft != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Soft))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Mount) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Destination)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Source)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Options) > 0 {
-		for _, s := range m.Options {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.UIDMappings) > 0 {
-		for _, e := range m.UIDMappings {
-			l = e.SizeVT()
-			n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.GIDMappings) > 0 {
-		for _, e := range m.GIDMappings {
-			l = e.SizeVT()
-			n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Root) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Readonly {
-		n += 2
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Hooks) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Prestart) > 0 {
-		for _, e := range m.Prestart {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Poststart) > 0 {
-		for _, e := range m.Poststart {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Poststop) > 0 {
-		for _, e := range m.Poststop {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.CreateRuntime) > 0 {
-		for _, e := range m.CreateRuntime {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.CreateContainer) > 0 {
-		for _, e := range m.CreateContainer {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.StartContainer) > 0 {
-		for _, e := range m.StartContainer {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Hook) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Args) > 0 {
-		for _, s := range m.Args {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Env) > 0 {
-		for _, s := range m.Env {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Timeout != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Timeout))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Linux) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.UIDMappings) > 0 {
-		for _, e := range m.UIDMappings {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.GIDMappings) > 0 {
-		for _, e := range m.GIDMappings {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Sysctl) > 0 {
-		for k, v := range m.Sysctl {
-			_ = k
-			_ = v
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + 1 + len(v) + protobuf_go_lite.SizeOfVarint(uint64(len(v)))
-			n += mapEntrySize + 1 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if m.Resources != nil {
-		l = m.Resources.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.CgroupsPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Namespaces) > 0 {
-		for _, e := range m.Namespaces {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Devices) > 0 {
-		for _, e := range m.Devices {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Seccomp != nil {
-		l = m.Seccomp.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.RootfsPropagation)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.MaskedPaths) > 0 {
-		for _, s := range m.MaskedPaths {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.ReadonlyPaths) > 0 {
-		for _, s := range m.ReadonlyPaths {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	l = len(m.MountLabel)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.IntelRdt != nil {
-		l = m.IntelRdt.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Personality != nil {
-		l = m.Personality.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.TimeOffsets) > 0 {
-		for k, v := range m.TimeOffsets {
-			_ = k
-			_ = v
-			l = 0
-			if v != nil {
-				l = v.SizeVT()
-			}
-			l += 1 + protobuf_go_lite.SizeOfVarint(uint64(l))
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + l
-			n += mapEntrySize + 2 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if len(m.NetDevices) > 0 {
-		for k, v := range m.NetDevices {
-			_ = k
-			_ = v
-			l = 0
-			if v != nil {
-				l = v.SizeVT()
-			}
-			l += 1 + protobuf_go_lite.SizeOfVarint(uint64(l))
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + l
-			n += mapEntrySize + 2 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if m.MemoryPolicy != nil {
-		l = m.MemoryPolicy.SizeVT()
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxPersonality) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Domain)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Flags) > 0 {
-		for _, s := range m.Flags {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxTimeOffset) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Secs != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Secs))
-	}
-	if m.Nanosecs != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Nanosecs))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxNetDevice) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxMemoryPolicy) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Mode)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Nodes)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Flags) > 0 {
-		for _, s := range m.Flags {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Windows) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Dummy)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Solaris) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Dummy)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxIDMapping) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.HostID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.HostID))
-	}
-	if m.ContainerID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.ContainerID))
-	}
-	if m.Size != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Size))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxNamespace) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxDevice) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Path)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Major != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Major))
-	}
-	if m.Minor != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Minor))
-	}
-	if m.FileMode != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.FileMode))
-	}
-	if m.UID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.UID))
-	}
-	if m.GID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.GID))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxResources) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Devices) > 0 {
-		for _, e := range m.Devices {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Memory != nil {
-		l = m.Memory.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.CPU != nil {
-		l = m.CPU.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Pids != nil {
-		l = m.Pids.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.BlockIO != nil {
-		l = m.BlockIO.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.HugepageLimits) > 0 {
-		for _, e := range m.HugepageLimits {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Network != nil {
-		l = m.Network.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Unified) > 0 {
-		for k, v := range m.Unified {
-			_ = k
-			_ = v
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + 1 + len(v) + protobuf_go_lite.SizeOfVarint(uint64(len(v)))
-			n += mapEntrySize + 2 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	if len(m.Rdma) > 0 {
-		for k, v := range m.Rdma {
-			_ = k
-			_ = v
-			l = 0
-			if v != nil {
-				l = v.SizeVT()
-			}
-			l += 1 + protobuf_go_lite.SizeOfVarint(uint64(l))
-			mapEntrySize := 1 + len(k) + protobuf_go_lite.SizeOfVarint(uint64(len(k))) + l
-			n += mapEntrySize + 2 + protobuf_go_lite.SizeOfVarint(uint64(mapEntrySize))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxRdma) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.HcaHandles != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.HcaHandles))
-	}
-	if m.HcaObjects != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.HcaObjects))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxMemory) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Limit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Limit))
-	}
-	if m.Reservation != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Reservation))
-	}
-	if m.Swap != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Swap))
-	}
-	if m.Kernel != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Kernel))
-	}
-	if m.KernelTCP != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.KernelTCP))
-	}
-	if m.Swappiness != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Swappiness))
-	}
-	if m.DisableOOMKiller {
-		n += 2
-	}
-	if m.CheckBeforeUpdate {
-		n += 3
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxCPU) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Shares != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Shares))
-	}
-	if m.Quota != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Quota))
-	}
-	if m.Period != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Period))
-	}
-	if m.RealtimeRuntime != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RealtimeRuntime))
-	}
-	if m.RealtimePeriod != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RealtimePeriod))
-	}
-	l = len(m.Cpus)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Mems)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Burst != nil {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(*m.Burst))
-	}
-	if m.Idle != nil {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(*m.Idle))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxWeightDevice) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Major != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Major))
-	}
-	if m.Minor != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Minor))
-	}
-	if m.Weight != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Weight))
-	}
-	if m.LeafWeight != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.LeafWeight))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxThrottleDevice) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Major != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Major))
-	}
-	if m.Minor != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Minor))
-	}
-	if m.Rate != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Rate))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxBlockIO) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Weight != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Weight))
-	}
-	if m.LeafWeight != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.LeafWeight))
-	}
-	if len(m.WeightDevice) > 0 {
-		for _, e := range m.WeightDevice {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.ThrottleReadBpsDevice) > 0 {
-		for _, e := range m.ThrottleReadBpsDevice {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.ThrottleWriteBpsDevice) > 0 {
-		for _, e := range m.ThrottleWriteBpsDevice {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.ThrottleReadIOPSDevice) > 0 {
-		for _, e := range m.ThrottleReadIOPSDevice {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.ThrottleWriteIOPSDevice) > 0 {
-		for _, e := range m.ThrottleWriteIOPSDevice {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxPids) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Limit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Limit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxDeviceCgroup) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Allow {
-		n += 2
-	}
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Major != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Major))
-	}
-	if m.Minor != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Minor))
-	}
-	l = len(m.Access)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxNetwork) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.ClassID != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.ClassID))
-	}
-	if len(m.Priorities) > 0 {
-		for _, e := range m.Priorities {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxHugepageLimit) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Pagesize)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Limit != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Limit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxInterfacePriority) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Priority != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Priority))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxSeccomp) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.DefaultAction)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Architectures) > 0 {
-		for _, s := range m.Architectures {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Flags) > 0 {
-		for _, s := range m.Flags {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Syscalls) > 0 {
-		for _, e := range m.Syscalls {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Filters) > 0 {
-		for _, b := range m.Filters {
-			l = len(b)
-			n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.FilterFlags != 0 {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(m.FilterFlags))
-	}
-	if m.DefaultErrnoRet != nil {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(*m.DefaultErrnoRet))
-	}
-	l = len(m.ListenerPath)
-	if l > 0 {
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ListenerMetadata)
-	if l > 0 {
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxSeccompArg) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Index != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Index))
-	}
-	if m.Value != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Value))
-	}
-	if m.ValueTwo != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.ValueTwo))
-	}
-	l = len(m.Op)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxSyscall) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if len(m.Names) > 0 {
-		for _, s := range m.Names {
-			l = len(s)
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	l = len(m.Action)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Errnoret != nil {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(*m.Errnoret))
-	}
-	if len(m.Args) > 0 {
-		for _, e := range m.Args {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *LinuxIntelRdt) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.L3CacheSchema)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.ClosID)
-	if l > 0 {
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.MemBwSchema)
-	if l > 0 {
-		n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.Schemata) > 0 {
-		for _, s := range m.Schemata {
-			l = len(s)
-			n += 2 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.EnableMonitoring {
-		n += 3
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Spec) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Spec: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Spec: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Version", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Version = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Process", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+		e.Message(2, m.Process)
+	}
+	e.String(1, m.Version)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Spec) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Version = d.String()
+		case 18:
 			if m.Process == nil {
-				m.Process = &Process{}
+				m.Process = new(Process)
 			}
-			if err := m.Process.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Root", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Process)
+		case 26:
 			if m.Root == nil {
-				m.Root = &Root{}
+				m.Root = new(Root)
 			}
-			if err := m.Root.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Hostname", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Hostname = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mounts", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Mounts = append(m.Mounts, &Mount{})
-			if err := m.Mounts[len(m.Mounts)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Hooks", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Root)
+		case 34:
+			m.Hostname = d.String()
+		case 42:
+			v := new(Mount)
+			d.Message(v)
+			m.Mounts = append(m.Mounts, v)
+		case 50:
 			if m.Hooks == nil {
-				m.Hooks = &Hooks{}
+				m.Hooks = new(Hooks)
 			}
-			if err := m.Hooks.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Annotations", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Hooks)
+		case 58:
+			k, v := d.Entry()
 			if m.Annotations == nil {
 				m.Annotations = make(map[string]string)
 			}
-			var mapkey string
-			var mapvalue string
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var stringLenmapvalue uint64
-					stringLenmapvalue, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapvalue := int(stringLenmapvalue)
-					if intStringLenmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapvalue := iNdEx + intStringLenmapvalue
-					if postStringIndexmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapvalue > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = string(dAtA[iNdEx:postStringIndexmapvalue])
-					iNdEx = postStringIndexmapvalue
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
-			}
-			m.Annotations[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Linux", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Annotations[k] = v.String()
+		case 66:
 			if m.Linux == nil {
-				m.Linux = &Linux{}
+				m.Linux = new(Linux)
 			}
-			if err := m.Linux.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 9:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Solaris", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Linux)
+		case 74:
 			if m.Solaris == nil {
-				m.Solaris = &Solaris{}
+				m.Solaris = new(Solaris)
 			}
-			if err := m.Solaris.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 10:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Windows", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Solaris)
+		case 82:
 			if m.Windows == nil {
-				m.Windows = &Windows{}
+				m.Windows = new(Windows)
 			}
-			if err := m.Windows.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Domainname", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Domainname = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.Windows)
+		case 8002:
+			m.Domainname = d.String()
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *Process) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Process: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Process: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Terminal", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Terminal = bool(v != 0)
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ConsoleSize", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.ConsoleSize == nil {
-				m.ConsoleSize = &Box{}
-			}
-			if err := m.ConsoleSize.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field User", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.User == nil {
-				m.User = &User{}
-			}
-			if err := m.User.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Args", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Args = append(m.Args, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Env", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Env = append(m.Env, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Cwd", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Cwd = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Capabilities", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.Capabilities == nil {
-				m.Capabilities = &LinuxCapabilities{}
-			}
-			if err := m.Capabilities.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
+
+// SizeVT returns the encoded size in bytes.
+func (m *Process) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Process) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Process) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Process) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(1003, m.OOMScoreAdjUnset)
+	if m.ExecCPUAffinity != nil {
+		e.Message(1002, m.ExecCPUAffinity)
+	}
+	if m.IOPriority != nil {
+		e.Message(1001, m.IOPriority)
+	}
+	if m.Scheduler != nil {
+		e.Message(1000, m.Scheduler)
+	}
+	e.String(12, m.SelinuxLabel)
+	e.Varint(11, uint64(m.OOMScoreAdj))
+	e.String(10, m.ApparmorProfile)
+	e.Bool(9, m.NoNewPrivileges)
+	for i := len(m.Rlimits) - 1; i >= 0; i-- {
+		e.Message(8, m.Rlimits[i])
+	}
+	if m.Capabilities != nil {
+		e.Message(7, m.Capabilities)
+	}
+	e.String(6, m.Cwd)
+	e.Strings(5, m.Env)
+	e.Strings(4, m.Args)
+	if m.User != nil {
+		e.Message(3, m.User)
+	}
+	if m.ConsoleSize != nil {
+		e.Message(2, m.ConsoleSize)
+	}
+	e.Bool(1, m.Terminal)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Process) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Rlimits", wireType)
+			m.Terminal = d.Bool()
+		case 18:
+			if m.ConsoleSize == nil {
+				m.ConsoleSize = new(Box)
 			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
+			d.Message(m.ConsoleSize)
+		case 26:
+			if m.User == nil {
+				m.User = new(User)
 			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
+			d.Message(m.User)
+		case 34:
+			m.Args = append(m.Args, d.String())
+		case 42:
+			m.Env = append(m.Env, d.String())
+		case 50:
+			m.Cwd = d.String()
+		case 58:
+			if m.Capabilities == nil {
+				m.Capabilities = new(LinuxCapabilities)
 			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Rlimits = append(m.Rlimits, &POSIXRlimit{})
-			if err := m.Rlimits[len(m.Rlimits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 9:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field NoNewPrivileges", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.NoNewPrivileges = bool(v != 0)
-		case 10:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ApparmorProfile", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ApparmorProfile = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 11:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field OOMScoreAdj", wireType)
-			}
-			m.OOMScoreAdj = 0
-			m.OOMScoreAdj, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 12:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SelinuxLabel", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.SelinuxLabel = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Scheduler", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Capabilities)
+		case 66:
+			v := new(POSIXRlimit)
+			d.Message(v)
+			m.Rlimits = append(m.Rlimits, v)
+		case 72:
+			m.NoNewPrivileges = d.Bool()
+		case 82:
+			m.ApparmorProfile = d.String()
+		case 88:
+			m.OOMScoreAdj = int64(d.Uint64())
+		case 98:
+			m.SelinuxLabel = d.String()
+		case 8002:
 			if m.Scheduler == nil {
-				m.Scheduler = &LinuxScheduler{}
+				m.Scheduler = new(LinuxScheduler)
 			}
-			if err := m.Scheduler.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IOPriority", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Scheduler)
+		case 8010:
 			if m.IOPriority == nil {
-				m.IOPriority = &LinuxIOPriority{}
+				m.IOPriority = new(LinuxIOPriority)
 			}
-			if err := m.IOPriority.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1002:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ExecCPUAffinity", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.IOPriority)
+		case 8018:
 			if m.ExecCPUAffinity == nil {
-				m.ExecCPUAffinity = &CPUAffinity{}
+				m.ExecCPUAffinity = new(CPUAffinity)
 			}
-			if err := m.ExecCPUAffinity.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1003:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field OOMScoreAdjUnset", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.OOMScoreAdjUnset = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.ExecCPUAffinity)
+		case 8024:
+			m.OOMScoreAdjUnset = d.Bool()
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxScheduler) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxScheduler: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxScheduler: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Policy", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Nice", wireType)
-			}
-			m.Nice = 0
-			m.Nice, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Priority", wireType)
-			}
-			m.Priority = 0
-			m.Priority, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Flags = append(m.Flags, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Runtime", wireType)
-			}
-			m.Runtime = 0
-			m.Runtime, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Deadline", wireType)
-			}
-			m.Deadline = 0
-			m.Deadline, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Period", wireType)
-			}
-			m.Period = 0
-			m.Period, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxIOPriority) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxIOPriority: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxIOPriority: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Class", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Class = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Priority", wireType)
-			}
-			m.Priority = 0
-			m.Priority, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxScheduler) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *CPUAffinity) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: CPUAffinity: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: CPUAffinity: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Initial", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Initial = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Final", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Final = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxScheduler) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Box) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Box: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Box: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Height", wireType)
-			}
-			m.Height = 0
-			m.Height, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Width", wireType)
-			}
-			m.Width = 0
-			m.Width, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxScheduler) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxScheduler) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(7, uint64(m.Period))
+	e.Varint(6, uint64(m.Deadline))
+	e.Varint(5, uint64(m.Runtime))
+	e.Strings(4, m.Flags)
+	e.Varint(3, uint64(m.Priority))
+	e.Varint(2, uint64(m.Nice))
+	e.String(1, m.Policy)
 }
-func (m *User) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxScheduler) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Policy = d.String()
+		case 16:
+			m.Nice = int32(d.Uint64())
+		case 24:
+			m.Priority = int32(d.Uint64())
+		case 34:
+			m.Flags = append(m.Flags, d.String())
+		case 40:
+			m.Runtime = d.Uint64()
+		case 48:
+			m.Deadline = d.Uint64()
+		case 56:
+			m.Period = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: User: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxIOPriority) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxIOPriority) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxIOPriority) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxIOPriority) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Priority))
+	e.String(1, m.Class)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxIOPriority) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Class = d.String()
+		case 16:
+			m.Priority = int32(d.Uint64())
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: User: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *CPUAffinity) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *CPUAffinity) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *CPUAffinity) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *CPUAffinity) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.Final)
+	e.String(1, m.Initial)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *CPUAffinity) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Initial = d.String()
+		case 18:
+			m.Final = d.String()
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UID", wireType)
-			}
-			m.UID = 0
-			m.UID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GID", wireType)
-			}
-			m.GID = 0
-			m.GID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType == 0 {
-				var v uint32
-				v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				m.AdditionalGids = append(m.AdditionalGids, v)
-			} else if wireType == 2 {
-				var packedLen int
-				var _v uint64
-				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				packedLen = int(_v)
-				if err != nil {
-					return err
-				}
-				if packedLen < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				postIndex := iNdEx + packedLen
-				if postIndex < 0 {
-					return protobuf_go_lite.ErrInvalidLength
-				}
-				if postIndex > l {
-					return io.ErrUnexpectedEOF
-				}
-				var elementCount int
-				var count int
-				for _, integer := range dAtA[iNdEx:postIndex] {
-					if integer < 128 {
-						count++
-					}
-				}
-				elementCount = count
-				if elementCount != 0 && len(m.AdditionalGids) == 0 {
-					m.AdditionalGids = make([]uint32, 0, elementCount)
-				}
-				for iNdEx < postIndex {
-					var v uint32
-					v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					m.AdditionalGids = append(m.AdditionalGids, v)
-				}
-			} else {
-				return fmt.Errorf("proto: wrong wireType = %d for field AdditionalGids", wireType)
-			}
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Username", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Username = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Umask", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Box) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Box) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Box) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Box) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Width))
+	e.Varint(1, uint64(m.Height))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Box) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Height = uint32(d.Uint64())
+		case 16:
+			m.Width = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *User) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *User) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *User) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *User) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Umask != nil {
+		e.Optional(1000, uint64(*m.Umask))
+	}
+	e.String(4, m.Username)
+	wire.EncodeVarints(e, 3, m.AdditionalGids)
+	e.Varint(2, uint64(m.GID))
+	e.Varint(1, uint64(m.UID))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *User) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.UID = uint32(d.Uint64())
+		case 16:
+			m.GID = uint32(d.Uint64())
+		case 24, 26:
+			m.AdditionalGids = wire.Varints(&d, m.AdditionalGids)
+		case 34:
+			m.Username = d.String()
+		case 8000:
+			v := uint32(d.Uint64())
 			m.Umask = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxCapabilities) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxCapabilities: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxCapabilities: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Bounding", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Bounding = append(m.Bounding, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Effective", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Effective = append(m.Effective, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Inheritable", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Inheritable = append(m.Inheritable, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Permitted", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Permitted = append(m.Permitted, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Ambient", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Ambient = append(m.Ambient, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *POSIXRlimit) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: POSIXRlimit: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: POSIXRlimit: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Hard", wireType)
-			}
-			m.Hard = 0
-			m.Hard, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Soft", wireType)
-			}
-			m.Soft = 0
-			m.Soft, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxCapabilities) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Mount) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Mount: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Mount: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Destination", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Destination = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Source", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Source = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Options = append(m.Options, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UIDMappings", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.UIDMappings = append(m.UIDMappings, &LinuxIDMapping{})
-			if err := m.UIDMappings[len(m.UIDMappings)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GIDMappings", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.GIDMappings = append(m.GIDMappings, &LinuxIDMapping{})
-			if err := m.GIDMappings[len(m.GIDMappings)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxCapabilities) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxCapabilities) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *Root) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Root: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Root: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Readonly", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Readonly = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxCapabilities) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Strings(5, m.Ambient)
+	e.Strings(4, m.Permitted)
+	e.Strings(3, m.Inheritable)
+	e.Strings(2, m.Effective)
+	e.Strings(1, m.Bounding)
 }
-func (m *Hooks) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Hooks: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Hooks: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Prestart", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Prestart = append(m.Prestart, &Hook{})
-			if err := m.Prestart[len(m.Prestart)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Poststart", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Poststart = append(m.Poststart, &Hook{})
-			if err := m.Poststart[len(m.Poststart)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Poststop", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Poststop = append(m.Poststop, &Hook{})
-			if err := m.Poststop[len(m.Poststop)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CreateRuntime", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.CreateRuntime = append(m.CreateRuntime, &Hook{})
-			if err := m.CreateRuntime[len(m.CreateRuntime)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CreateContainer", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.CreateContainer = append(m.CreateContainer, &Hook{})
-			if err := m.CreateContainer[len(m.CreateContainer)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StartContainer", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.StartContainer = append(m.StartContainer, &Hook{})
-			if err := m.StartContainer[len(m.StartContainer)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxCapabilities) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Bounding = append(m.Bounding, d.String())
+		case 18:
+			m.Effective = append(m.Effective, d.String())
+		case 26:
+			m.Inheritable = append(m.Inheritable, d.String())
+		case 34:
+			m.Permitted = append(m.Permitted, d.String())
+		case 42:
+			m.Ambient = append(m.Ambient, d.String())
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *Hook) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Hook: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Hook: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Args", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Args = append(m.Args, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Env", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Env = append(m.Env, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Timeout", wireType)
-			}
-			m.Timeout = 0
-			m.Timeout, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *POSIXRlimit) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *POSIXRlimit) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *POSIXRlimit) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *POSIXRlimit) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(3, uint64(m.Soft))
+	e.Varint(2, uint64(m.Hard))
+	e.String(1, m.Type)
 }
-func (m *Linux) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *POSIXRlimit) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Type = d.String()
+		case 16:
+			m.Hard = d.Uint64()
+		case 24:
+			m.Soft = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Linux: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Mount) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Mount) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Mount) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Mount) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.GIDMappings) - 1; i >= 0; i-- {
+		e.Message(1001, m.GIDMappings[i])
+	}
+	for i := len(m.UIDMappings) - 1; i >= 0; i-- {
+		e.Message(1000, m.UIDMappings[i])
+	}
+	e.Strings(4, m.Options)
+	e.String(3, m.Type)
+	e.String(2, m.Source)
+	e.String(1, m.Destination)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Mount) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Destination = d.String()
+		case 18:
+			m.Source = d.String()
+		case 26:
+			m.Type = d.String()
+		case 34:
+			m.Options = append(m.Options, d.String())
+		case 8002:
+			v := new(LinuxIDMapping)
+			d.Message(v)
+			m.UIDMappings = append(m.UIDMappings, v)
+		case 8010:
+			v := new(LinuxIDMapping)
+			d.Message(v)
+			m.GIDMappings = append(m.GIDMappings, v)
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Linux: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Root) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Root) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Root) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Root) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Bool(2, m.Readonly)
+	e.String(1, m.Path)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Root) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Path = d.String()
+		case 16:
+			m.Readonly = d.Bool()
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UIDMappings", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.UIDMappings = append(m.UIDMappings, &LinuxIDMapping{})
-			if err := m.UIDMappings[len(m.UIDMappings)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GIDMappings", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.GIDMappings = append(m.GIDMappings, &LinuxIDMapping{})
-			if err := m.GIDMappings[len(m.GIDMappings)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Sysctl", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Hooks) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Hooks) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Hooks) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Hooks) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.StartContainer) - 1; i >= 0; i-- {
+		e.Message(6, m.StartContainer[i])
+	}
+	for i := len(m.CreateContainer) - 1; i >= 0; i-- {
+		e.Message(5, m.CreateContainer[i])
+	}
+	for i := len(m.CreateRuntime) - 1; i >= 0; i-- {
+		e.Message(4, m.CreateRuntime[i])
+	}
+	for i := len(m.Poststop) - 1; i >= 0; i-- {
+		e.Message(3, m.Poststop[i])
+	}
+	for i := len(m.Poststart) - 1; i >= 0; i-- {
+		e.Message(2, m.Poststart[i])
+	}
+	for i := len(m.Prestart) - 1; i >= 0; i-- {
+		e.Message(1, m.Prestart[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Hooks) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(Hook)
+			d.Message(v)
+			m.Prestart = append(m.Prestart, v)
+		case 18:
+			v := new(Hook)
+			d.Message(v)
+			m.Poststart = append(m.Poststart, v)
+		case 26:
+			v := new(Hook)
+			d.Message(v)
+			m.Poststop = append(m.Poststop, v)
+		case 34:
+			v := new(Hook)
+			d.Message(v)
+			m.CreateRuntime = append(m.CreateRuntime, v)
+		case 42:
+			v := new(Hook)
+			d.Message(v)
+			m.CreateContainer = append(m.CreateContainer, v)
+		case 50:
+			v := new(Hook)
+			d.Message(v)
+			m.StartContainer = append(m.StartContainer, v)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Hook) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Hook) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Hook) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Hook) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(4, uint64(m.Timeout))
+	e.Strings(3, m.Env)
+	e.Strings(2, m.Args)
+	e.String(1, m.Path)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Hook) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Path = d.String()
+		case 18:
+			m.Args = append(m.Args, d.String())
+		case 26:
+			m.Env = append(m.Env, d.String())
+		case 32:
+			m.Timeout = int64(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Linux) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Linux) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Linux) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Linux) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.MemoryPolicy != nil {
+		e.Message(1003, m.MemoryPolicy)
+	}
+	for k, v := range m.NetDevices {
+		mark := e.Mark()
+		e.Message(2, v)
+		e.Entry(1002, k, mark)
+	}
+	for k, v := range m.TimeOffsets {
+		mark := e.Mark()
+		e.Message(2, v)
+		e.Entry(1001, k, mark)
+	}
+	if m.Personality != nil {
+		e.Message(1000, m.Personality)
+	}
+	if m.IntelRdt != nil {
+		e.Message(13, m.IntelRdt)
+	}
+	e.String(12, m.MountLabel)
+	e.Strings(11, m.ReadonlyPaths)
+	e.Strings(10, m.MaskedPaths)
+	e.String(9, m.RootfsPropagation)
+	if m.Seccomp != nil {
+		e.Message(8, m.Seccomp)
+	}
+	for i := len(m.Devices) - 1; i >= 0; i-- {
+		e.Message(7, m.Devices[i])
+	}
+	for i := len(m.Namespaces) - 1; i >= 0; i-- {
+		e.Message(6, m.Namespaces[i])
+	}
+	e.String(5, m.CgroupsPath)
+	if m.Resources != nil {
+		e.Message(4, m.Resources)
+	}
+	for k, v := range m.Sysctl {
+		mark := e.Mark()
+		e.String(2, v)
+		e.Entry(3, k, mark)
+	}
+	for i := len(m.GIDMappings) - 1; i >= 0; i-- {
+		e.Message(2, m.GIDMappings[i])
+	}
+	for i := len(m.UIDMappings) - 1; i >= 0; i-- {
+		e.Message(1, m.UIDMappings[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Linux) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(LinuxIDMapping)
+			d.Message(v)
+			m.UIDMappings = append(m.UIDMappings, v)
+		case 18:
+			v := new(LinuxIDMapping)
+			d.Message(v)
+			m.GIDMappings = append(m.GIDMappings, v)
+		case 26:
+			k, v := d.Entry()
 			if m.Sysctl == nil {
 				m.Sysctl = make(map[string]string)
 			}
-			var mapkey string
-			var mapvalue string
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var stringLenmapvalue uint64
-					stringLenmapvalue, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapvalue := int(stringLenmapvalue)
-					if intStringLenmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapvalue := iNdEx + intStringLenmapvalue
-					if postStringIndexmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapvalue > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = string(dAtA[iNdEx:postStringIndexmapvalue])
-					iNdEx = postStringIndexmapvalue
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
-			}
-			m.Sysctl[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Resources", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Sysctl[k] = v.String()
+		case 34:
 			if m.Resources == nil {
-				m.Resources = &LinuxResources{}
+				m.Resources = new(LinuxResources)
 			}
-			if err := m.Resources.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CgroupsPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.CgroupsPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Namespaces", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Namespaces = append(m.Namespaces, &LinuxNamespace{})
-			if err := m.Namespaces[len(m.Namespaces)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Devices", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Devices = append(m.Devices, &LinuxDevice{})
-			if err := m.Devices[len(m.Devices)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 8:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Seccomp", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Resources)
+		case 42:
+			m.CgroupsPath = d.String()
+		case 50:
+			v := new(LinuxNamespace)
+			d.Message(v)
+			m.Namespaces = append(m.Namespaces, v)
+		case 58:
+			v := new(LinuxDevice)
+			d.Message(v)
+			m.Devices = append(m.Devices, v)
+		case 66:
 			if m.Seccomp == nil {
-				m.Seccomp = &LinuxSeccomp{}
+				m.Seccomp = new(LinuxSeccomp)
 			}
-			if err := m.Seccomp.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 9:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RootfsPropagation", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.RootfsPropagation = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 10:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MaskedPaths", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.MaskedPaths = append(m.MaskedPaths, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 11:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ReadonlyPaths", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ReadonlyPaths = append(m.ReadonlyPaths, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 12:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MountLabel", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.MountLabel = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 13:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IntelRdt", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Seccomp)
+		case 74:
+			m.RootfsPropagation = d.String()
+		case 82:
+			m.MaskedPaths = append(m.MaskedPaths, d.String())
+		case 90:
+			m.ReadonlyPaths = append(m.ReadonlyPaths, d.String())
+		case 98:
+			m.MountLabel = d.String()
+		case 106:
 			if m.IntelRdt == nil {
-				m.IntelRdt = &LinuxIntelRdt{}
+				m.IntelRdt = new(LinuxIntelRdt)
 			}
-			if err := m.IntelRdt.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Personality", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.IntelRdt)
+		case 8002:
 			if m.Personality == nil {
-				m.Personality = &LinuxPersonality{}
+				m.Personality = new(LinuxPersonality)
 			}
-			if err := m.Personality.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TimeOffsets", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Personality)
+		case 8010:
+			k, v := d.Entry()
 			if m.TimeOffsets == nil {
 				m.TimeOffsets = make(map[string]*LinuxTimeOffset)
 			}
-			var mapkey string
-			var mapvalue *LinuxTimeOffset
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var mapmsglen int
-					var _v uint64
-					_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					mapmsglen = int(_v)
-					if err != nil {
-						return err
-					}
-					if mapmsglen < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postmsgIndex := iNdEx + mapmsglen
-					if postmsgIndex < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postmsgIndex > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = &LinuxTimeOffset{}
-					if err := mapvalue.UnmarshalVT(dAtA[iNdEx:postmsgIndex]); err != nil {
-						return err
-					}
-					iNdEx = postmsgIndex
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
+			inner := new(LinuxTimeOffset)
+			if err := inner.UnmarshalVT(v.View()); err != nil {
+				d.Fail(err)
 			}
-			m.TimeOffsets[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 1002:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field NetDevices", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.TimeOffsets[k] = inner
+		case 8018:
+			k, v := d.Entry()
 			if m.NetDevices == nil {
 				m.NetDevices = make(map[string]*LinuxNetDevice)
 			}
-			var mapkey string
-			var mapvalue *LinuxNetDevice
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var mapmsglen int
-					var _v uint64
-					_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					mapmsglen = int(_v)
-					if err != nil {
-						return err
-					}
-					if mapmsglen < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postmsgIndex := iNdEx + mapmsglen
-					if postmsgIndex < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postmsgIndex > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = &LinuxNetDevice{}
-					if err := mapvalue.UnmarshalVT(dAtA[iNdEx:postmsgIndex]); err != nil {
-						return err
-					}
-					iNdEx = postmsgIndex
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
+			inner := new(LinuxNetDevice)
+			if err := inner.UnmarshalVT(v.View()); err != nil {
+				d.Fail(err)
 			}
-			m.NetDevices[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 1003:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemoryPolicy", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.NetDevices[k] = inner
+		case 8026:
 			if m.MemoryPolicy == nil {
-				m.MemoryPolicy = &LinuxMemoryPolicy{}
+				m.MemoryPolicy = new(LinuxMemoryPolicy)
 			}
-			if err := m.MemoryPolicy.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			d.Message(m.MemoryPolicy)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxPersonality) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxPersonality: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxPersonality: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Domain", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Domain = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Flags = append(m.Flags, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxTimeOffset) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxTimeOffset: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxTimeOffset: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Secs", wireType)
-			}
-			m.Secs = 0
-			m.Secs, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Nanosecs", wireType)
-			}
-			m.Nanosecs = 0
-			m.Nanosecs, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxPersonality) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxNetDevice) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxNetDevice: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxNetDevice: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxPersonality) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxMemoryPolicy) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxMemoryPolicy: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxMemoryPolicy: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mode", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Mode = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Nodes", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Nodes = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Flags = append(m.Flags, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxPersonality) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxPersonality) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Strings(2, m.Flags)
+	e.String(1, m.Domain)
 }
-func (m *Windows) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Windows: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Windows: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Dummy", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Dummy = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxPersonality) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Domain = d.String()
+		case 18:
+			m.Flags = append(m.Flags, d.String())
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *Solaris) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Solaris: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Solaris: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Dummy", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Dummy = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxIDMapping) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxIDMapping: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxIDMapping: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HostID", wireType)
-			}
-			m.HostID = 0
-			m.HostID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ContainerID", wireType)
-			}
-			m.ContainerID = 0
-			m.ContainerID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Size", wireType)
-			}
-			m.Size = 0
-			m.Size, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxTimeOffset) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxNamespace) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxNamespace: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxNamespace: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxTimeOffset) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxDevice) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxDevice: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxDevice: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Path", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Path = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Major", wireType)
-			}
-			m.Major = 0
-			m.Major, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Minor", wireType)
-			}
-			m.Minor = 0
-			m.Minor, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FileMode", wireType)
-			}
-			m.FileMode = 0
-			m.FileMode, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UID", wireType)
-			}
-			m.UID = 0
-			m.UID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field GID", wireType)
-			}
-			m.GID = 0
-			m.GID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxTimeOffset) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxTimeOffset) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(2, uint64(m.Nanosecs))
+	e.Varint(1, uint64(m.Secs))
 }
-func (m *LinuxResources) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxTimeOffset) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Secs = int64(d.Uint64())
+		case 16:
+			m.Nanosecs = uint32(d.Uint64())
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxResources: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxNetDevice) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxNetDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxNetDevice) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxNetDevice) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Name)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxNetDevice) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Name = d.String()
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxResources: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxMemoryPolicy) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxMemoryPolicy) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxMemoryPolicy) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxMemoryPolicy) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Strings(3, m.Flags)
+	e.String(2, m.Nodes)
+	e.String(1, m.Mode)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxMemoryPolicy) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Mode = d.String()
+		case 18:
+			m.Nodes = d.String()
+		case 26:
+			m.Flags = append(m.Flags, d.String())
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Devices", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Devices = append(m.Devices, &LinuxDeviceCgroup{})
-			if err := m.Devices[len(m.Devices)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Memory", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Windows) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Windows) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Windows) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Windows) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Dummy)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Windows) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Dummy = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *Solaris) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Solaris) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Solaris) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Solaris) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1, m.Dummy)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Solaris) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Dummy = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxIDMapping) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxIDMapping) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxIDMapping) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxIDMapping) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(3, uint64(m.Size))
+	e.Varint(2, uint64(m.ContainerID))
+	e.Varint(1, uint64(m.HostID))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxIDMapping) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.HostID = uint32(d.Uint64())
+		case 16:
+			m.ContainerID = uint32(d.Uint64())
+		case 24:
+			m.Size = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxNamespace) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxNamespace) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxNamespace) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxNamespace) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(2, m.Path)
+	e.String(1, m.Type)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxNamespace) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Type = d.String()
+		case 18:
+			m.Path = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxDevice) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxDevice) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxDevice) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(7, uint64(m.GID))
+	e.Varint(6, uint64(m.UID))
+	e.Varint(5, uint64(m.FileMode))
+	e.Varint(4, uint64(m.Minor))
+	e.Varint(3, uint64(m.Major))
+	e.String(2, m.Type)
+	e.String(1, m.Path)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxDevice) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Path = d.String()
+		case 18:
+			m.Type = d.String()
+		case 24:
+			m.Major = int64(d.Uint64())
+		case 32:
+			m.Minor = int64(d.Uint64())
+		case 40:
+			m.FileMode = uint32(d.Uint64())
+		case 48:
+			m.UID = uint32(d.Uint64())
+		case 56:
+			m.GID = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxResources) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxResources) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxResources) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxResources) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for k, v := range m.Rdma {
+		mark := e.Mark()
+		e.Message(2, v)
+		e.Entry(1001, k, mark)
+	}
+	for k, v := range m.Unified {
+		mark := e.Mark()
+		e.String(2, v)
+		e.Entry(1000, k, mark)
+	}
+	if m.Network != nil {
+		e.Message(7, m.Network)
+	}
+	for i := len(m.HugepageLimits) - 1; i >= 0; i-- {
+		e.Message(6, m.HugepageLimits[i])
+	}
+	if m.BlockIO != nil {
+		e.Message(5, m.BlockIO)
+	}
+	if m.Pids != nil {
+		e.Message(4, m.Pids)
+	}
+	if m.CPU != nil {
+		e.Message(3, m.CPU)
+	}
+	if m.Memory != nil {
+		e.Message(2, m.Memory)
+	}
+	for i := len(m.Devices) - 1; i >= 0; i-- {
+		e.Message(1, m.Devices[i])
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxResources) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			v := new(LinuxDeviceCgroup)
+			d.Message(v)
+			m.Devices = append(m.Devices, v)
+		case 18:
 			if m.Memory == nil {
-				m.Memory = &LinuxMemory{}
+				m.Memory = new(LinuxMemory)
 			}
-			if err := m.Memory.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CPU", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Memory)
+		case 26:
 			if m.CPU == nil {
-				m.CPU = &LinuxCPU{}
+				m.CPU = new(LinuxCPU)
 			}
-			if err := m.CPU.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Pids", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.CPU)
+		case 34:
 			if m.Pids == nil {
-				m.Pids = &LinuxPids{}
+				m.Pids = new(LinuxPids)
 			}
-			if err := m.Pids.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field BlockIO", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Pids)
+		case 42:
 			if m.BlockIO == nil {
-				m.BlockIO = &LinuxBlockIO{}
+				m.BlockIO = new(LinuxBlockIO)
 			}
-			if err := m.BlockIO.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HugepageLimits", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.HugepageLimits = append(m.HugepageLimits, &LinuxHugepageLimit{})
-			if err := m.HugepageLimits[len(m.HugepageLimits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Network", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.BlockIO)
+		case 50:
+			v := new(LinuxHugepageLimit)
+			d.Message(v)
+			m.HugepageLimits = append(m.HugepageLimits, v)
+		case 58:
 			if m.Network == nil {
-				m.Network = &LinuxNetwork{}
+				m.Network = new(LinuxNetwork)
 			}
-			if err := m.Network.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Unified", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			d.Message(m.Network)
+		case 8002:
+			k, v := d.Entry()
 			if m.Unified == nil {
 				m.Unified = make(map[string]string)
 			}
-			var mapkey string
-			var mapvalue string
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var stringLenmapvalue uint64
-					stringLenmapvalue, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapvalue := int(stringLenmapvalue)
-					if intStringLenmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapvalue := iNdEx + intStringLenmapvalue
-					if postStringIndexmapvalue < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapvalue > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = string(dAtA[iNdEx:postStringIndexmapvalue])
-					iNdEx = postStringIndexmapvalue
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
-			}
-			m.Unified[mapkey] = mapvalue
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Rdma", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
+			m.Unified[k] = v.String()
+		case 8010:
+			k, v := d.Entry()
 			if m.Rdma == nil {
 				m.Rdma = make(map[string]*LinuxRdma)
 			}
-			var mapkey string
-			var mapvalue *LinuxRdma
-			for iNdEx < postIndex {
-				entryPreIndex := iNdEx
-				var wire uint64
-				wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-				if err != nil {
-					return err
-				}
-				fieldNum := int32(wire >> 3)
-				if fieldNum == 1 {
-					var stringLenmapkey uint64
-					stringLenmapkey, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					if err != nil {
-						return err
-					}
-					intStringLenmapkey := int(stringLenmapkey)
-					if intStringLenmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postStringIndexmapkey := iNdEx + intStringLenmapkey
-					if postStringIndexmapkey < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postStringIndexmapkey > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapkey = string(dAtA[iNdEx:postStringIndexmapkey])
-					iNdEx = postStringIndexmapkey
-				} else if fieldNum == 2 {
-					var mapmsglen int
-					var _v uint64
-					_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-					mapmsglen = int(_v)
-					if err != nil {
-						return err
-					}
-					if mapmsglen < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					postmsgIndex := iNdEx + mapmsglen
-					if postmsgIndex < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if postmsgIndex > l {
-						return io.ErrUnexpectedEOF
-					}
-					mapvalue = &LinuxRdma{}
-					if err := mapvalue.UnmarshalVT(dAtA[iNdEx:postmsgIndex]); err != nil {
-						return err
-					}
-					iNdEx = postmsgIndex
-				} else {
-					iNdEx = entryPreIndex
-					skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-					if err != nil {
-						return err
-					}
-					if (skippy < 0) || (iNdEx+skippy) < 0 {
-						return protobuf_go_lite.ErrInvalidLength
-					}
-					if (iNdEx + skippy) > postIndex {
-						return io.ErrUnexpectedEOF
-					}
-					iNdEx += skippy
-				}
+			inner := new(LinuxRdma)
+			if err := inner.UnmarshalVT(v.View()); err != nil {
+				d.Fail(err)
 			}
-			m.Rdma[mapkey] = mapvalue
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+			m.Rdma[k] = inner
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxRdma) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxRdma: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxRdma: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HcaHandles", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxRdma) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxRdma) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxRdma) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxRdma) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.HcaObjects != nil {
+		e.Optional(2, uint64(*m.HcaObjects))
+	}
+	if m.HcaHandles != nil {
+		e.Optional(1, uint64(*m.HcaHandles))
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxRdma) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			v := uint32(d.Uint64())
 			m.HcaHandles = &v
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HcaObjects", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 16:
+			v := uint32(d.Uint64())
 			m.HcaObjects = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxMemory) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxMemory: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxMemory: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Limit", wireType)
-			}
-			m.Limit = 0
-			m.Limit, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Reservation", wireType)
-			}
-			m.Reservation = 0
-			m.Reservation, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Swap", wireType)
-			}
-			m.Swap = 0
-			m.Swap, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Kernel", wireType)
-			}
-			m.Kernel = 0
-			m.Kernel, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field KernelTCP", wireType)
-			}
-			m.KernelTCP = 0
-			m.KernelTCP, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Swappiness", wireType)
-			}
-			m.Swappiness = 0
-			m.Swappiness, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DisableOOMKiller", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.DisableOOMKiller = bool(v != 0)
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field CheckBeforeUpdate", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.CheckBeforeUpdate = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxMemory) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxMemory) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxMemory) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxMemory) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Bool(1000, m.CheckBeforeUpdate)
+	e.Bool(7, m.DisableOOMKiller)
+	e.Varint(6, uint64(m.Swappiness))
+	e.Varint(5, uint64(m.KernelTCP))
+	e.Varint(4, uint64(m.Kernel))
+	e.Varint(3, uint64(m.Swap))
+	e.Varint(2, uint64(m.Reservation))
+	e.Varint(1, uint64(m.Limit))
 }
-func (m *LinuxCPU) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxMemory) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Limit = int64(d.Uint64())
+		case 16:
+			m.Reservation = int64(d.Uint64())
+		case 24:
+			m.Swap = int64(d.Uint64())
+		case 32:
+			m.Kernel = int64(d.Uint64())
+		case 40:
+			m.KernelTCP = int64(d.Uint64())
+		case 48:
+			m.Swappiness = d.Uint64()
+		case 56:
+			m.DisableOOMKiller = d.Bool()
+		case 8000:
+			m.CheckBeforeUpdate = d.Bool()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxCPU: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxCPU: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Shares", wireType)
-			}
-			m.Shares = 0
-			m.Shares, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Quota", wireType)
-			}
-			m.Quota = 0
-			m.Quota, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Period", wireType)
-			}
-			m.Period = 0
-			m.Period, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RealtimeRuntime", wireType)
-			}
-			m.RealtimeRuntime = 0
-			m.RealtimeRuntime, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RealtimePeriod", wireType)
-			}
-			m.RealtimePeriod = 0
-			m.RealtimePeriod, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Cpus", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Cpus = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mems", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Mems = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Burst", wireType)
-			}
-			var v uint64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxCPU) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxCPU) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxCPU) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxCPU) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	if m.Idle != nil {
+		e.Optional(1001, uint64(*m.Idle))
+	}
+	if m.Burst != nil {
+		e.Optional(1000, uint64(*m.Burst))
+	}
+	e.String(7, m.Mems)
+	e.String(6, m.Cpus)
+	e.Varint(5, uint64(m.RealtimePeriod))
+	e.Varint(4, uint64(m.RealtimeRuntime))
+	e.Varint(3, uint64(m.Period))
+	e.Varint(2, uint64(m.Quota))
+	e.Varint(1, uint64(m.Shares))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxCPU) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Shares = d.Uint64()
+		case 16:
+			m.Quota = int64(d.Uint64())
+		case 24:
+			m.Period = d.Uint64()
+		case 32:
+			m.RealtimeRuntime = int64(d.Uint64())
+		case 40:
+			m.RealtimePeriod = d.Uint64()
+		case 50:
+			m.Cpus = d.String()
+		case 58:
+			m.Mems = d.String()
+		case 8000:
+			v := d.Uint64()
 			m.Burst = &v
-		case 1001:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Idle", wireType)
-			}
-			var v int64
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+		case 8008:
+			v := int64(d.Uint64())
 			m.Idle = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxWeightDevice) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxWeightDevice: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxWeightDevice: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Major", wireType)
-			}
-			m.Major = 0
-			m.Major, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Minor", wireType)
-			}
-			m.Minor = 0
-			m.Minor, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Weight", wireType)
-			}
-			m.Weight = 0
-			m.Weight, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field LeafWeight", wireType)
-			}
-			m.LeafWeight = 0
-			m.LeafWeight, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxThrottleDevice) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxThrottleDevice: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxThrottleDevice: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Major", wireType)
-			}
-			m.Major = 0
-			m.Major, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Minor", wireType)
-			}
-			m.Minor = 0
-			m.Minor, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Rate", wireType)
-			}
-			m.Rate = 0
-			m.Rate, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxWeightDevice) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxBlockIO) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxBlockIO: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxBlockIO: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Weight", wireType)
-			}
-			m.Weight = 0
-			m.Weight, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field LeafWeight", wireType)
-			}
-			m.LeafWeight = 0
-			m.LeafWeight, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field WeightDevice", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.WeightDevice = append(m.WeightDevice, &LinuxWeightDevice{})
-			if err := m.WeightDevice[len(m.WeightDevice)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottleReadBpsDevice", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ThrottleReadBpsDevice = append(m.ThrottleReadBpsDevice, &LinuxThrottleDevice{})
-			if err := m.ThrottleReadBpsDevice[len(m.ThrottleReadBpsDevice)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottleWriteBpsDevice", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ThrottleWriteBpsDevice = append(m.ThrottleWriteBpsDevice, &LinuxThrottleDevice{})
-			if err := m.ThrottleWriteBpsDevice[len(m.ThrottleWriteBpsDevice)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottleReadIOPSDevice", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ThrottleReadIOPSDevice = append(m.ThrottleReadIOPSDevice, &LinuxThrottleDevice{})
-			if err := m.ThrottleReadIOPSDevice[len(m.ThrottleReadIOPSDevice)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ThrottleWriteIOPSDevice", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ThrottleWriteIOPSDevice = append(m.ThrottleWriteIOPSDevice, &LinuxThrottleDevice{})
-			if err := m.ThrottleWriteIOPSDevice[len(m.ThrottleWriteIOPSDevice)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxWeightDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxWeightDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *LinuxPids) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxPids: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxPids: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Limit", wireType)
-			}
-			m.Limit = 0
-			m.Limit, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxWeightDevice) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(4, uint64(m.LeafWeight))
+	e.Varint(3, uint64(m.Weight))
+	e.Varint(2, uint64(m.Minor))
+	e.Varint(1, uint64(m.Major))
 }
-func (m *LinuxDeviceCgroup) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxDeviceCgroup: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxDeviceCgroup: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Allow", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.Allow = bool(v != 0)
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Major", wireType)
-			}
-			m.Major = 0
-			m.Major, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Minor", wireType)
-			}
-			m.Minor = 0
-			m.Minor, iNdEx, err = protobuf_go_lite.DecodeVarintInt64(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Access", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Access = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxWeightDevice) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Major = int64(d.Uint64())
+		case 16:
+			m.Minor = int64(d.Uint64())
+		case 24:
+			m.Weight = uint32(d.Uint64())
+		case 32:
+			m.LeafWeight = uint32(d.Uint64())
+		}
 	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxNetwork) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxNetwork: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxNetwork: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ClassID", wireType)
-			}
-			m.ClassID = 0
-			m.ClassID, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Priorities", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Priorities = append(m.Priorities, &LinuxInterfacePriority{})
-			if err := m.Priorities[len(m.Priorities)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxHugepageLimit) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxHugepageLimit: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxHugepageLimit: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Pagesize", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Pagesize = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Limit", wireType)
-			}
-			m.Limit = 0
-			m.Limit, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxThrottleDevice) SizeVT() int { return wire.Size(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *LinuxInterfacePriority) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxInterfacePriority: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxInterfacePriority: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Priority", wireType)
-			}
-			m.Priority = 0
-			m.Priority, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
+// MarshalVT returns the encoded message.
+func (m *LinuxThrottleDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxThrottleDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
 }
-func (m *LinuxSeccomp) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxThrottleDevice) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(3, uint64(m.Rate))
+	e.Varint(2, uint64(m.Minor))
+	e.Varint(1, uint64(m.Major))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxThrottleDevice) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Major = int64(d.Uint64())
+		case 16:
+			m.Minor = int64(d.Uint64())
+		case 24:
+			m.Rate = d.Uint64()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxSeccomp: wiretype end group for non-group")
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxBlockIO) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxBlockIO) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxBlockIO) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxBlockIO) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.ThrottleWriteIOPSDevice) - 1; i >= 0; i-- {
+		e.Message(7, m.ThrottleWriteIOPSDevice[i])
+	}
+	for i := len(m.ThrottleReadIOPSDevice) - 1; i >= 0; i-- {
+		e.Message(6, m.ThrottleReadIOPSDevice[i])
+	}
+	for i := len(m.ThrottleWriteBpsDevice) - 1; i >= 0; i-- {
+		e.Message(5, m.ThrottleWriteBpsDevice[i])
+	}
+	for i := len(m.ThrottleReadBpsDevice) - 1; i >= 0; i-- {
+		e.Message(4, m.ThrottleReadBpsDevice[i])
+	}
+	for i := len(m.WeightDevice) - 1; i >= 0; i-- {
+		e.Message(3, m.WeightDevice[i])
+	}
+	e.Varint(2, uint64(m.LeafWeight))
+	e.Varint(1, uint64(m.Weight))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Weight = uint32(d.Uint64())
+		case 16:
+			m.LeafWeight = uint32(d.Uint64())
+		case 26:
+			v := new(LinuxWeightDevice)
+			d.Message(v)
+			m.WeightDevice = append(m.WeightDevice, v)
+		case 34:
+			v := new(LinuxThrottleDevice)
+			d.Message(v)
+			m.ThrottleReadBpsDevice = append(m.ThrottleReadBpsDevice, v)
+		case 42:
+			v := new(LinuxThrottleDevice)
+			d.Message(v)
+			m.ThrottleWriteBpsDevice = append(m.ThrottleWriteBpsDevice, v)
+		case 50:
+			v := new(LinuxThrottleDevice)
+			d.Message(v)
+			m.ThrottleReadIOPSDevice = append(m.ThrottleReadIOPSDevice, v)
+		case 58:
+			v := new(LinuxThrottleDevice)
+			d.Message(v)
+			m.ThrottleWriteIOPSDevice = append(m.ThrottleWriteIOPSDevice, v)
 		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxSeccomp: illegal tag %d (wire type %d)", fieldNum, wire)
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxPids) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxPids) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxPids) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxPids) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(1, uint64(m.Limit))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxPids) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Limit = int64(d.Uint64())
 		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DefaultAction", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DefaultAction = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Architectures", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Architectures = append(m.Architectures, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Flags = append(m.Flags, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Syscalls", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Syscalls = append(m.Syscalls, &LinuxSyscall{})
-			if err := m.Syscalls[len(m.Syscalls)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Filters", wireType)
-			}
-			var byteLen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			byteLen = int(_v)
-			if err != nil {
-				return err
-			}
-			if byteLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + byteLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Filters = append(m.Filters, make([]byte, postIndex-iNdEx))
-			copy(m.Filters[len(m.Filters)-1], dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FilterFlags", wireType)
-			}
-			m.FilterFlags = 0
-			m.FilterFlags, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1002:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DefaultErrnoRet", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxDeviceCgroup) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxDeviceCgroup) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxDeviceCgroup) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxDeviceCgroup) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(5, m.Access)
+	e.Varint(4, uint64(m.Minor))
+	e.Varint(3, uint64(m.Major))
+	e.String(2, m.Type)
+	e.Bool(1, m.Allow)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxDeviceCgroup) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Allow = d.Bool()
+		case 18:
+			m.Type = d.String()
+		case 24:
+			m.Major = int64(d.Uint64())
+		case 32:
+			m.Minor = int64(d.Uint64())
+		case 42:
+			m.Access = d.String()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxNetwork) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxNetwork) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxNetwork) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxNetwork) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.Priorities) - 1; i >= 0; i-- {
+		e.Message(2, m.Priorities[i])
+	}
+	e.Varint(1, uint64(m.ClassID))
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxNetwork) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.ClassID = uint32(d.Uint64())
+		case 18:
+			v := new(LinuxInterfacePriority)
+			d.Message(v)
+			m.Priorities = append(m.Priorities, v)
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxHugepageLimit) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxHugepageLimit) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxHugepageLimit) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxHugepageLimit) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Limit))
+	e.String(1, m.Pagesize)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxHugepageLimit) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Pagesize = d.String()
+		case 16:
+			m.Limit = d.Uint64()
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxInterfacePriority) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxInterfacePriority) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxInterfacePriority) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, m)
+}
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxInterfacePriority) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.Varint(2, uint64(m.Priority))
+	e.String(1, m.Name)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxInterfacePriority) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Name = d.String()
+		case 16:
+			m.Priority = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxSeccomp) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxSeccomp) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxSeccomp) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxSeccomp) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	e.String(1004, m.ListenerMetadata)
+	e.String(1003, m.ListenerPath)
+	if m.DefaultErrnoRet != nil {
+		e.Optional(1002, uint64(*m.DefaultErrnoRet))
+	}
+	e.Varint(1001, uint64(m.FilterFlags))
+	e.BytesList(1000, m.Filters)
+	for i := len(m.Syscalls) - 1; i >= 0; i-- {
+		e.Message(4, m.Syscalls[i])
+	}
+	e.Strings(3, m.Flags)
+	e.Strings(2, m.Architectures)
+	e.String(1, m.DefaultAction)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.DefaultAction = d.String()
+		case 18:
+			m.Architectures = append(m.Architectures, d.String())
+		case 26:
+			m.Flags = append(m.Flags, d.String())
+		case 34:
+			v := new(LinuxSyscall)
+			d.Message(v)
+			m.Syscalls = append(m.Syscalls, v)
+		case 8002:
+			m.Filters = append(m.Filters, d.Bytes())
+		case 8008:
+			m.FilterFlags = uint32(d.Uint64())
+		case 8016:
+			v := uint32(d.Uint64())
 			m.DefaultErrnoRet = &v
-		case 1003:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ListenerPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ListenerPath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1004:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ListenerMetadata", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ListenerMetadata = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+		case 8026:
+			m.ListenerPath = d.String()
+		case 8034:
+			m.ListenerMetadata = d.String()
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxSeccompArg) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxSeccompArg: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxSeccompArg: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Index", wireType)
-			}
-			m.Index = 0
-			m.Index, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Value", wireType)
-			}
-			m.Value = 0
-			m.Value, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ValueTwo", wireType)
-			}
-			m.ValueTwo = 0
-			m.ValueTwo, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Op", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Op = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxSeccompArg) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxSeccompArg) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxSeccompArg) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxSeccompArg) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.String(4, m.Op)
+	e.Varint(3, uint64(m.ValueTwo))
+	e.Varint(2, uint64(m.Value))
+	e.Varint(1, uint64(m.Index))
 }
-func (m *LinuxSyscall) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxSeccompArg) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Index = d.Uint64()
+		case 16:
+			m.Value = d.Uint64()
+		case 24:
+			m.ValueTwo = d.Uint64()
+		case 34:
+			m.Op = d.String()
 		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxSyscall: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxSyscall: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Names", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Names = append(m.Names, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Action", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Action = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Errnoret", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+	}
+	return d.Err()
+}
+
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxSyscall) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxSyscall) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxSyscall) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxSyscall) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
+	}
+	for i := len(m.Args) - 1; i >= 0; i-- {
+		e.Message(4, m.Args[i])
+	}
+	if m.Errnoret != nil {
+		e.Optional(3, uint64(*m.Errnoret))
+	}
+	e.String(2, m.Action)
+	e.Strings(1, m.Names)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Names = append(m.Names, d.String())
+		case 18:
+			m.Action = d.String()
+		case 24:
+			v := uint32(d.Uint64())
 			m.Errnoret = &v
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Args", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Args = append(m.Args, &LinuxSeccompArg{})
-			if err := m.Args[len(m.Args)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
+		case 34:
+			v := new(LinuxSeccompArg)
+			d.Message(v)
+			m.Args = append(m.Args, v)
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *LinuxIntelRdt) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: LinuxIntelRdt: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: LinuxIntelRdt: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field L3CacheSchema", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.L3CacheSchema = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1000:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ClosID", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.ClosID = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1001:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MemBwSchema", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.MemBwSchema = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 1002:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Schemata", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Schemata = append(m.Schemata, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 1003:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field EnableMonitoring", wireType)
-			}
-			var v int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			v = int(_v)
-			if err != nil {
-				return err
-			}
-			m.EnableMonitoring = bool(v != 0)
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *LinuxIntelRdt) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *LinuxIntelRdt) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *LinuxIntelRdt) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *LinuxIntelRdt) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Bool(1003, m.EnableMonitoring)
+	e.Strings(1002, m.Schemata)
+	e.String(1001, m.MemBwSchema)
+	e.String(1000, m.ClosID)
+	e.String(1, m.L3CacheSchema)
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *LinuxIntelRdt) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.L3CacheSchema = d.String()
+		case 8002:
+			m.ClosID = d.String()
+		case 8010:
+			m.MemBwSchema = d.String()
+		case 8018:
+			m.Schemata = append(m.Schemata, d.String())
+		case 8024:
+			m.EnableMonitoring = d.Bool()
+		}
+	}
+	return d.Err()
 }

@@ -4,31 +4,26 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"kata/api/wire"
 )
 
-// The messages around a payload, in protobuf by hand: two fixed messages do not
-// need a generator, and the payload is encoded in place.
+// The messages around a payload, by hand: the payload is encoded in place, and
+// the names of service and method are looked up without copying them.
 
 // Tags of the fields: number<<3 | wire type.
 const (
-	tagRequestService  = 1<<3 | wireBytes
-	tagRequestMethod   = 2<<3 | wireBytes
-	tagRequestPayload  = 3<<3 | wireBytes
-	tagRequestTimeout  = 4<<3 | wireVarint
-	tagRequestMetadata = 5<<3 | wireBytes
-	tagPairKey         = 1<<3 | wireBytes
-	tagPairValue       = 2<<3 | wireBytes
-	tagResponseStatus  = 1<<3 | wireBytes
-	tagResponsePayload = 2<<3 | wireBytes
-	tagStatusCode      = 1<<3 | wireVarint
-	tagStatusMessage   = 2<<3 | wireBytes
-)
-
-const (
-	wireVarint  = 0
-	wireFixed64 = 1
-	wireBytes   = 2
-	wireFixed32 = 5
+	tagRequestService  = 1<<3 | wire.Bytes
+	tagRequestMethod   = 2<<3 | wire.Bytes
+	tagRequestPayload  = 3<<3 | wire.Bytes
+	tagRequestTimeout  = 4<<3 | wire.Varint
+	tagRequestMetadata = 5<<3 | wire.Bytes
+	tagPairKey         = 1<<3 | wire.Bytes
+	tagPairValue       = 2<<3 | wire.Bytes
+	tagResponseStatus  = 1<<3 | wire.Bytes
+	tagResponsePayload = 2<<3 | wire.Bytes
+	tagStatusCode      = 1<<3 | wire.Varint
+	tagStatusMessage   = 2<<3 | wire.Bytes
 )
 
 const (
@@ -37,8 +32,6 @@ const (
 	// maxStatusText is where the message of an error is cut.
 	maxStatusText = 32 << 10
 )
-
-var errMalformed = errors.New("malformed protobuf")
 
 // request is a decoded Request; its bytes are part of the frame.
 type request struct {
@@ -52,148 +45,60 @@ type request struct {
 // values counts and unknown fields are skipped.
 func parseRequest(b []byte) (request, error) {
 	var r request
-	for len(b) > 0 {
-		f, rest, ok := nextField(b)
-		if !ok {
-			return request{}, errMalformed
-		}
-		b = rest
-		switch f.tag {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case tagRequestService:
-			r.service = f.bytes
+			r.service = d.View()
 		case tagRequestMethod:
-			r.method = f.bytes
+			r.method = d.View()
 		case tagRequestPayload:
-			r.payload = f.bytes
+			r.payload = d.View()
 		case tagRequestTimeout:
-			r.timeout = time.Duration(f.varint)
+			r.timeout = time.Duration(d.Uint64())
 		case tagRequestMetadata:
 			if len(r.metadata) == maxMetadata {
 				return request{}, errors.New("too much metadata")
 			}
-			p, err := parsePair(f.bytes)
-			if err != nil {
-				return request{}, err
-			}
-			r.metadata = append(r.metadata, p)
+			key, value := d.Entry()
+			r.metadata = append(r.metadata, Pair{key, value.String()})
 		}
 	}
-	return r, nil
-}
-
-func parsePair(b []byte) (Pair, error) {
-	var p Pair
-	for len(b) > 0 {
-		f, rest, ok := nextField(b)
-		if !ok {
-			return Pair{}, errMalformed
-		}
-		b = rest
-		switch f.tag {
-		case tagPairKey:
-			p.Key = string(f.bytes)
-		case tagPairValue:
-			p.Value = string(f.bytes)
-		}
-	}
-	return p, nil
+	return r, d.Err()
 }
 
 // parseResponse decodes a response body into the payload, which is part of b,
 // or the error that the server answered.
 func parseResponse(b []byte) (payload []byte, status *Error, err error) {
-	for len(b) > 0 {
-		f, rest, ok := nextField(b)
-		if !ok {
-			return nil, nil, errMalformed
-		}
-		b = rest
-		switch f.tag {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case tagResponseStatus:
-			if status, err = parseStatus(f.bytes); err != nil {
+			if status, err = parseStatus(d.View()); err != nil {
 				return nil, nil, err
 			}
 		case tagResponsePayload:
-			payload = f.bytes
+			payload = d.View()
 		}
 	}
 	if status != nil && status.Code == OK {
 		status = nil
 	}
-	return payload, status, nil
+	return payload, status, d.Err()
 }
 
 func parseStatus(b []byte) (*Error, error) {
 	status := new(Error)
-	for len(b) > 0 {
-		f, rest, ok := nextField(b)
-		if !ok {
-			return nil, errMalformed
-		}
-		b = rest
-		switch f.tag {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
 		case tagStatusCode:
-			status.Code = Code(f.varint)
+			status.Code = Code(d.Uint64())
 		case tagStatusMessage:
-			status.Message = string(f.bytes)
+			status.Message = d.String()
 		}
 	}
-	return status, nil
-}
-
-// field is one field of a protobuf message: a number in varint or bytes.
-type field struct {
-	tag    uint64
-	varint uint64
-	bytes  []byte
-}
-
-// nextField cuts the first field off b. Groups, which nobody uses, and numbers
-// outside protobuf's range are malformed.
-func nextField(b []byte) (f field, rest []byte, ok bool) {
-	if f.tag, b, ok = uvarint(b); !ok || f.tag>>3 == 0 || f.tag>>3 >= 1<<29 {
-		return field{}, nil, false
-	}
-	switch f.tag & 7 {
-	case wireVarint:
-		f.varint, b, ok = uvarint(b)
-		return f, b, ok
-	case wireFixed64:
-		return skip(f, b, 8)
-	case wireFixed32:
-		return skip(f, b, 4)
-	case wireBytes:
-		var n uint64
-		if n, b, ok = uvarint(b); !ok || n > uint64(len(b)) {
-			return field{}, nil, false
-		}
-		f.bytes = b[:n:n]
-		return f, b[n:], true
-	}
-	return field{}, nil, false
-}
-
-func skip(f field, b []byte, n int) (field, []byte, bool) {
-	if len(b) < n {
-		return field{}, nil, false
-	}
-	return f, b[n:], true
-}
-
-func uvarint(b []byte) (v uint64, rest []byte, ok bool) {
-	for i, c := range b {
-		if i == 9 && c > 1 {
-			return 0, nil, false
-		}
-		v |= uint64(c&0x7f) << (7 * i)
-		if c < 0x80 {
-			return v, b[i+1:], true
-		}
-		if i == 9 {
-			break
-		}
-	}
-	return 0, nil, false
+	return status, d.Err()
 }
 
 func appendUvarint(b []byte, v uint64) []byte {

@@ -5,9 +5,7 @@
 package typespb
 
 import (
-	fmt "fmt"
-	protobuf_go_lite "github.com/aperturerobotics/protobuf-go-lite"
-	io "io"
+	wire "kata/api/wire"
 	strconv "strconv"
 )
 
@@ -86,8 +84,7 @@ func (x FSGroupChangePolicy) String() string {
 
 // IPAddress is an address with its network.
 type IPAddress struct {
-	unknownFields []byte
-	Family        IPFamily `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
+	Family IPFamily `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
 	// Textual form, without prefix length.
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// Prefix length in decimal, for example "24".
@@ -123,7 +120,6 @@ func (x *IPAddress) GetMask() string {
 
 // Interface is a network interface of the guest.
 type Interface struct {
-	unknownFields []byte
 	// Name of the interface on the host, or wanted name.
 	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
 	// Name that the interface shall have in the guest.
@@ -205,7 +201,6 @@ func (x *Interface) GetRawFlags() uint32 {
 
 // Route is one entry of the guest's routing table.
 type Route struct {
-	unknownFields []byte
 	// Destination in CIDR form; empty is the default route.
 	Dest    string `protobuf:"bytes,1,opt,name=dest,proto3" json:"dest,omitempty"`
 	Gateway string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
@@ -295,9 +290,8 @@ func (x *Route) GetMetric() uint32 {
 
 // ARPNeighbor is one entry of the guest's neighbour table.
 type ARPNeighbor struct {
-	unknownFields []byte
-	ToIPAddress   *IPAddress `protobuf:"bytes,1,opt,name=toIPAddress,proto3" json:"toIPAddress,omitempty"`
-	Device        string     `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	ToIPAddress *IPAddress `protobuf:"bytes,1,opt,name=toIPAddress,proto3" json:"toIPAddress,omitempty"`
+	Device      string     `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	// Link-layer address.
 	Lladdr string `protobuf:"bytes,3,opt,name=lladdr,proto3" json:"lladdr,omitempty"`
 	// NUD_* of rtnetlink(7).
@@ -347,1035 +341,193 @@ func (x *ARPNeighbor) GetFlags() int32 {
 	return 0
 }
 
-func (m *IPAddress) MarshalVT() (dAtA []byte, err error) {
+// SizeVT returns the encoded size in bytes.
+func (m *IPAddress) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *IPAddress) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *IPAddress) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *IPAddress) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return nil, nil
+		return
 	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
+	e.String(3, m.Mask)
+	e.String(2, m.Address)
+	e.Varint(1, uint64(m.Family))
 }
 
-func (m *IPAddress) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *IPAddress) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if len(m.Mask) > 0 {
-		i -= len(m.Mask)
-		copy(dAtA[i:], m.Mask)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Mask)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.Address) > 0 {
-		i -= len(m.Address)
-		copy(dAtA[i:], m.Address)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Address)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.Family != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Family))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *Interface) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *Interface) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Interface) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.RawFlags != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RawFlags))
-		i--
-		dAtA[i] = 0x40
-	}
-	if len(m.Type) > 0 {
-		i -= len(m.Type)
-		copy(dAtA[i:], m.Type)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Type)))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.DevicePath) > 0 {
-		i -= len(m.DevicePath)
-		copy(dAtA[i:], m.DevicePath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.DevicePath)))
-		i--
-		dAtA[i] = 0x32
-	}
-	if len(m.HwAddr) > 0 {
-		i -= len(m.HwAddr)
-		copy(dAtA[i:], m.HwAddr)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.HwAddr)))
-		i--
-		dAtA[i] = 0x2a
-	}
-	if m.Mtu != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Mtu))
-		i--
-		dAtA[i] = 0x20
-	}
-	if len(m.IPAddresses) > 0 {
-		for iNdEx := len(m.IPAddresses) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.IPAddresses[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
-			if err != nil {
-				return 0, err
-			}
-			i -= size
-			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-			i--
-			dAtA[i] = 0x1a
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *IPAddress) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 8:
+			m.Family = IPFamily(d.Uint64())
+		case 18:
+			m.Address = d.String()
+		case 26:
+			m.Mask = d.String()
 		}
 	}
-	if len(m.Name) > 0 {
-		i -= len(m.Name)
-		copy(dAtA[i:], m.Name)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Name)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Device) > 0 {
-		i -= len(m.Device)
-		copy(dAtA[i:], m.Device)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Device)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
+	return d.Err()
 }
 
-func (m *Route) MarshalVT() (dAtA []byte, err error) {
+// SizeVT returns the encoded size in bytes.
+func (m *Interface) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Interface) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Interface) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Interface) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return nil, nil
+		return
 	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
+	e.Varint(8, uint64(m.RawFlags))
+	e.String(7, m.Type)
+	e.String(6, m.DevicePath)
+	e.String(5, m.HwAddr)
+	e.Varint(4, uint64(m.Mtu))
+	for i := len(m.IPAddresses) - 1; i >= 0; i-- {
+		e.Message(3, m.IPAddresses[i])
 	}
-	return dAtA[:n], nil
+	e.String(2, m.Name)
+	e.String(1, m.Device)
 }
 
-func (m *Route) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Interface) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Device = d.String()
+		case 18:
+			m.Name = d.String()
+		case 26:
+			v := new(IPAddress)
+			d.Message(v)
+			m.IPAddresses = append(m.IPAddresses, v)
+		case 32:
+			m.Mtu = d.Uint64()
+		case 42:
+			m.HwAddr = d.String()
+		case 50:
+			m.DevicePath = d.String()
+		case 58:
+			m.Type = d.String()
+		case 64:
+			m.RawFlags = uint32(d.Uint64())
+		}
+	}
+	return d.Err()
 }
 
-func (m *Route) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+// SizeVT returns the encoded size in bytes.
+func (m *Route) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *Route) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *Route) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *Route) EncodeVT(e *wire.Encoder) {
 	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
+		return
 	}
 	if m.Metric != nil {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(*m.Metric))
-		i--
-		dAtA[i] = 0x3e
-		i--
-		dAtA[i] = 0xc0
+		e.Optional(1000, uint64(*m.Metric))
 	}
-	if m.Mtu != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Mtu))
-		i--
-		dAtA[i] = 0x40
-	}
-	if m.Flags != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Flags))
-		i--
-		dAtA[i] = 0x38
-	}
-	if m.Family != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Family))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.Scope != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Scope))
-		i--
-		dAtA[i] = 0x28
-	}
-	if len(m.Source) > 0 {
-		i -= len(m.Source)
-		copy(dAtA[i:], m.Source)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Source)))
-		i--
-		dAtA[i] = 0x22
-	}
-	if len(m.Device) > 0 {
-		i -= len(m.Device)
-		copy(dAtA[i:], m.Device)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Device)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.Gateway) > 0 {
-		i -= len(m.Gateway)
-		copy(dAtA[i:], m.Gateway)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Gateway)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if len(m.Dest) > 0 {
-		i -= len(m.Dest)
-		copy(dAtA[i:], m.Dest)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Dest)))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
+	e.Varint(8, uint64(m.Mtu))
+	e.Varint(7, uint64(m.Flags))
+	e.Varint(6, uint64(m.Family))
+	e.Varint(5, uint64(m.Scope))
+	e.String(4, m.Source)
+	e.String(3, m.Device)
+	e.String(2, m.Gateway)
+	e.String(1, m.Dest)
 }
 
-func (m *ARPNeighbor) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *ARPNeighbor) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *ARPNeighbor) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Flags != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.Flags))
-		i--
-		dAtA[i] = 0x28
-	}
-	if m.State != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.State))
-		i--
-		dAtA[i] = 0x20
-	}
-	if len(m.Lladdr) > 0 {
-		i -= len(m.Lladdr)
-		copy(dAtA[i:], m.Lladdr)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Lladdr)))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if len(m.Device) > 0 {
-		i -= len(m.Device)
-		copy(dAtA[i:], m.Device)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Device)))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.ToIPAddress != nil {
-		size, err := m.ToIPAddress.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0xa
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *IPAddress) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Family != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Family))
-	}
-	l = len(m.Address)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Mask)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Interface) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Device)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Name)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if len(m.IPAddresses) > 0 {
-		for _, e := range m.IPAddresses {
-			l = e.SizeVT()
-			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-		}
-	}
-	if m.Mtu != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Mtu))
-	}
-	l = len(m.HwAddr)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.DevicePath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Type)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.RawFlags != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RawFlags))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *Route) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	l = len(m.Dest)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Gateway)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Device)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Source)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.Scope != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Scope))
-	}
-	if m.Family != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Family))
-	}
-	if m.Flags != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Flags))
-	}
-	if m.Mtu != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Mtu))
-	}
-	if m.Metric != nil {
-		n += 2 + protobuf_go_lite.SizeOfVarint(uint64(*m.Metric))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *ARPNeighbor) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.ToIPAddress != nil {
-		l = m.ToIPAddress.SizeVT()
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Device)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	l = len(m.Lladdr)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
-	}
-	if m.State != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.State))
-	}
-	if m.Flags != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.Flags))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *IPAddress) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: IPAddress: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: IPAddress: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Family", wireType)
-			}
-			m.Family = 0
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			m.Family = IPFamily(_v)
-			if err != nil {
-				return err
-			}
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Address", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Address = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mask", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Mask = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Interface) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Interface: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Interface: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Device", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Device = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Name = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field IPAddresses", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.IPAddresses = append(m.IPAddresses, &IPAddress{})
-			if err := m.IPAddresses[len(m.IPAddresses)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mtu", wireType)
-			}
-			m.Mtu = 0
-			m.Mtu, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HwAddr", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.HwAddr = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 6:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field DevicePath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.DevicePath = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Type", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Type = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 8:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field RawFlags", wireType)
-			}
-			m.RawFlags = 0
-			m.RawFlags, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *Route) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: Route: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Route: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Dest", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Dest = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Gateway", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Gateway = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Device", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Device = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Source", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Source = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Scope", wireType)
-			}
-			m.Scope = 0
-			m.Scope, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Family", wireType)
-			}
-			m.Family = 0
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			m.Family = IPFamily(_v)
-			if err != nil {
-				return err
-			}
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			m.Flags = 0
-			m.Flags, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 8:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Mtu", wireType)
-			}
-			m.Mtu = 0
-			m.Mtu, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 1000:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Metric", wireType)
-			}
-			var v uint32
-			v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *Route) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			m.Dest = d.String()
+		case 18:
+			m.Gateway = d.String()
+		case 26:
+			m.Device = d.String()
+		case 34:
+			m.Source = d.String()
+		case 40:
+			m.Scope = uint32(d.Uint64())
+		case 48:
+			m.Family = IPFamily(d.Uint64())
+		case 56:
+			m.Flags = uint32(d.Uint64())
+		case 64:
+			m.Mtu = uint32(d.Uint64())
+		case 8000:
+			v := uint32(d.Uint64())
 			m.Metric = &v
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
 		}
 	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return d.Err()
 }
-func (m *ARPNeighbor) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	var err error
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-		if err != nil {
-			return err
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: ARPNeighbor: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: ARPNeighbor: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ToIPAddress", wireType)
-			}
-			var msglen int
-			var _v uint64
-			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			msglen = int(_v)
-			if err != nil {
-				return err
-			}
-			if msglen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.ToIPAddress == nil {
-				m.ToIPAddress = &IPAddress{}
-			}
-			if err := m.ToIPAddress.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Device", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Device = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Lladdr", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Lladdr = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field State", wireType)
-			}
-			m.State = 0
-			m.State, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Flags", wireType)
-			}
-			m.Flags = 0
-			m.Flags, iNdEx, err = protobuf_go_lite.DecodeVarintInt32(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
 
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
+// SizeVT returns the encoded size in bytes.
+func (m *ARPNeighbor) SizeVT() int { return wire.Size(m) }
+
+// MarshalVT returns the encoded message.
+func (m *ARPNeighbor) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+
+// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
+func (m *ARPNeighbor) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
+
+// EncodeVT writes the fields from the last to the first.
+func (m *ARPNeighbor) EncodeVT(e *wire.Encoder) {
+	if m == nil {
+		return
 	}
-	return nil
+	e.Varint(5, uint64(m.Flags))
+	e.Varint(4, uint64(m.State))
+	e.String(3, m.Lladdr)
+	e.String(2, m.Device)
+	if m.ToIPAddress != nil {
+		e.Message(1, m.ToIPAddress)
+	}
+}
+
+// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
+func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Tag() {
+		case 10:
+			if m.ToIPAddress == nil {
+				m.ToIPAddress = new(IPAddress)
+			}
+			d.Message(m.ToIPAddress)
+		case 18:
+			m.Device = d.String()
+		case 26:
+			m.Lladdr = d.String()
+		case 32:
+			m.State = int32(d.Uint64())
+		case 40:
+			m.Flags = int32(d.Uint64())
+		}
+	}
+	return d.Err()
 }

@@ -4,27 +4,24 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"go/format"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 
 	"github.com/aperturerobotics/protobuf-go-lite/compiler/protogen"
-	_ "github.com/aperturerobotics/protobuf-go-lite/features/marshal"
-	_ "github.com/aperturerobotics/protobuf-go-lite/features/size"
-	_ "github.com/aperturerobotics/protobuf-go-lite/features/unmarshal"
 	"github.com/aperturerobotics/protobuf-go-lite/generator"
 	"github.com/bufbuild/protocompile"
 	"github.com/bufbuild/protocompile/linker"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
 // goLite is the module whose generator makes the messages.
 const goLite = "github.com/aperturerobotics/protobuf-go-lite"
-
-// features of the messages: no JSON, text, clone or equality, which would cost
-// the agent memory for nothing.
-var features = []string{"marshal", "size", "unmarshal"}
 
 // generate compiles all .proto files in dir and returns the Go files.
 func generate(dir string) ([]file, error) {
@@ -36,7 +33,7 @@ func generate(dir string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	gen, err := generator.NewGenerator(plugin, features, &generator.Config{})
+	gen, err := generator.NewGenerator(plugin, []string{codecName}, &generator.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -52,9 +49,17 @@ func generate(dir string) ([]file, error) {
 	}
 	var files []file
 	for _, f := range resp.File {
-		files = append(files, file{f.GetName(), stamp([]byte(f.GetContent()))})
+		content, err := finish([]byte(f.GetContent()))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.GetName(), err)
+		}
+		files = append(files, file{f.GetName(), content})
 	}
-	return files, nil
+	descriptors, err := proto.MarshalOptions{Deterministic: true}.Marshal(&descriptorpb.FileDescriptorSet{File: withoutComments(req.ProtoFile)})
+	if err != nil {
+		return nil, err
+	}
+	return append(files, file{descriptorFile, descriptors}), nil
 }
 
 // compile parses and links the .proto files in dir into the request that
@@ -99,6 +104,26 @@ func compile(dir string) (*pluginpb.CodeGeneratorRequest, error) {
 		add(f)
 	}
 	return req, nil
+}
+
+var unknownFields = regexp.MustCompile(`(?m)^\tunknownFields +\[\]byte\n`)
+
+// withoutComments returns the descriptors without the places and comments of
+// the source.
+func withoutComments(files []*descriptorpb.FileDescriptorProto) []*descriptorpb.FileDescriptorProto {
+	var bare []*descriptorpb.FileDescriptorProto
+	for _, f := range files {
+		f = proto.CloneOf(f)
+		f.SourceCodeInfo = nil
+		bare = append(bare, f)
+	}
+	return bare
+}
+
+// finish makes the last changes to a generated file: messages lose their place
+// for unknown fields, which the codec drops, and the file gets its stamp.
+func finish(content []byte) ([]byte, error) {
+	return format.Source(stamp(unknownFields.ReplaceAll(content, nil)))
 }
 
 // stamp puts the pinned version of the message generator in place of the one

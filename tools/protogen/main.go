@@ -29,6 +29,9 @@ const (
 	schemaDir = "api/proto"
 	sourceDir = "tools/protogen"
 	sumFile   = "api/generated.sum"
+	// The compiled schema, for tests that compare our encoding with that of
+	// the reference implementation.
+	descriptorFile = "api/testdata/schema.binpb"
 )
 
 // file is a generated file; name is relative to the repository's root.
