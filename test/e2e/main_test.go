@@ -63,7 +63,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer remove()
-	node, err = harness.Start(ctx, harness.Options{ShimDir: repo.Bin(), ConfigFile: conf})
+	node, err = harness.Start(ctx, harness.Options{ShimDirs: []string{repo.Bin()}, ConfigFile: conf})
 	if err != nil {
 		return 0, err
 	}

@@ -213,7 +213,7 @@ func TestNoPermissionOnDevKVMIsNamed(t *testing.T) {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		enter = "" // then its absence is what must be named
 	}
-	other := harness.Options{ShimDir: repo.Bin(), ConfigFile: conf, Enter: enter}
+	other := harness.Options{ShimDirs: []string{repo.Bin()}, ConfigFile: conf, Enter: enter}
 	withNode(t, other, func() {
 		kata(t, "kata", func(t *test) {
 			t.wantOneLine(node.Run(t.ctx, t.container("true")), "/dev/kvm")

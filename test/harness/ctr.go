@@ -81,6 +81,24 @@ func (n *Node) Ctr(ctx context.Context, args ...string) Result {
 	return n.begin(ctx, Container{}, args).Wait()
 }
 
+// BeginEvents is `ctr events` in the background, once it has subscribed; the
+// caller stops it.
+func (n *Node) BeginEvents(ctx context.Context) (*Running, error) {
+	r := n.begin(ctx, Container{}, []string{"events"})
+	// It does not say when it listens, so make events until it prints one.
+	err := Await(ctx, "ctr events", func() (bool, error) {
+		if c := n.Ctr(ctx, "namespaces", "label", Namespace, fmt.Sprintf("probe=%d", time.Now().UnixNano())); c.Err != nil {
+			return false, c.Failure()
+		}
+		return r.Stdout.String() != "", nil
+	})
+	if err != nil {
+		r.Stop()
+		return nil, err
+	}
+	return r, nil
+}
+
 // Run is `ctr run --rm`: it returns when the container has gone.
 func (n *Node) Run(ctx context.Context, c Container) Result {
 	return n.Begin(ctx, c).Wait()
@@ -122,6 +140,8 @@ type Running struct {
 	begun  time.Time
 	done   chan struct{}
 	result Result
+	// keepOutput is set when the output may outlast ctr: a terminal's.
+	keepOutput bool
 }
 
 func (n *Node) command(ctx context.Context, args []string) *exec.Cmd {
@@ -172,14 +192,20 @@ func (r *Running) finish(err error) {
 		r.result.Code = -1
 	}
 	close(r.done)
+	if !r.keepOutput {
+		r.Stdout.end()
+		r.Stderr.end()
+	}
 }
 
 // StartShim calls a shim's start in the bundle directory, as containerd does.
 func (n *Node) StartShim(ctx context.Context, binary, id, bundle string) Result {
 	r := &Running{Stdout: new(Output), Stderr: new(Output), done: make(chan struct{})}
-	if path := filepath.Join(n.opts.ShimDir, binary); n.opts.ShimDir != "" {
+	for _, dir := range n.opts.ShimDirs {
+		path := filepath.Join(dir, binary)
 		if _, err := os.Stat(path); err == nil {
 			binary = path
+			break
 		}
 	}
 	r.args = []string{"-namespace", Namespace, "-address", n.socket(), "-publish-binary", n.opts.Containerd, "-id", id, "start"}
@@ -199,8 +225,11 @@ func (r *Running) Wait() Result {
 	return r.result
 }
 
-// Signal sends a signal to ctr itself.
-func (r *Running) Signal(sig syscall.Signal) error { return r.cmd.Process.Signal(sig) }
+// Stop kills ctr itself and waits for its end.
+func (r *Running) Stop() {
+	_ = r.cmd.Process.Kill() // an error says that it has ended
+	r.Wait()
+}
 
 // Status is the state of a container's task as `ctr tasks ls` shows it
 // (RUNNING, STOPPED, PAUSED…), "" when there is no task.
@@ -279,7 +308,7 @@ func (n *Node) BeginTerminal(ctx context.Context, c Container, rows, cols uint16
 	}
 	defer slave.Close()
 	r := &Running{Stdout: new(Output), Stderr: new(Output), done: make(chan struct{})}
-	r.args = c.arguments(n, "--rm", "--tty")
+	r.args, r.keepOutput = c.arguments(n, "--rm", "--tty"), true
 	r.cmd = n.command(ctx, r.args)
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = slave, slave, slave
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -287,6 +316,7 @@ func (n *Node) BeginTerminal(ctx context.Context, c Container, rows, cols uint16
 	r.start()
 	go func() {
 		defer close(t.copied)
+		defer r.Stdout.end()
 		_, _ = io.Copy(r.Stdout, master) // ends with EIO when ctr has gone
 	}()
 	return t, nil

@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,8 +51,9 @@ type Options struct {
 	// ConfigVersion is that of containerd's configuration file: 2 for
 	// containerd 1.x, 3 for 2.x. 0 means 2.
 	ConfigVersion int
-	// ShimDir is put in front of PATH, so that containerd finds the shims in it.
-	ShimDir string
+	// ShimDirs are put in front of PATH, so that containerd finds the shims in
+	// them.
+	ShimDirs []string
 	// ConfigFile is handed to the kata shim as KATA_CONF_FILE, unless "".
 	ConfigFile string
 	// Env is added to the daemon's environment.
@@ -182,9 +184,8 @@ func (n *Node) startDaemon(ctx context.Context) error {
 
 func (n *Node) environment() []string {
 	env := append(os.Environ(), "TMPDIR="+n.tempDir())
-	if n.opts.ShimDir != "" {
-		env = append(env, "PATH="+n.opts.ShimDir+":"+os.Getenv("PATH"))
-	}
+	path := append(slices.Clone(n.opts.ShimDirs), os.Getenv("PATH"))
+	env = append(env, "PATH="+strings.Join(path, ":"))
 	if n.opts.ConfigFile != "" {
 		env = append(env, "KATA_CONF_FILE="+n.opts.ConfigFile)
 	}

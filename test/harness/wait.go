@@ -46,17 +46,31 @@ type Output struct {
 	mu      sync.Mutex
 	buf     bytes.Buffer
 	changed chan struct{} // closed and replaced at each write
+	ended   bool
 }
 
 // Write appends p and wakes those who wait.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.wake()
+	return o.buf.Write(p)
+}
+
+// end tells those who wait that nothing more comes.
+func (o *Output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
+	o.wake()
+}
+
+// wake needs o.mu.
+func (o *Output) wake() {
 	if o.changed != nil {
 		close(o.changed)
 		o.changed = nil
 	}
-	return o.buf.Write(p)
 }
 
 // String returns everything written so far.
@@ -66,11 +80,12 @@ func (o *Output) String() string {
 	return o.buf.String()
 }
 
-// Await returns once the output fulfils done, or with an error when ctx ends.
+// Await returns once the output fulfils done, or with an error when its writer
+// or ctx ends.
 func (o *Output) Await(ctx context.Context, what string, done func(string) bool) error {
 	for {
 		o.mu.Lock()
-		text := o.buf.String()
+		text, ended := o.buf.String(), o.ended
 		if o.changed == nil {
 			o.changed = make(chan struct{})
 		}
@@ -78,6 +93,9 @@ func (o *Output) Await(ctx context.Context, what string, done func(string) bool)
 		o.mu.Unlock()
 		if done(text) {
 			return nil
+		}
+		if ended {
+			return fmt.Errorf("wait for %s in the output: it ended with %q", what, text)
 		}
 		select {
 		case <-changed:
