@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,26 +67,10 @@ type Options struct {
 // be; cached says that it was there. When ctx ends, every process that Build
 // has started is gone before it returns; the next call goes on from there.
 func Build(ctx context.Context, store *cache.Store, o Options) (entry *cache.Entry, cached bool, err error) {
-	if o.Source == "" {
-		o.Source = DefaultSource
-	}
-	if o.Fragment == nil {
-		o.Fragment = defaultFragment
-	}
-	if o.Jobs == 0 {
-		o.Jobs = runtime.NumCPU()
-	}
-	if o.Log == nil {
-		o.Log = io.Discard
-	}
+	o = o.withDefaults()
 	wanted, err := parseFragment(o.Fragment)
 	if err != nil {
 		return nil, false, err
-	}
-	if _, err := os.Stat(o.Source); errors.Is(err, os.ErrNotExist) {
-		return nil, false, fmt.Errorf("kernel source %s is not there (Debian: apt-get install linux-source-6.1)", o.Source)
-	} else if err != nil {
-		return nil, false, fmt.Errorf("kernel source: %w", err)
 	}
 	if err := checkTools(); err != nil {
 		return nil, false, err
@@ -105,9 +90,38 @@ func Build(ctx context.Context, store *cache.Store, o Options) (entry *cache.Ent
 	return entry, cached, nil
 }
 
+// Lookup returns the kernel of the options if the store has it, else an error
+// as of cache.Store.Get.
+func Lookup(ctx context.Context, store *cache.Store, o Options) (*cache.Entry, error) {
+	inputs, err := o.withDefaults().inputs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.Get(kind, inputs)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Source == "" {
+		o.Source = DefaultSource
+	}
+	if o.Fragment == nil {
+		o.Fragment = defaultFragment
+	}
+	if o.Jobs == 0 {
+		o.Jobs = runtime.NumCPU()
+	}
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	return o
+}
+
 // inputs are what the result depends on.
 func (o Options) inputs(ctx context.Context) (map[string]string, error) {
 	source, err := cache.HashFile(o.Source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("kernel source %s is not there (Debian: apt-get install linux-source-6.1)", o.Source)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read kernel source: %w", err)
 	}

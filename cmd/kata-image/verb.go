@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"kata/image/cache"
+	"kata/image/initrd"
+	"kata/image/kernel"
+)
+
+// verb is one call of the command.
+type verb struct {
+	name           string
+	stdout, stderr *os.File
+
+	output, cacheDir, source, fragment, agent string
+	jobs                                      int
+	configOnly                                bool
+}
+
+func (v *verb) run(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("kata-image "+v.name, flag.ContinueOnError)
+	f.SetOutput(v.stderr)
+	f.StringVar(&v.cacheDir, "cache", "", "cache folder (default: kata-in-go in the user's cache folder)")
+	var do []func(context.Context, *cache.Store) error
+	switch v.name {
+	case "kernel":
+		v.outputFlags(f)
+		v.kernelFlags(f)
+		do = append(do, v.kernel)
+	case "initrd":
+		v.outputFlags(f)
+		v.initrdFlags(f)
+		do = append(do, v.initrd)
+	case "all":
+		v.outputFlags(f)
+		v.kernelFlags(f)
+		v.initrdFlags(f)
+		do = append(do, v.kernel, v.initrd)
+	case "path":
+		v.kernelFlags(f)
+		v.initrdFlags(f)
+		do = append(do, v.path)
+	case "list":
+		do = append(do, v.list)
+	default:
+		fmt.Fprintf(v.stderr, "kata-image: there is no verb %q\n%s", v.name, usage)
+		return errUsage
+	}
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
+	} else if err != nil {
+		return errUsage
+	}
+	if f.NArg() > 0 {
+		fmt.Fprintf(v.stderr, "kata-image %s: unexpected argument %q\n", v.name, f.Arg(0))
+		return errUsage
+	}
+	store, err := cache.Open(v.cacheDir)
+	if err != nil {
+		return err
+	}
+	for _, step := range do {
+		if err := step(ctx, store); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verb) outputFlags(f *flag.FlagSet) {
+	const help = "`folder` to copy the results to: vmlinux, bzImage, kata-initrd.img"
+	f.StringVar(&v.output, "output", "", help)
+	f.StringVar(&v.output, "o", "", "the same as -output")
+}
+
+func (v *verb) kernelFlags(f *flag.FlagSet) {
+	f.StringVar(&v.source, "source", kernel.DefaultSource, "kernel source, a .tar.xz")
+	f.StringVar(&v.fragment, "config-fragment", "", "kernel config fragment (default: the one built in)")
+	f.IntVar(&v.jobs, "j", 0, "parallel compilers (default: one per CPU)")
+	f.BoolVar(&v.configOnly, "config-only", false, "only verify that the fragment takes effect")
+}
+
+func (v *verb) initrdFlags(f *flag.FlagSet) {
+	f.StringVar(&v.agent, "agent", "bin/kata-agent", "the agent, a static program")
+}
+
+func (v *verb) options() (kernel.Options, error) {
+	o := kernel.Options{
+		Source: v.source, Jobs: v.jobs, ConfigOnly: v.configOnly,
+		Log: v.stderr, Terminal: isTerminal(v.stderr),
+	}
+	if v.fragment == "" {
+		return o, nil
+	}
+	text, err := os.ReadFile(v.fragment)
+	if err != nil {
+		return o, fmt.Errorf("kernel config fragment: %w", err)
+	}
+	o.Fragment = text
+	return o, nil
+}
+
+func (v *verb) kernel(ctx context.Context, store *cache.Store) error {
+	o, err := v.options()
+	if err != nil {
+		return err
+	}
+	e, cached, err := kernel.Build(ctx, store, o)
+	if err != nil || v.configOnly {
+		return err
+	}
+	return v.deliver(e, cached, map[string]string{kernel.Vmlinux: "vmlinux", kernel.BzImage: "bzImage"})
+}
+
+func (v *verb) initrd(ctx context.Context, store *cache.Store) error {
+	e, cached, err := initrd.Build(ctx, store, v.agent, func(s string) { fmt.Fprintln(v.stderr, s) })
+	if err != nil {
+		return err
+	}
+	return v.deliver(e, cached, map[string]string{initrd.Image: "kata-initrd.img"})
+}
+
+// deliver copies the files of an entry to the output folder, under their
+// names there, and prints where they are.
+func (v *verb) deliver(e *cache.Entry, cached bool, names map[string]string) error {
+	how := "built"
+	if cached {
+		how = "unchanged, from the cache"
+	}
+	fmt.Fprintf(v.stderr, "%s: %s\n", e.Kind, how)
+	for _, name := range sortedKeys(names) {
+		path := e.Path(name)
+		if v.output != "" {
+			path = filepath.Join(v.output, names[name])
+			if err := e.Export(name, path); err != nil {
+				return fmt.Errorf("copy %s to %s: %w", e.Kind, path, err)
+			}
+		}
+		fmt.Fprintln(v.stdout, path)
+	}
+	return nil
+}
+
+// path prints the files of the current inputs, or says what is not built yet.
+func (v *verb) path(ctx context.Context, store *cache.Store) error {
+	o, err := v.options()
+	if err != nil {
+		return err
+	}
+	k, kernelErr := kernel.Lookup(ctx, store, o)
+	if kernelErr == nil {
+		fmt.Fprintln(v.stdout, k.Path(kernel.Vmlinux))
+		fmt.Fprintln(v.stdout, k.Path(kernel.BzImage))
+	}
+	i, initrdErr := initrd.Lookup(store, v.agent)
+	if initrdErr == nil {
+		fmt.Fprintln(v.stdout, i.Path(initrd.Image))
+	}
+	return errors.Join(notBuilt("kernel", kernelErr), notBuilt("initrd", initrdErr))
+}
+
+func notBuilt(what string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: not built yet (%w)", what, err)
+	}
+	return err
+}
+
+// list prints every entry and its files.
+func (v *verb) list(_ context.Context, store *cache.Store) error {
+	entries, err := store.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fmt.Fprintln(v.stdout, e)
+		for _, name := range sortedKeys(e.Files) {
+			if err := printFile(v.stdout, e.Path(name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func printFile(w io.Writer, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "  %10d  %s\n", info.Size(), path)
+	return err
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
