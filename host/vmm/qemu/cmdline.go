@@ -17,7 +17,10 @@ func (c *command) kernelCommandLine() string {
 		"noreplace-smp",
 		"transparent_hugepage=madvise",
 	}
-	if !c.spec.Debug {
+	if c.spec.Debug {
+		// Also what the kernel says before it has a console.
+		params = append(params, "earlyprintk=ttyS0")
+	} else {
 		params = append(params, "quiet") // panics are still printed
 	}
 	if c.spec.Accel == vmm.AccelTCG {

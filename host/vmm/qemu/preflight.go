@@ -150,7 +150,7 @@ func parseTSC(cpuinfo []byte) int {
 		}
 		bogomips, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 		const slowest, fastest = 200, 40000 // 100 MHz to 20 GHz
-		if err != nil || bogomips < slowest || bogomips > fastest {
+		if err != nil || !(bogomips >= slowest && bogomips <= fastest) { // so that NaN fails
 			return 0
 		}
 		return int(bogomips * 1000 / 2)

@@ -1,0 +1,120 @@
+package qemu
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kata/host/vmm"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update rewrites it):\n%s", path, diff)
+	}
+}
+
+// oneOptionALine sets an option and its value on one line.
+func oneOptionALine(argv []string) string {
+	var out strings.Builder
+	for i, arg := range argv {
+		switch {
+		case i == 0:
+		case strings.HasPrefix(arg, "-"):
+			out.WriteByte('\n')
+		default:
+			out.WriteByte(' ')
+		}
+		out.WriteString(arg)
+	}
+	return out.String() + "\n"
+}
+
+func TestArguments(t *testing.T) {
+	plain := func() command {
+		return command{
+			spec: vmm.Spec{
+				ID: "pod", Dir: "/run/kata/pod", VCPUs: 1, MemoryMiB: 512,
+				Kernel: "/k/vmlinux", Initrd: "/k/initrd", Accel: vmm.AccelTCG,
+			},
+			cfg:  Config{Path: "qemu"}.withDefaults(),
+			host: hostFacts{firmware: "/fw/qboot.rom", tscKHz: 2596095},
+		}
+	}
+	kvm := func(c *command) { c.spec.Accel, c.host.tscKHz = vmm.AccelKVM, 0 }
+	tests := map[string]func(*command){
+		"tcg":  func(*command) {},
+		"kvm":  kvm,
+		"tcg2": func(c *command) { c.spec.VCPUs = 2 },
+		"kvm2": func(c *command) { kvm(c); c.spec.VCPUs, c.spec.MaxVCPUs = 2, 8 },
+		"debug": func(c *command) {
+			c.spec.Debug, c.spec.ConsoleFile = true, "/run/kata/pod/console.log"
+		},
+		"devices": func(c *command) {
+			c.spec.Vsock = &vmm.Vsock{Socket: "/run/kata/pod/vsock.sock"}
+			c.spec.Shares = []vmm.Share{
+				{Socket: "/run/kata/pod/fs.sock", Tag: "kataShared"},
+				{Socket: "/run/kata/pod/other.sock", Tag: "other", QueueSize: 256},
+			}
+			c.cfg.RootPorts = 2
+		},
+		"image":             func(c *command) { c.spec.Initrd, c.spec.Image = "", "/k/image" },
+		"partitioned-image": func(c *command) { c.spec.Initrd, c.spec.Image, c.host.imagePartitioned = "", "/k/image", true },
+		"operator": func(c *command) {
+			c.spec.KernelParams = []string{"agent.log=debug", "panic=0", "quiet"}
+			c.cfg.MachineAccelerators, c.cfg.CPUFeatures, c.cfg.TBSizeMiB = "nosmm,nosmbus", "pmu=off,-avx2", 64
+		},
+		"commas": func(c *command) {
+			c.spec.ID, c.spec.Image, c.spec.Initrd = "a,b", "/k/a,b", ""
+			c.spec.Vsock = &vmm.Vsock{Socket: "/run/a,b"}
+			c.spec.Shares = []vmm.Share{{Socket: "/run/c,d", Tag: "t,u"}}
+		},
+		"no-firmware-no-clock": func(c *command) { c.host = hostFacts{} },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := plain()
+			change(&c)
+			golden(t, name, oneOptionALine(c.arguments()))
+		})
+	}
+}
+
+func TestParseTSC(t *testing.T) {
+	tests := map[string]struct {
+		cpuinfo string
+		want    int
+	}{
+		"the first processor's bogomips": {"processor\t: 0\ncpu MHz\t\t: 800.1\nbogomips\t: 5192.19\n\nprocessor\t: 1\nbogomips\t: 1.0\n", 2596095},
+		"none":                           {"processor\t: 0\n", 0},
+		"empty":                          {"", 0},
+		"not a number":                   {"bogomips\t: fast\n", 0},
+		"not a rate":                     {"bogomips\t: NaN\n", 0},
+		"absurdly slow":                  {"bogomips\t: 1.00\n", 0},
+		"absurdly fast":                  {"bogomips\t: 1e30\n", 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := parseTSC([]byte(test.cpuinfo)); got != test.want {
+				t.Errorf("parseTSC = %d, want %d", got, test.want)
+			}
+		})
+	}
+}
