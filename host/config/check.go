@@ -71,6 +71,9 @@ func (c *Config) check(root string) error {
 	} else {
 		files = append(files, asset{"initrd", &h.Initrd, initrdSearch(), false})
 	}
+	if h.Firmware != "" {
+		files = append(files, asset{"firmware", &h.Firmware, nil, false})
+	}
 	files = append(files, asset{"virtio_fs_daemon", &h.VirtioFSDaemon, virtioFSDaemonSearch(), true})
 	for _, f := range files {
 		if err := c.find(root, f); err != nil {

@@ -65,8 +65,16 @@ type Hypervisor struct {
 	// KernelParams are appended to the guest kernel's command line,
 	// separated by spaces.
 	KernelParams string
+	// Firmware is the VMM's firmware; "" is the driver's choice.
+	Firmware string
 	// MachineType is QEMU's machine: "q35".
 	MachineType string
+	// MachineAccelerators are more options of -machine, separated by commas.
+	MachineAccelerators string
+	// CPUFeatures are appended to the CPU model, separated by commas.
+	CPUFeatures string
+	// PCIeRootPorts are added for devices plugged in later: 0..16.
+	PCIeRootPorts int
 	// Accel is "auto", "kvm" or "tcg". An addition of ours.
 	Accel string
 

@@ -188,6 +188,10 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 			"[runtime]\ndisable_guest_seccomp = false\n",
 			`f.toml:2: runtime.disable_guest_seccomp = false: not implemented yet, and ignoring it would run containers without their seccomp profile`,
 		},
+		"too many root ports": {
+			"[hypervisor.qemu]\npcie_root_port = 17\n",
+			`f.toml:2: hypervisor.qemu.pcie_root_port = 17: must be 0 to 16`,
+		},
 		"keys that exclude each other": {
 			"[runtime]\ndisable_new_netns = true\n",
 			`f.toml:2: runtime.disable_new_netns = true: works only with internetworking_model = "none", not "tcfilter"`,
@@ -244,6 +248,10 @@ path = "/q"
 kernel = "/k"
 image = "/i"
 kernel_params = "a=1 b"
+firmware = "/f"
+machine_accelerators = "nosmm"
+cpu_features = "pmu=off"
+pcie_root_port = 2
 accel = "tcg"
 default_vcpus = 1.5
 default_maxvcpus = 3
@@ -274,6 +282,7 @@ hypervisor_name = "qemu"
 		Path: "f",
 		Hypervisor: Hypervisor{
 			Name: "qemu", Path: "/q", Kernel: "/k", Image: "/i", KernelParams: "a=1 b",
+			Firmware: "/f", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2,
 			MachineType: "q35", Accel: "tcg", VCPUs: 2, MaxVCPUs: 3, MemoryMiB: 128,
 			SharedFS: "virtio-fs", VirtioFSDaemon: "/v", VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"-o", "x"}, VirtioFSQueueSize: 512,
@@ -320,7 +329,7 @@ func TestKeysWithoutEffectWarnWhenTheyAskForSomething(t *testing.T) {
 enable_hugepages = true
 block_device_driver = "virtio-scsi"
 enable_iommu = false
-cpu_features = "pmu=off"
+hot_plug_vfio = "no-port"
 machine_type = "pc"
 [factory]
 enable_template = true

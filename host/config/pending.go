@@ -7,11 +7,8 @@ package config
 func hypervisorPending() []key {
 	return []key{
 		// Machine.
-		pending("firmware", text),
 		pending("firmware_volume", text),
 		pending("pflashes", list),
-		pending("machine_accelerators", text),
-		pending("cpu_features", text, "pmu=off"),
 		pending("rootfs_type", text, "ext4"),
 		pending("vm_rootfs_driver", text, "virtio-blk-pci", "nvdimm"),
 		moot("disable_image_nvdimm", boolean),
@@ -77,7 +74,6 @@ func hypervisorPending() []key {
 		pending("hotplug_vfio_on_root_bus", boolean),
 		pending("hot_plug_vfio", text, "no-port"),
 		pending("cold_plug_vfio", text, "no-port"),
-		pending("pcie_root_port", integer),
 		pending("pcie_switch_port", integer),
 		moot("disable_vhost_net", boolean),
 		pending("network_queues", integer, int64(1)),

@@ -27,7 +27,11 @@ func hypervisorKeys() []key {
 		setPath("initrd", func(c *Config) *string { return &c.Hypervisor.Initrd }),
 		setPath("image", func(c *Config) *string { return &c.Hypervisor.Image }),
 		setText("kernel_params", func(c *Config) *string { return &c.Hypervisor.KernelParams }, printable),
+		setPath("firmware", func(c *Config) *string { return &c.Hypervisor.Firmware }),
 		{"machine_type", text, applyMachineType},
+		setText("machine_accelerators", func(c *Config) *string { return &c.Hypervisor.MachineAccelerators }, printable),
+		setText("cpu_features", func(c *Config) *string { return &c.Hypervisor.CPUFeatures }, printable),
+		{"pcie_root_port", integer, applyRootPorts},
 		setText("accel", func(c *Config) *string { return &c.Hypervisor.Accel }, oneOf("auto", "kvm", "tcg")),
 		{"default_vcpus", number, applyVCPUs},
 		{"default_maxvcpus", integer, applyMaxVCPUs},
@@ -161,6 +165,16 @@ func applyQueueSize(d *decoder, value any) error {
 	default:
 		d.config.Hypervisor.VirtioFSQueueSize = uint32(v)
 	}
+	return nil
+}
+
+func applyRootPorts(d *decoder, value any) error {
+	const most = 16
+	v := value.(int64)
+	if v < 0 || v > most {
+		return fmt.Errorf("must be 0 to %d", most)
+	}
+	d.config.Hypervisor.PCIeRootPorts = int(v)
 	return nil
 }
 
