@@ -1,0 +1,44 @@
+// Package options reads the runtime options that containerd passes to a shim:
+// at its start, and again with every Create.
+package options
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Options are what an operator set for the runtime in containerd's
+// configuration, or a user with ctr's --runtime-config-path.
+type Options struct {
+	// ConfigPath is the absolute path of a configuration.toml; empty when none
+	// was named.
+	ConfigPath string
+}
+
+// Decode reads the options. None, or empty ones, are the zero Options; those of
+// another runtime are an error that names their type.
+func Decode(a *anypb.Any) (Options, error) {
+	if a.GetTypeUrl() == "" && len(a.GetValue()) == 0 {
+		return Options{}, nil
+	}
+	o := new(runtimeoptions.Options)
+	// containerd's type URLs are bare names, or have a prefix such as a host.
+	if name := path.Base(a.GetTypeUrl()); name != string(proto.MessageName(o)) {
+		return Options{}, fmt.Errorf("runtime options of type %q are not for this runtime, which takes %s", a.GetTypeUrl(), proto.MessageName(o))
+	}
+	if err := proto.Unmarshal(a.GetValue(), o); err != nil {
+		return Options{}, fmt.Errorf("runtime options: %w", err)
+	}
+	switch {
+	case o.GetConfigPath() == "" && len(bytes.TrimSpace(o.GetConfigBody())) > 0:
+		return Options{}, fmt.Errorf("runtime options have no ConfigPath, and others have no effect: %q", o.GetConfigBody())
+	case o.GetConfigPath() != "" && !path.IsAbs(o.GetConfigPath()):
+		return Options{}, fmt.Errorf("runtime option ConfigPath %q is not an absolute path", o.GetConfigPath())
+	}
+	return Options{ConfigPath: o.GetConfigPath()}, nil
+}

@@ -1,0 +1,126 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"kata/host/stdio"
+)
+
+// process is a container's first process, whose state is the container's, or an
+// exec.
+type process struct {
+	containerID string
+	execID      string // empty for the first process
+	life        lifecycle
+	stdio       stdio.Config
+	guest       Process
+
+	// ops is held by the operation that changes the process; there is one at
+	// a time.
+	ops lock
+	// starting is held while a start is under way, so that the exit of a
+	// process that is quicker than the answer is told after its start.
+	starting sync.Mutex
+	// gone is closed once the process has ended and its exit is published.
+	gone chan struct{}
+
+	mu          sync.Mutex
+	state       state
+	exit        Exit
+	size        *size // of an exec's terminal, set before its start
+	stdinClosed bool  // of an exec, before its start
+}
+
+type size struct{ width, height uint32 }
+
+func newProcess(containerID, execID string, io stdio.Config) *process {
+	p := &process{
+		containerID: containerID, execID: execID, life: containerLife(), stdio: io,
+		ops: newLock(), gone: make(chan struct{}), state: created,
+	}
+	if execID != "" {
+		p.life = execLife()
+	}
+	return p
+}
+
+// String names the process in errors.
+func (p *process) String() string {
+	if p.execID == "" {
+		return "container " + p.containerID
+	}
+	return fmt.Sprintf("exec %s in container %s", p.execID, p.containerID)
+}
+
+// check tells whether a is possible now.
+func (p *process) check(a action) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.life.next(p.String(), p.state, a)
+	return err
+}
+
+// do moves the process to the state that follows a, if a is possible now.
+func (p *process) do(a action) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to, err := p.life.next(p.String(), p.state, a)
+	if err != nil {
+		return err
+	}
+	p.state = to
+	return nil
+}
+
+// end records the exit, once; the caller publishes it and then closes gone.
+func (p *process) end(e Exit) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to, err := p.life.next(p.String(), p.state, exit)
+	if err != nil {
+		return false
+	}
+	p.state, p.exit = to, e
+	return true
+}
+
+func (p *process) snapshot() (state, Exit) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state, p.exit
+}
+
+// ended tells whether the process's exit is known, even if it is not yet
+// published.
+func (p *process) ended() bool {
+	select {
+	case <-p.guest.Done():
+		return true
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitGone waits until the exit is published.
+func (p *process) awaitGone(ctx context.Context) error {
+	select {
+	case <-p.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// awaitDrained waits until the output is copied.
+func (p *process) awaitDrained(ctx context.Context) error {
+	select {
+	case <-p.guest.Drained():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,150 @@
+package task
+
+import (
+	"context"
+	"fmt"
+
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kata/host/shim/stats"
+)
+
+// State tells what becomes of a process. It never waits: a container that is
+// being created has the status unknown.
+func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+	if resp := s.stateOfCreating(r); resp != nil {
+		return resp, nil
+	}
+	t, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	state, e := p.snapshot()
+	if container, _ := t.first.snapshot(); r.ExecID != "" && state == running && (container == paused || container == pausing) {
+		state = container
+	}
+	resp := s.stateResponse(t, p)
+	resp.Status = statusOf(state)
+	if state == stopped || state == deleted {
+		resp.ExitStatus, resp.ExitedAt = e.Status, timestamppb.New(e.At)
+	}
+	return resp, nil
+}
+
+func (s *Service) stateOfCreating(r *api.StateRequest) *api.StateResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[r.ID]
+	if t == nil || t.ready || r.ExecID != "" {
+		return nil
+	}
+	return s.stateResponse(t, t.first)
+}
+
+func (s *Service) stateResponse(t *task, p *process) *api.StateResponse {
+	id := t.id
+	if p.execID != "" {
+		id = p.execID
+	}
+	return &api.StateResponse{
+		ID: id, Bundle: t.bundle, Pid: s.cfg.PID, ExecID: p.execID,
+		Stdin: p.stdio.Stdin, Stdout: p.stdio.Stdout, Stderr: p.stdio.Stderr, Terminal: p.stdio.Terminal,
+	}
+}
+
+func statusOf(s state) tasktypes.Status {
+	switch s {
+	case created:
+		return tasktypes.Status_CREATED
+	case running:
+		return tasktypes.Status_RUNNING
+	case pausing:
+		return tasktypes.Status_PAUSING
+	case paused:
+		return tasktypes.Status_PAUSED
+	case stopped, deleted:
+		return tasktypes.Status_STOPPED
+	}
+	return tasktypes.Status_UNKNOWN
+}
+
+// Wait returns once the process has ended.
+func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.awaitGone(ctx); err != nil {
+		return nil, err
+	}
+	_, e := p.snapshot()
+	return &api.WaitResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}, nil
+}
+
+// Pids lists the container's processes by their pids on the host. There all are
+// the VM, for which the shim stands, so every entry has the shim's pid: the
+// pids within the guest would be those of strangers to whoever reads the list.
+// The first entry is the first process; the others are the running execs, named.
+func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.first.check(list); err != nil {
+		return nil, err
+	}
+	resp := &api.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.cfg.PID}}}
+	for _, p := range s.execsOf(t) {
+		if state, _ := p.snapshot(); state != running {
+			continue
+		}
+		details := &options.ProcessDetails{ExecID: p.execID}
+		value, err := proto.Marshal(details)
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", p, err)
+		}
+		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{
+			Pid: s.cfg.PID, Info: &anypb.Any{TypeUrl: string(proto.MessageName(details)), Value: value},
+		})
+	}
+	return resp, nil
+}
+
+// Connect tells the shim's pid and the container's, which is the same. A
+// containerd that comes back asks for it, and cleans up after a container that
+// is not there: one whose creation it did not live to see.
+func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
+	resp := &api.ConnectResponse{ShimPid: s.cfg.PID}
+	if r.ID != "" {
+		if _, err := s.find(r.ID); err != nil {
+			return nil, notFound(r.ID)
+		}
+		resp.TaskPid = s.cfg.PID
+	}
+	return resp, nil
+}
+
+// Stats reads a container's statistics.
+func (s *Service) Stats(ctx context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.first.check(measure); err != nil {
+		return nil, err
+	}
+	resp, err := t.container.Stats(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("statistics of container %s: %w", t.id, err)
+	}
+	encoded, err := stats.Encode(resp, s.cfg.Layout)
+	if err != nil {
+		return nil, err
+	}
+	return &api.StatsResponse{Stats: encoded}, nil
+}
