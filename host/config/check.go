@@ -56,11 +56,17 @@ func virtioFSDaemonSearch() []string {
 // verified to be there and, for programs, to be executable. The first thing
 // that is missing is returned as a *KeyError. It may be called again.
 func (c *Config) Check() error {
-	return c.check("")
+	if missing := c.check(""); len(missing) > 0 {
+		return missing[0]
+	}
+	return nil
 }
 
+// Missing does the work of Check and returns everything that is missing.
+func (c *Config) Missing() []*KeyError { return c.check("") }
+
 // check looks for search-list entries below root, for tests.
-func (c *Config) check(root string) error {
+func (c *Config) check(root string) []*KeyError {
 	h := &c.Hypervisor
 	files := []asset{
 		{"path", &h.Path, hypervisorSearch(), true},
@@ -75,12 +81,13 @@ func (c *Config) check(root string) error {
 		files = append(files, asset{"firmware", &h.Firmware, nil, false})
 	}
 	files = append(files, asset{"virtio_fs_daemon", &h.VirtioFSDaemon, virtioFSDaemonSearch(), true})
+	var missing []*KeyError
 	for _, f := range files {
 		if err := c.find(root, f); err != nil {
-			return err
+			missing = append(missing, err)
 		}
 	}
-	return nil
+	return missing
 }
 
 // asset is a file that a VM needs.
@@ -91,9 +98,9 @@ type asset struct {
 	program bool
 }
 
-func (c *Config) find(root string, a asset) error {
+func (c *Config) find(root string, a asset) *KeyError {
 	at := toml.Key{"hypervisor", c.Hypervisor.Name, a.key}
-	fail := func(value, reason string, err error) error {
+	fail := func(value, reason string, err error) *KeyError {
 		e := &KeyError{File: c.Path, Key: at.String(), Value: value, Reason: reason, Err: err}
 		if c.Path != "" {
 			e.Line = c.source.line(at)

@@ -457,8 +457,8 @@ func TestCheckFillsPathsFromTheSearchLists(t *testing.T) {
 		write(t, root+p, "")
 	}
 	c := Default(big)
-	if err := c.check(root); err != nil {
-		t.Fatal(err)
+	if missing := c.check(root); len(missing) > 0 {
+		t.Fatal(missing)
 	}
 	want := Default(big)
 	want.Hypervisor.Path = root + "/opt/kata/bin/qemu-system-x86_64"
@@ -468,8 +468,8 @@ func TestCheckFillsPathsFromTheSearchLists(t *testing.T) {
 	if diff := cmp.Diff(want, c, cmp.AllowUnexported(source{}, Config{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if err := c.check(root); err != nil {
-		t.Errorf("second check: %v", err)
+	if missing := c.check(root); len(missing) > 0 {
+		t.Errorf("second check: %v", missing)
 	}
 }
 
@@ -512,18 +512,21 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = c.check(t.TempDir())
-			var key *KeyError
-			if !errors.As(err, &key) || err.Error() != tt.want {
-				t.Errorf("got  %v\nwant %s", err, tt.want)
+			missing := c.check(t.TempDir())
+			if len(missing) == 0 || missing[0].Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", missing, tt.want)
 			}
 		})
 	}
 }
 
 func TestCheckOfDefaultsSaysThatThereIsNoFile(t *testing.T) {
-	err := Default(big).check(t.TempDir())
-	if err == nil || !strings.HasPrefix(err.Error(), "built-in configuration: hypervisor.qemu.path: not set, and none of these exists: ") || !errors.Is(err, fs.ErrNotExist) {
+	missing := Default(big).check(t.TempDir())
+	if len(missing) != 4 {
+		t.Fatalf("missing %v", missing)
+	}
+	err := missing[0]
+	if !strings.HasPrefix(err.Error(), "built-in configuration: hypervisor.qemu.path: not set, and none of these exists: ") || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 }
