@@ -17,6 +17,7 @@ package reaper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,8 +37,12 @@ type Exit struct {
 	Time time.Time
 }
 
+// ErrEnded says that a process has been collected.
+var ErrEnded = errors.New("the process has ended")
+
 // Process is a child that was started through [Reaper.Start].
 type Process struct {
+	r    *Reaper
 	pid  int
 	done chan struct{}
 	exit Exit // written before done is closed, never after
@@ -59,6 +64,34 @@ func (p *Process) Exit() Exit {
 	default:
 		return Exit{}
 	}
+}
+
+// Signal sends a signal to the process and to no other: its number cannot have
+// been given away, because nothing is collected meanwhile. After Done is closed
+// the error is ErrEnded.
+func (p *Process) Signal(sig unix.Signal) error {
+	return p.whileAlive(func() error { return unix.Kill(p.pid, sig) })
+}
+
+// PIDFD opens a pidfd of the process (pidfd_open(2)), which the caller closes.
+// After Done is closed the error is ErrEnded.
+func (p *Process) PIDFD() (fd int, err error) {
+	err = p.whileAlive(func() error {
+		fd, err = unix.PidfdOpen(p.pid, 0)
+		return err
+	})
+	return fd, err
+}
+
+// whileAlive runs f, which must not block, if the process has not been
+// collected.
+func (p *Process) whileAlive(f func() error) error {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	if p.r.live[p.pid] != p {
+		return ErrEnded
+	}
+	return f()
 }
 
 // Reaper collects children. The zero value is not usable: see New.
@@ -128,7 +161,7 @@ func (r *Reaper) Start(fork func() (pid int, err error)) (*Process, error) {
 	if pid <= 0 {
 		return nil, fmt.Errorf("fork returned process ID %d", pid)
 	}
-	p := &Process{pid: pid, done: make(chan struct{})}
+	p := &Process{r: r, pid: pid, done: make(chan struct{})}
 	if exit, ok := r.early[pid]; ok && !isChild(pid) {
 		p.exit = exit
 		close(p.done)

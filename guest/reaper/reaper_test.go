@@ -122,11 +122,22 @@ func TestExitIsZeroBeforeTheEnd(t *testing.T) {
 	if exit := p.Exit(); exit != (Exit{}) {
 		t.Errorf("exit of a running process is %+v", exit)
 	}
-	if err := unix.Kill(p.PID(), unix.SIGKILL); err != nil {
+	fd, err := p.PIDFD()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	if err := p.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if got := wait(t, p).Status; got != 137 {
 		t.Errorf("status %d, want 137", got)
+	}
+	if err := p.Signal(0); err != ErrEnded {
+		t.Errorf("signal to an ended process: %v, want %v", err, ErrEnded)
+	}
+	if _, err := p.PIDFD(); err != ErrEnded {
+		t.Errorf("pidfd of an ended process: %v, want %v", err, ErrEnded)
 	}
 }
 

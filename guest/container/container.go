@@ -1,0 +1,294 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/agentpb"
+	"kata/api/ocipb"
+	"kata/guest/cgroup"
+	"kata/guest/container/stage"
+)
+
+// Status is where a container is in its life.
+type Status int
+
+// A container is Created by Create, Running from Start on, Stopped when its
+// init has ended. Paused is a Running one.
+const (
+	Created Status = iota
+	Running
+	Paused
+	Stopped
+)
+
+func (s Status) String() string {
+	switch s {
+	case Created:
+		return "created"
+	case Running:
+		return "running"
+	case Paused:
+		return "paused"
+	case Stopped:
+		return "stopped"
+	}
+	return "unknown"
+}
+
+// Container is a container that has been created.
+type Container struct {
+	id    string
+	rt    *Runtime
+	spec  *ocipb.Spec
+	group *cgroup.Group
+	init  *Process // nil only while Create works
+
+	// mu is not held while anything blocks.
+	mu      sync.Mutex
+	started bool
+	paused  bool
+}
+
+// ID is the container's ID.
+func (c *Container) ID() string { return c.id }
+
+// Init is the container's first process, from Create on.
+func (c *Container) Init() *Process { return c.init }
+
+// Spec is the spec that the container was created with; it is not to be
+// changed.
+func (c *Container) Spec() *ocipb.Spec { return c.spec }
+
+// Status tells where the container is in its life.
+func (c *Container) Status() Status {
+	select {
+	case <-c.init.Done():
+		return Stopped
+	default:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.started:
+		return Created
+	case c.paused:
+		return Paused
+	default:
+		return Running
+	}
+}
+
+// Start executes the container's command. When the error is a *StageError the
+// command could not be executed and the container has ended.
+func (c *Container) Start(ctx context.Context) error {
+	if c.Status() == Stopped {
+		return fmt.Errorf("container %s: %w", c.id, ErrNotRunning)
+	}
+	c.mu.Lock()
+	again := c.started
+	c.started = true
+	c.mu.Unlock()
+	if again {
+		return fmt.Errorf("container %s was started before", c.id)
+	}
+	if err := c.init.awaitExec(ctx); err != nil {
+		c.init.abandon()
+		return err
+	}
+	return nil
+}
+
+// Exec runs a process in the container, with the container's namespaces,
+// cgroup and seccomp filter; everything else is as process says. The execID is
+// for the caller's own use and for errors.
+//
+// The error is ErrNotRunning or ErrPaused (wrapped), a *SpecError, a
+// *StageError, or of a system call. If ctx ends first the process is killed.
+func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Process, stdio Stdio) (*Process, error) {
+	if err := ValidateProcess(process); err != nil {
+		return nil, err
+	}
+	switch status := c.Status(); status {
+	case Running:
+	case Paused:
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrPaused)
+	default:
+		return nil, fmt.Errorf("exec %s in container %s, which is %s: %w", execID, c.id, status, ErrNotRunning)
+	}
+	c.rt.warnProcess(c.id, process)
+	config, err := stage.Config(&ocipb.Spec{
+		Process: process,
+		Linux:   &ocipb.Linux{Seccomp: c.spec.Linux.GetSeccomp(), Personality: c.spec.Linux.GetPersonality()},
+	})
+	if err != nil {
+		return nil, &SpecError{err.Error()}
+	}
+	init, err := c.init.process.PIDFD()
+	if err != nil {
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrNotRunning)
+	}
+	defer unix.Close(init)
+	// The stage is born in the agent's cgroup and moved, not forked into the
+	// container's: there it could be stopped or slowed down in the middle of
+	// vfork, and the agent with it.
+	p, err := c.rt.startStage(stageStart{
+		args:  []string{"kata-agent", stage.Argument, stage.Exec, c.id},
+		stdio: stdio,
+		pidns: init,
+		init:  init,
+	})
+	if err != nil {
+		return nil, c.orNotRunning(execID, err)
+	}
+	err = c.addToGroup(p.PID())
+	if err == nil {
+		err = p.stage.configure(ctx, config)
+		if err != nil {
+			err = p.stageFailed(err)
+		}
+	}
+	if err == nil {
+		err = p.awaitExec(ctx)
+	}
+	if err != nil {
+		p.abandon()
+		return nil, c.orNotRunning(execID, err)
+	}
+	return p, nil
+}
+
+// orNotRunning replaces the consequences of the container's end by the fact.
+func (c *Container) orNotRunning(execID string, err error) error {
+	var said *StageError
+	if c.Status() == Stopped && !errors.As(err, &said) {
+		return fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrNotRunning)
+	}
+	return err
+}
+
+// addToGroup moves a process into the container's cgroup. A container that
+// divides its own cgroup has no processes in it; then it is init's.
+func (c *Container) addToGroup(pid int) error {
+	err := c.group.Add(pid)
+	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	text, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.init.PID()))
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "0::/")
+	if readErr != nil || !ok {
+		return err
+	}
+	return os.WriteFile(c.rt.config.CgroupRoot+"/"+path+"/cgroup.procs", fmt.Append(nil, pid), 0)
+}
+
+// SignalAll sends a signal to every process of the container. SIGKILL also
+// reaches those that are being forked. A container without processes is no
+// error.
+func (c *Container) SignalAll(sig unix.Signal) error {
+	if sig == unix.SIGKILL {
+		return c.group.Kill()
+	}
+	pids, err := c.group.Pids()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("send signal %d to process %d: %w", sig, pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Pause stops all processes of the container and returns when they have
+// stopped. Pausing a paused container does nothing.
+func (c *Container) Pause(ctx context.Context) error {
+	switch status := c.Status(); status {
+	case Paused:
+		return nil
+	case Running:
+	default:
+		return fmt.Errorf("container %s is %s: %w", c.id, status, ErrNotRunning)
+	}
+	// Before it is so: an exec that comes now must not get stuck.
+	c.setPaused(true)
+	if err := c.group.Freeze(ctx); err != nil {
+		c.setPaused(false)
+		return err
+	}
+	return nil
+}
+
+// Resume undoes Pause and returns when the processes run again.
+func (c *Container) Resume(ctx context.Context) error {
+	if c.Status() == Stopped {
+		return fmt.Errorf("container %s is stopped: %w", c.id, ErrNotRunning)
+	}
+	if err := c.group.Thaw(ctx); err != nil {
+		return err
+	}
+	c.setPaused(false)
+	return nil
+}
+
+func (c *Container) setPaused(paused bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = paused
+}
+
+// Stats returns the container's use of resources; see [cgroup.Group.Stats].
+func (c *Container) Stats() (*agentpb.CgroupStats, error) {
+	stats, err := c.group.Stats()
+	if err != nil {
+		return nil, fmt.Errorf("statistics of container %s: %w", c.id, err)
+	}
+	return stats, nil
+}
+
+// Update sets new limits; those that are not given stay.
+func (c *Container) Update(resources *ocipb.LinuxResources) error {
+	if err := c.group.Apply(resources); err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// Pids returns the processes of the container, in the agent's pid namespace.
+func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
+
+// Cgroup is the container's cgroup.
+func (c *Container) Cgroup() *cgroup.Group { return c.group }
+
+// Destroy kills whatever runs in the container, waits for its end and removes
+// its cgroup. It may be called at any time and again; when ctx ends first its
+// error is returned and the rest is still to be done.
+func (c *Container) Destroy(ctx context.Context) error {
+	if err := c.group.Destroy(ctx); err != nil {
+		return err
+	}
+	if c.init == nil {
+		return nil
+	}
+	c.mu.Lock()
+	started := c.started
+	c.started = true
+	c.mu.Unlock()
+	if !started {
+		c.init.abandon()
+	}
+	select {
+	case <-c.init.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,259 @@
+// Package rootfs builds a container's root file system inside the mount
+// namespace of its init stage and makes it the root.
+//
+// The image, and other containers that share a volume with this one, may have
+// prepared the tree: with symbolic links where mounts go, with a /dev/null that
+// is something else, with a directory that turns into a link in the middle.
+// Therefore every target is resolved once, inside the root, to a descriptor
+// (package inroot), mounts are attached to descriptors (package mount), what a
+// path is masked with comes from the agent's own /dev, and nothing is mounted
+// on procfs except what is known to be harmless there. See CVE-2019-19921,
+// CVE-2021-30465, CVE-2025-31133.
+//
+// Life cycle, all on one thread of a process that is alone in a new mount
+// namespace: [Prepare], [Root.Terminal] if there is one, [Root.Pivot],
+// [Root.Seal]. On an error the process gives up; its mounts go with it.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ocipb"
+	"kata/guest/inroot"
+	"kata/guest/mount"
+)
+
+// Root is a root file system that is being built.
+type Root struct {
+	tree *mount.Tree // the root's mount
+	null int         // O_PATH descriptor of the agent's /dev/null
+	// sealed are mounts to make read-only at the end: mount points and device
+	// nodes are still to be made in them.
+	sealed []*mount.Tree
+}
+
+// Prepare mounts the container's root file system and everything below it. The
+// caller's mount namespace must be its own; mounts stop propagating out of it.
+// Working directory and root stay as they are.
+func Prepare(spec *ocipb.Spec) (*Root, error) {
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return nil, fmt.Errorf("stop mount propagation: %w", err)
+	}
+	r := &Root{}
+	if err := r.openNull(); err != nil {
+		return nil, err
+	}
+	if err := r.bindRoot(spec.Root.GetPath()); err != nil {
+		return nil, fmt.Errorf("root file system %s: %w", spec.Root.GetPath(), err)
+	}
+	for _, m := range spec.Mounts {
+		if err := r.mount(m); err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+	}
+	if !bindsDev(spec.Mounts) {
+		if err := r.makeDevices(spec.Linux.GetDevices()); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Process.GetCwd() != "" {
+		if err := r.makeCwd(spec.Process.GetCwd()); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.protect(spec.Linux.GetReadonlyPaths(), spec.Linux.GetMaskedPaths()); err != nil {
+		return nil, err
+	}
+	if spec.Root.GetReadonly() {
+		r.sealed = append(r.sealed, r.tree)
+	}
+	return r, nil
+}
+
+// FD is an O_PATH descriptor of the root, for resolving paths in it. It
+// belongs to the Root.
+func (r *Root) FD() int { return r.tree.FD() }
+
+// openNull opens the agent's /dev/null, which no container can have touched,
+// and makes sure that it is that device.
+func (r *Root) openNull() error {
+	fd, err := unix.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the guest's /dev/null: %w", err)
+	}
+	if !IsNull(fd) {
+		unix.Close(fd)
+		return errors.New("the guest's /dev/null is not the null device")
+	}
+	r.null = fd
+	return nil
+}
+
+// IsNull reports whether a descriptor is open on the null device.
+func IsNull(fd int) bool {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
+// bindRoot mounts the root on itself, since pivot_root(2) wants a mount.
+func (r *Root) bindRoot(path string) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	tree, err := mount.Bind(fd, true)
+	if err != nil {
+		return err
+	}
+	r.tree = tree
+	return tree.Attach(fd)
+}
+
+// makeCwd makes the working directory if it is missing, as runc does.
+func (r *Root) makeCwd(cwd string) error {
+	fd, err := inroot.MkdirAll(r.FD(), cwd, 0o755)
+	switch {
+	case err == nil:
+		return unix.Close(fd)
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOTDIR):
+		return nil // entering it will say what is wrong
+	}
+	return fmt.Errorf("working directory: %w", err)
+}
+
+// bindsDev reports whether /dev comes from outside, with all that is in it.
+func bindsDev(mounts []*ocipb.Mount) bool {
+	for _, m := range mounts {
+		if path.Clean(m.Destination) != "/dev" {
+			continue
+		}
+		if o, err := mount.Parse(m.Options); m.Type == "bind" || err == nil && o.Bind {
+			return true
+		}
+	}
+	return false
+}
+
+// protect makes paths read-only and hides others. What does not exist needs
+// neither.
+func (r *Root) protect(readonly, masked []string) error {
+	for _, path := range readonly {
+		if err := r.ifExists(path, r.makeReadonly); err != nil {
+			return fmt.Errorf("make %s read-only: %w", path, err)
+		}
+	}
+	for _, path := range masked {
+		if err := r.ifExists(path, r.mask); err != nil {
+			return fmt.Errorf("mask %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func (r *Root) ifExists(path string, f func(target int) error) error {
+	target, err := inroot.Open(r.FD(), path, unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	return f(target)
+}
+
+func (r *Root) makeReadonly(target int) error {
+	tree, err := mount.Bind(target, true)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := tree.SetAttr(mount.Attr{Set: unix.MOUNT_ATTR_RDONLY}, true); err != nil {
+		return err
+	}
+	return tree.Attach(target)
+}
+
+// mask hides a directory behind an empty one and anything else behind the null
+// device. The null device is read-only: reading and writing it go on, but its
+// node, which is the agent's, cannot be changed.
+func (r *Root) mask(target int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(target, &st); err != nil {
+		return err
+	}
+	readonly := mount.Attr{Set: unix.MOUNT_ATTR_RDONLY}
+	var tree *mount.Tree
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		tree, err = mount.FS("tmpfs", "tmpfs", nil, readonly)
+	} else if tree, err = mount.Bind(r.null, false); err == nil {
+		err = tree.SetAttr(readonly, false)
+	}
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return tree.Attach(target)
+}
+
+// Pivot makes the root the process's root and working directory and unmounts
+// everything else (pivot_root(2), "pivot_root(".", ".")").
+func (r *Root) Pivot(propagation string) error {
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(old)
+	if err := unix.Fchdir(r.FD()); err != nil {
+		return fmt.Errorf("enter the new root: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return err
+	}
+	// Unmounting must not reach the mounts that ours are copies of.
+	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("detach the old root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the old root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	if propagation == "" {
+		return nil
+	}
+	flags, err := mount.ParsePropagation(propagation)
+	if err != nil {
+		return err
+	}
+	if err := r.tree.SetPropagation(flags); err != nil {
+		return fmt.Errorf("make the root %s: %w", strings.TrimPrefix(propagation, "r"), err)
+	}
+	return nil
+}
+
+// Seal makes read-only what is to be so and releases the Root.
+func (r *Root) Seal() error {
+	for _, tree := range r.sealed {
+		if err := tree.SetAttr(mount.Attr{Set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+			return fmt.Errorf("make a mount read-only: %w", err)
+		}
+		if tree != r.tree {
+			tree.Close()
+		}
+	}
+	unix.Close(r.null)
+	return r.tree.Close()
+}

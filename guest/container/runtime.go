@@ -1,0 +1,258 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ocipb"
+	"kata/guest/capability"
+	"kata/guest/cgroup"
+	"kata/guest/container/stage"
+	"kata/guest/log"
+	"kata/guest/reaper"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNotRunning says that a process or container has ended, or has not
+	// been started yet.
+	ErrNotRunning = errors.New("not running")
+	// ErrPaused says that a container is paused.
+	ErrPaused = errors.New("the container is paused")
+)
+
+// SpecError is a spec that is wrong or asks for what is not possible. The text
+// names the field and the value.
+type SpecError struct{ text string }
+
+func (e *SpecError) Error() string { return e.text }
+
+func specErrorf(format string, args ...any) error {
+	return &SpecError{fmt.Sprintf(format, args...)}
+}
+
+// StageError is what a stage reported: a step of the set-up that failed, or,
+// with Command, a command that cannot be executed.
+type StageError struct {
+	Text    string
+	Command bool
+}
+
+func (e *StageError) Error() string { return e.Text }
+
+// Config is what a Runtime needs.
+type Config struct {
+	// Exe is the program that is the stage; "" is /proc/self/exe.
+	Exe string
+	// Reaper runs for as long as the Runtime is used.
+	Reaper *reaper.Reaper
+	// CgroupRoot is where cgroup v2 is mounted; "" is /sys/fs/cgroup. The
+	// containers' groups are made below it, and every controller it has is
+	// delegated to them.
+	CgroupRoot string
+	// Log gets warnings about specs; nil discards them.
+	Log *log.Logger
+}
+
+// Runtime creates containers.
+type Runtime struct {
+	config Config
+}
+
+// NewRuntime returns a runtime. It holds nothing that must be released.
+func NewRuntime(c Config) *Runtime {
+	if c.Exe == "" {
+		c.Exe = "/proc/self/exe"
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "/sys/fs/cgroup"
+	}
+	return &Runtime{config: c}
+}
+
+// StageMain turns the process into a stage if it was started as one, and then
+// does not return; else it reports false. See the package comment.
+func StageMain() bool {
+	if len(os.Args) < 2 || os.Args[1] != stage.Argument {
+		return false
+	}
+	stage.Main(os.Args)
+	return true
+}
+
+// Stdio are a process's ends of its standard streams. They are the caller's,
+// who closes them when Create or Exec has returned. A nil one is the null
+// device. With a terminal all are ignored: see [Process.Console].
+type Stdio struct {
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Options are what a spec has no field for.
+type Options struct {
+	// JoinPID makes the container join the pid namespace of another one, which
+	// must be running; the spec's own pid namespace, if any, is ignored. The
+	// container's processes end with its init all the same.
+	JoinPID *Container
+}
+
+// Create makes a container and leaves it ready to Start. The id is unique among
+// the containers of the pod and made of letters, digits and "_.-". Spec must
+// not be changed afterwards.
+//
+// The error is a *SpecError, a *StageError, or of a system call. Nothing is
+// left of a container that was not created.
+func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio Stdio, opts Options) (*Container, error) {
+	if opts.JoinPID != nil {
+		spec = withoutPIDNamespace(spec)
+	}
+	if err := Validate(id, spec); err != nil {
+		return nil, err
+	}
+	r.warn(id, spec)
+	path, err := cgroup.Path(spec.Linux.GetCgroupsPath(), id)
+	if err != nil {
+		return nil, &SpecError{err.Error()}
+	}
+	config, err := stage.Config(spec)
+	if err != nil {
+		return nil, &SpecError{err.Error()}
+	}
+	group, err := cgroup.Create(r.config.CgroupRoot, path)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{id: id, rt: r, spec: spec, group: group}
+	if err := c.create(ctx, config, stdio, opts); err != nil {
+		// Kills the stage, if there is one; it takes no longer than that.
+		return nil, errors.Join(err, c.Destroy(context.WithoutCancel(ctx)))
+	}
+	return c, nil
+}
+
+// create starts the stage and waits until it is ready.
+func (c *Container) create(ctx context.Context, config []byte, stdio Stdio, opts Options) error {
+	pidns, owner, err := pidNamespace(c.spec, opts)
+	if err != nil {
+		return err
+	}
+	defer closeFD(pidns)
+	p, err := c.rt.startStage(stageStart{
+		args:   []string{"kata-agent", stage.Argument, stage.Create, c.id},
+		stdio:  stdio,
+		pidns:  pidns,
+		flags:  cloneFlags(c.spec),
+		cgroup: c.group,
+	})
+	if err != nil {
+		return err
+	}
+	c.init = p
+	if !owner {
+		// Nobody else ends what the container's init leaves behind.
+		go func() {
+			<-p.Done()
+			_ = c.group.Kill() // fails only when Destroy was faster
+		}()
+	}
+	if err := p.stage.configure(ctx, config); err != nil {
+		return p.stageFailed(err)
+	}
+	if err := p.awaitReady(ctx); err != nil {
+		return err
+	}
+	// Only now: the stage has more threads and uses more time and memory than
+	// the container may be allowed.
+	return c.group.Apply(c.spec.Linux.GetResources())
+}
+
+// cloneFlags are the namespaces that the stage is born with. The cgroup
+// namespace is made by the stage itself, and there is always one for mounts.
+func cloneFlags(spec *ocipb.Spec) uintptr {
+	flags := uintptr(unix.CLONE_NEWNS)
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.Path != "" {
+			continue
+		}
+		switch flag, _ := stage.NamespaceFlag(n.Type); flag {
+		case unix.CLONE_NEWPID, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS:
+			flags |= uintptr(flag)
+		}
+	}
+	return flags
+}
+
+// pidNamespace opens the pid namespace to join, or returns -1; owner says
+// whether the container has one of its own.
+func pidNamespace(spec *ocipb.Spec, opts Options) (fd int, owner bool, err error) {
+	if opts.JoinPID != nil {
+		fd, err := opts.JoinPID.init.process.PIDFD()
+		if err != nil {
+			return -1, false, fmt.Errorf("join the pid namespace of container %s: %w", opts.JoinPID.id, err)
+		}
+		return fd, false, nil
+	}
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.Type != "pid" {
+			continue
+		}
+		if n.Path == "" {
+			return -1, true, nil
+		}
+		fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, false, fmt.Errorf("pid namespace %s: %w", n.Path, err)
+		}
+		return fd, false, nil
+	}
+	return -1, false, nil
+}
+
+func withoutPIDNamespace(spec *ocipb.Spec) *ocipb.Spec {
+	if spec.GetLinux() == nil {
+		return spec
+	}
+	copied, linux := *spec, *spec.Linux
+	linux.Namespaces = nil
+	for _, n := range spec.Linux.Namespaces {
+		if n.GetType() != "pid" {
+			linux.Namespaces = append(linux.Namespaces, n)
+		}
+	}
+	copied.Linux = &linux
+	return &copied
+}
+
+// warn logs what a spec asks for and does not get.
+func (r *Runtime) warn(id string, spec *ocipb.Spec) {
+	r.warnProcess(id, spec.Process)
+	if label := spec.Linux.GetMountLabel(); label != "" {
+		r.config.Log.Warn("SELinux label of mounts has no effect", "container", id, "label", label)
+	}
+}
+
+func (r *Runtime) warnProcess(id string, p *ocipb.Process) {
+	if _, unknown := capability.New(p.Capabilities); len(unknown) > 0 {
+		r.config.Log.Warn("unknown capabilities are ignored", "container", id, "capabilities", strings.Join(unknown, " "))
+	}
+}
+
+func closeFD(fd int) {
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// nullIfNil returns f, or the null device, which it opens.
+func nullIfNil(f *os.File) (file *os.File, opened bool, err error) {
+	if f != nil {
+		return f, false, nil
+	}
+	f, err = os.OpenFile("/dev/null", syscall.O_RDWR, 0)
+	return f, err == nil, err
+}

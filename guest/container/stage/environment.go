@@ -1,0 +1,118 @@
+package stage
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// environment returns the process's environment: of variables that are given
+// twice the last, and HOME from the container's passwd if it is not given.
+func environment(pairs []string, uid uint32) ([]string, error) {
+	env := make([]string, 0, len(pairs)+1)
+	index := make(map[string]int, len(pairs))
+	for _, pair := range pairs {
+		key, _, ok := strings.Cut(pair, "=")
+		if !ok || key == "" || strings.IndexByte(pair, 0) >= 0 {
+			return nil, fmt.Errorf("invalid environment variable %q", pair)
+		}
+		if i, ok := index[key]; ok {
+			env[i] = pair
+			continue
+		}
+		index[key] = len(env)
+		env = append(env, pair)
+	}
+	if i, ok := index["HOME"]; !ok {
+		env = append(env, "HOME="+home(uid))
+	} else if env[i] == "HOME=" {
+		env[i] += home(uid)
+	}
+	return env, nil
+}
+
+// getenv returns a variable of env, or "".
+func getenv(env []string, key string) string {
+	for _, pair := range env {
+		if value, ok := strings.CutPrefix(pair, key+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// maxPasswd bounds what is read of a container's /etc/passwd.
+const maxPasswd = 1 << 20
+
+// home returns the home directory that the container's passwd file has for a
+// user, or "/". The file is the container's: it may be anything.
+func home(uid uint32) string {
+	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "/"
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return "/"
+	}
+	data := make([]byte, min(max(st.Size, 0), maxPasswd))
+	n := 0
+	for n < len(data) {
+		m, err := unix.Read(fd, data[n:])
+		if err != nil || m == 0 {
+			break
+		}
+		n += m
+	}
+	return homeIn(string(data[:n]), uid)
+}
+
+func homeIn(passwd string, uid uint32) string {
+	for line := range strings.Lines(passwd) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) < 6 || fields[0] == "" || fields[5] == "" {
+			continue
+		}
+		if id, err := strconv.ParseUint(fields[2], 10, 32); err == nil && uint32(id) == uid {
+			return fields[5]
+		}
+	}
+	return "/"
+}
+
+// lookPath finds the file that a command names, as the shell does; the texts of
+// its errors are those of os/exec, which people know from runc.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		if err := checkExecutable(name); err != nil {
+			return "", fmt.Errorf("exec: %q: %w", name, err)
+		}
+		return name, nil
+	}
+	if name != "" {
+		for dir := range strings.SplitSeq(getenv(env, "PATH"), ":") {
+			if dir == "" {
+				dir = "."
+			}
+			if path := dir + "/" + name; checkExecutable(path) == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("exec: %q: executable file not found in $PATH", name)
+}
+
+func checkExecutable(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return unix.EISDIR
+	}
+	return unix.Faccessat2(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
+}

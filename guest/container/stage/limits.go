@@ -1,0 +1,71 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ocipb"
+)
+
+var rlimits = map[string]int{
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
+	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
+	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
+	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
+	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+}
+
+// Rlimit returns the number of a resource limit given by its RLIMIT_* name.
+func Rlimit(name string) (number int, ok bool) {
+	number, ok = rlimits[name]
+	return number, ok
+}
+
+func setRlimit(limit *ocipb.POSIXRlimit) error {
+	number, ok := rlimits[limit.Type]
+	if !ok {
+		return fmt.Errorf("unknown resource limit %q", limit.Type)
+	}
+	// By package unix, which remembers that RLIMIT_NOFILE is not to be put
+	// back on execve.
+	err := unix.Setrlimit(number, &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard})
+	if err != nil {
+		return fmt.Errorf("set %s to %d, %d: %w", limit.Type, limit.Soft, limit.Hard, err)
+	}
+	return nil
+}
+
+// listenerFlag is SECCOMP_FILTER_FLAG_NEW_LISTENER: the filter would return a
+// descriptor for somebody to serve.
+const listenerFlag = 1 << 3
+
+// loadSeccomp loads the compiled programs of a profile.
+func loadSeccomp(s *ocipb.LinuxSeccomp) error {
+	if s == nil {
+		return nil
+	}
+	if s.FilterFlags&listenerFlag != 0 {
+		return errors.New("seccomp: notification is not supported")
+	}
+	for _, filter := range s.Filters {
+		const instruction = 8 // bytes, struct sock_filter
+		if len(filter) == 0 || len(filter)%instruction != 0 || len(filter)/instruction > unix.BPF_MAXINSNS {
+			return fmt.Errorf("seccomp: a program of %d bytes", len(filter))
+		}
+		program := unix.SockFprog{
+			Len:    uint16(len(filter) / instruction),
+			Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0])),
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(s.FilterFlags), uintptr(unsafe.Pointer(&program)))
+		runtime.KeepAlive(filter)
+		if errno != 0 {
+			return fmt.Errorf("load the seccomp filter: %w", errno)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+// Package stage is the program that becomes a container's process: the agent's
+// own binary, started again by the container runtime with new namespaces, that
+// builds what the process needs around itself and then executes it.
+//
+// There are two kinds. The stage of a new container makes the root file system
+// and waits, everything done, until it is told to execute. The stage of an exec
+// joins the namespaces of a running container. Both get one message with what
+// to do, on a socket that is descriptor 3, and answer on it: a terminal, that
+// they are ready, or what failed. When the process is executed the socket
+// closes by itself, which is how the runtime learns of it.
+//
+// Everything happens on the main thread, because namespaces, credentials and
+// capabilities belong to threads and execve(2) keeps those of the caller. The
+// program that calls [Main] must lock its main goroutine to the main thread in
+// an init function (runtime.LockOSThread). Nothing of the agent reaches the
+// container: descriptors close on execve, the process cannot be traced before,
+// and its binary is on a mount that is read-only.
+//
+// The package does not check the message, which comes from the agent (see
+// container.Validate), only what it finds in the container.
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ocipb"
+	"kata/guest/container/rootfs"
+)
+
+// Arguments of a stage: the program's name, Argument, a kind and the
+// container's ID.
+const (
+	Argument = "init"
+	Create   = "create"
+	Exec     = "exec"
+)
+
+// Descriptors that a stage is started with, beside the standard ones.
+const (
+	SocketFD = 3 // the conversation with the runtime
+	InitFD   = 4 // for Exec: pidfd of the container's init
+)
+
+// Main runs the stage that args, the program's arguments, ask for, and does
+// not return.
+func Main(args []string) {
+	runtime.LockOSThread()
+	// The stage lives for milliseconds and allocates little.
+	debug.SetGCPercent(-1)
+	c := conn(SocketFD)
+	err := run(c, args)
+	// Reached on failure only. Whoever listens is told why; there is no other
+	// place to tell it, since standard error is the container's.
+	c.fail(err)
+	unix.Exit(1)
+}
+
+func run(c conn, args []string) error {
+	// Until execve, nobody in a shared pid namespace may look into this
+	// process: it has the agent's descriptors and powers.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make the stage undumpable: %w", err)
+	}
+	if err := unix.CloseRange(3, ^uint(0)>>33, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", err)
+	}
+	if len(args) != 4 {
+		return errors.New("the stage was started without its arguments")
+	}
+	spec, err := c.config()
+	if err != nil {
+		return fmt.Errorf("read the configuration: %w", err)
+	}
+	unix.Umask(0)
+	if err := setOOMScore(spec.Process); err != nil {
+		return err
+	}
+	switch kind, id := args[2], args[3]; kind {
+	case Create:
+		return create(c, spec, id)
+	case Exec:
+		return exec(c, spec, id)
+	default:
+		return fmt.Errorf("unknown kind of stage %q", kind)
+	}
+}
+
+// create builds a new container around the process.
+func create(c conn, spec *ocipb.Spec, id string) error {
+	if err := enterNamespaces(spec.Linux.GetNamespaces()); err != nil {
+		return err
+	}
+	if err := joinKeyring(id); err != nil {
+		return err
+	}
+	root, err := rootfs.Prepare(spec)
+	if err != nil {
+		return err
+	}
+	if spec.Process.Terminal {
+		if err := useTerminal(c, spec.Process, root.Terminal); err != nil {
+			return err
+		}
+	}
+	if err := root.Pivot(spec.Linux.GetRootfsPropagation()); err != nil {
+		return err
+	}
+	if err := setNames(spec.Hostname, spec.Domainname); err != nil {
+		return err
+	}
+	if err := setSysctls(spec.Linux.GetSysctl()); err != nil {
+		return err
+	}
+	if err := root.Seal(); err != nil {
+		return err
+	}
+	return become(c, spec)
+}
+
+// exec joins a running container.
+func exec(c conn, spec *ocipb.Spec, id string) error {
+	// A mount namespace can be entered only by a thread that shares its
+	// working directory and root with no other.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+	if err := unix.Setns(InitFD, namespaces); err != nil {
+		if err == unix.ESRCH {
+			return errors.New("the container is not running")
+		}
+		return fmt.Errorf("enter the container's namespaces: %w", err)
+	}
+	if err := joinKeyring(id); err != nil {
+		return err
+	}
+	if spec.Process.Terminal {
+		open := func() (int, int, error) {
+			root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return -1, -1, err
+			}
+			defer unix.Close(root)
+			return rootfs.OpenTerminal(root)
+		}
+		if err := useTerminal(c, spec.Process, open); err != nil {
+			return err
+		}
+	}
+	return become(c, spec)
+}
+
+// setOOMScore runs while /proc is still the agent's. A process whose spec says
+// nothing gets 0, not what the agent has for itself.
+func setOOMScore(p *ocipb.Process) error {
+	score := p.GetOOMScoreAdj()
+	if p.GetOOMScoreAdjUnset() {
+		score = 0
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, score), 0); err != nil {
+		return fmt.Errorf("set oom_score_adj to %d: %w", score, err)
+	}
+	return nil
+}
+
+// useTerminal makes a terminal the standard streams and the controlling
+// terminal of the process, and hands its other end over.
+func useTerminal(c conn, p *ocipb.Process, open func() (master, slave int, err error)) error {
+	master, slave, err := open()
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	defer unix.Close(master)
+	defer unix.Close(slave)
+	if size := p.ConsoleSize; size.GetHeight() != 0 || size.GetWidth() != 0 {
+		winsize := unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
+		if err := unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &winsize); err != nil {
+			return fmt.Errorf("set the size of the terminal: %w", err)
+		}
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(slave, fd, 0); err != nil {
+			return fmt.Errorf("use the terminal: %w", err)
+		}
+	}
+	if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
+		return fmt.Errorf("make the terminal the controlling one: %w", err)
+	}
+	return c.send(Console, nil, master)
+}
