@@ -220,18 +220,16 @@ func (t *Tree) Close() error {
 			errs = append(errs, err)
 			continue
 		}
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, &os.PathError{Op: "remove", Path: dir, Err: err})
 		}
 	}
-	err := errors.Join(errs...)
-	if err == nil {
-		if err = os.Remove(t.dir); errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
-			err = nil // the directory was the caller's and holds other things
-		}
-		t.closed = err == nil
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
-	return err
+	t.closed = true
+	_ = unix.Rmdir(t.dir) // stays when the caller has other things in it
+	return nil
 }
 
 // checkContainerID keeps an id from naming anything but one directory.
