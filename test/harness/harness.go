@@ -24,7 +24,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -37,6 +37,13 @@ const (
 
 // Namespace is the containerd namespace of everything that a Node runs.
 const Namespace = "kata-test"
+
+// Where nodes have their directories: unix socket paths end at 107 bytes, and
+// shims nest theirs deep.
+const (
+	parentDir = "/tmp"
+	dirPrefix = "kata-t"
+)
 
 const (
 	startTimeout = 60 * time.Second
@@ -71,20 +78,17 @@ type Node struct {
 	daemon *exec.Cmd
 	exited chan struct{}
 
-	mu   sync.Mutex
-	ids  int
-	used map[string]bool
+	ids atomic.Int64 // the last one handed out
 }
 
 // Start starts a containerd and waits until it serves. The caller closes it.
 func Start(ctx context.Context, opts Options) (*Node, error) {
 	opts = opts.withDefaults()
-	// Unix socket paths end at 107 bytes, and shims nest theirs deep.
-	dir, err := os.MkdirTemp("/tmp", "kt")
+	dir, err := os.MkdirTemp(parentDir, dirPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make the node's directory: %w", err)
 	}
-	n := &Node{opts: opts, dir: dir, used: make(map[string]bool)}
+	n := &Node{opts: opts, dir: dir}
 	if err := n.prepare(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -122,6 +126,9 @@ func (n *Node) prepare() error {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return fmt.Errorf("prepare the node: %w", err)
 		}
+	}
+	if err := n.writeOwner(); err != nil {
+		return fmt.Errorf("prepare the node: %w", err)
 	}
 	config := containerdConfig(n.dir, n.opts.ConfigVersion)
 	if err := os.WriteFile(filepath.Join(n.dir, "config.toml"), []byte(config), 0o600); err != nil {
@@ -217,7 +224,62 @@ func (n *Node) Close() error {
 	if n.daemon != nil {
 		errs = append(errs, n.stopDaemon())
 	}
-	errs = append(errs, n.killLeftovers(), n.unmountAll(), os.RemoveAll(n.dir))
+	errs = append(errs, n.killLeftovers(), n.unmountAll(), n.removeState(), os.RemoveAll(n.dir))
+	return errors.Join(errs...)
+}
+
+// CleanUp closes the nodes of test processes that died without doing so, and
+// returns their directories.
+func CleanUp() ([]string, error) {
+	dirs, err := filepath.Glob(filepath.Join(parentDir, dirPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	var cleaned []string
+	var errs []error
+	for _, dir := range dirs {
+		if ownerLives(dir) {
+			continue
+		}
+		cleaned = append(cleaned, dir)
+		errs = append(errs, (&Node{dir: dir}).Close())
+	}
+	return cleaned, errors.Join(errs...)
+}
+
+// ownerLives says whether the process that made the node's directory is there.
+func ownerLives(dir string) bool {
+	var owner Process
+	b, err := os.ReadFile(filepath.Join(dir, "owner"))
+	if err != nil {
+		return false
+	}
+	if _, err := fmt.Sscan(string(b), &owner.PID, &owner.started); err != nil {
+		return false
+	}
+	return owner.Alive()
+}
+
+// writeOwner leaves for CleanUp which process the node belongs to.
+func (n *Node) writeOwner() error {
+	self, ok := readProcess(os.Getpid())
+	if !ok {
+		return errors.New("read this process's entry in /proc")
+	}
+	return os.WriteFile(filepath.Join(n.dir, "owner"), fmt.Appendln(nil, self.PID, self.started), 0o600)
+}
+
+// removeState removes what shims have left under /run/kata of the node's
+// containers.
+func (n *Node) removeState() error {
+	dirs, err := filepath.Glob(filepath.Join("/run/kata", n.mark()+"-*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
 	return errors.Join(errs...)
 }
 
@@ -259,7 +321,7 @@ func (n *Node) unmountAll() error {
 	}
 	var errs []error
 	for i := len(points) - 1; i >= 0; i-- {
-		if !strings.HasPrefix(points[i], n.dir+"/") {
+		if !hasToken(points[i], n.mark()) {
 			continue
 		}
 		if err := syscall.Unmount(points[i], syscall.MNT_DETACH); err != nil {
@@ -269,25 +331,14 @@ func (n *Node) unmountAll() error {
 	return errors.Join(errs...)
 }
 
+// mark stands in everything that is made for the node: in its directory's name
+// and in the ids of its containers.
+func (n *Node) mark() string { return filepath.Base(n.dir) }
+
 // NewID returns an id that no other container on this machine has. Everything
 // that is made for a container carries its id, so that Leaks finds it.
 func (n *Node) NewID(name string) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.ids++
-	id := fmt.Sprintf("%s-%s-%d", filepath.Base(n.dir), name, n.ids)
-	n.used[id] = true
-	return id
-}
-
-func (n *Node) usedIDs() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	ids := make([]string, 0, len(n.used))
-	for id := range n.used {
-		ids = append(ids, id)
-	}
-	return ids
+	return fmt.Sprintf("%s-%s-%d", n.mark(), name, n.ids.Add(1))
 }
 
 // Import loads an image into the node's content store and unpacks it.

@@ -89,16 +89,15 @@ func (n *Node) inventory() (map[string]bool, error) {
 	for _, s := range sockets {
 		things["socket "+s] = true
 	}
-	marks := append(n.usedIDs(), n.dir)
 	for dir, depth := range places {
 		// Cgroups and shared memory come and go with the rest of the machine.
 		mine := dir == "/sys/fs/cgroup" || dir == "/dev/shm"
-		if err := list(things, dir, depth, func(path string) bool { return !mine || containsAny(path, marks) }); err != nil {
+		if err := list(things, dir, depth, func(path string) bool { return !mine || hasToken(path, n.mark()) }); err != nil {
 			return nil, err
 		}
 	}
-	// containerd's own bundles, snapshots and temporary mounts.
-	for _, dir := range []string{"state", "tmp", "fifo", "root/io.containerd.runtime.v2.task"} {
+	// containerd's own bundles and temporary mounts. The FIFOs are ctr's.
+	for _, dir := range []string{"state", "tmp", "root/io.containerd.runtime.v2.task"} {
 		if err := list(things, filepath.Join(n.dir, dir), 4, nil); err != nil {
 			return nil, err
 		}

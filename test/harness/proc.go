@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -115,16 +114,13 @@ func findProcesses(match func(Process) bool) []Process {
 	return found
 }
 
-// processes returns what runs on behalf of the node, containerd excepted: its
-// directory or the id of one of its containers is on the command line, or its
-// parent is such a process.
+// processes returns what runs on behalf of the node, containerd excepted.
 func (n *Node) processes() []Process {
-	marks := append(n.usedIDs(), n.dir)
 	return findProcesses(func(p Process) bool {
 		if n.daemon != nil && p.PID == n.daemon.Process.Pid {
 			return false
 		}
-		return containsAny(strings.Join(p.Args, " "), marks)
+		return hasToken(strings.Join(p.Args, " "), n.mark())
 	})
 }
 
@@ -173,8 +169,4 @@ func hasToken(text, id string) bool {
 
 func isIDByte(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
-}
-
-func containsAny(text string, marks []string) bool {
-	return slices.ContainsFunc(marks, func(m string) bool { return hasToken(text, m) })
 }

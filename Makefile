@@ -1,0 +1,135 @@
+# Everything a developer or a CI machine runs. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+GO        ?= go
+GOFLAGS_  := -trimpath -tags no_grpc
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMANDS  := $(notdir $(wildcard cmd/*))
+
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+BINDIR     := $(PREFIX)/bin
+GUESTDIR   := /usr/share/kata-containers
+DEFAULTDIR := /usr/share/defaults/kata-containers
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 20s
+
+# What the build, the tests and the demo need of the distribution.
+PACKAGES := bc bison build-essential busybox-static containerd cpio flex git \
+	iproute2 libelf-dev linux-source-6.1 qemu-system-common qemu-system-x86 \
+	runc xz-utils
+
+## Start here
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^## / {printf "\n%s\n", substr($$0, 4)} \
+		/^[a-zA-Z0-9_.-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup build guest ## run a container in its own VM under a private containerd, and show it
+	@$(GO) run -tags no_grpc ./test/demo
+
+.PHONY: test
+test: setup build guest test-unit test-guest test-e2e ## run every test: unit, in a VM, end to end
+
+## Build
+
+.PHONY: setup
+setup: ## install what is missing from the distribution
+	@command -v $(GO) >/dev/null || { echo "make: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
+	@missing=(); for p in $(PACKAGES); do \
+		[[ "$$(dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null)" == installed ]] || missing+=("$$p"); \
+	done; \
+	[[ $${#missing[@]} -eq 0 ]] && exit 0; \
+	echo "installing from the distribution: $${missing[*]}"; \
+	sudo=; [[ $$(id -u) -eq 0 ]] || sudo=sudo; \
+	apt() { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$$@"; }; \
+	install() { apt install --no-install-recommends "$${missing[@]}"; }; \
+	install || { echo "updating the package lists first"; apt update && install; }
+
+.PHONY: build
+build: ## build the binaries into bin/
+	@for c in $(COMMANDS); do \
+		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$$c ./cmd/$$c; \
+	done
+
+.PHONY: guest
+guest: build ## build the guest kernel (7 minutes, once) and the initrd into build/guest/
+	@bin/kata-image all -output build/guest
+
+.PHONY: generate
+generate: ## write the generated code anew
+	$(GO) generate ./...
+
+.PHONY: install
+install: build guest ## install under DESTDIR, commands under PREFIX
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(GUESTDIR) $(DESTDIR)$(DEFAULTDIR)
+	install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(BINDIR)
+	install -m 0644 build/guest/vmlinux $(DESTDIR)$(GUESTDIR)/vmlinux.container
+	install -m 0644 build/guest/kata-initrd.img $(DESTDIR)$(GUESTDIR)/kata-containers-initrd.img
+	install -m 0644 host/config/configuration-qemu.toml $(DESTDIR)$(DEFAULTDIR)/configuration.toml
+
+## Test
+
+.PHONY: test-unit
+test-unit: ## unit tests with the race detector
+	@echo "== unit tests"
+	$(GO) test -race -tags no_grpc ./...
+
+.PHONY: test-guest
+test-guest: guest ## tests of the guest's packages, as root inside a VM
+	@echo "== tests inside a VM"
+	$(GO) run ./test/vmtest ./guest/...
+
+.PHONY: vmtest
+vmtest: guest ## the same for PKG=./guest/some/package [ARGS="-test.run X"]
+	$(GO) run ./test/vmtest $(PKG) $(if $(ARGS),-- $(ARGS))
+
+.PHONY: test-e2e
+test-e2e: build guest ## containers under a real containerd [RUN=pattern]
+	@echo "== end-to-end tests"
+	$(GO) test -tags no_grpc,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (20s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/p' "$$file"); do \
+			echo "== $$target in $$(dirname "$$file")"; \
+			$(GO) test -tags no_grpc -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [[ -z "$$unformatted" ]] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	$(GO) vet -tags no_grpc,e2e ./...
+	$(GO) vet -tags no_grpc,vmtest ./...
+	$(GO) run $(STATICCHECK) -tags no_grpc,e2e ./...
+	$(GO) run $(STATICCHECK) -tags no_grpc,vmtest ./guest/...
+
+## Measure
+
+.PHONY: bench
+bench: setup build guest ## print the figures of SPECIFICATION.md
+	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench
+
+.PHONY: bench-start bench-exec bench-stdout bench-memory bench-agent
+bench-start bench-exec bench-stdout bench-memory bench-agent: bench-%: build guest ## one of the figures
+	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench '(?i)^Benchmark$*' -benchtime 1x ./test/bench
+
+## Clean
+
+.PHONY: clean
+clean: ## remove bin/ and build/; the cache of kernels stays
+	rm -rf bin build
+
+.PHONY: clean-run
+clean-run: ## remove what runs that died have left: daemons, VMs, mounts, directories
+	@$(GO) run ./test/cleanrun
