@@ -6,15 +6,22 @@ import "fmt"
 type Batch struct {
 	q     *Queue
 	chain Chain
+	taken int // chains, in this Do
 }
 
-// Next takes the next buffer the driver offers, nil if there is none; in that
-// case the driver will kick the queue when it has added one. Every chain taken
-// must be given back by Done. An error wraps [ErrDriver] or [ErrFrontend] and
+// Next takes the next buffer the driver offers. It returns nil if there is
+// none, or if one Do has taken as many as the queue has entries, so that a busy
+// driver cannot keep others from the queue; in both cases [Device.Available]
+// is called once there is one. Every chain taken must be given back by Done.
+// An error wraps [ErrDriver] or [ErrFrontend] and
 // must be returned from the Do.
 func (b *Batch) Next() (c *Chain, err error) {
 	defer recoverFault(&err, guard())
 	q := b.q
+	if b.taken >= q.num {
+		q.Wake()
+		return nil, nil
+	}
 	if q.cached == q.lastAvail {
 		if err := q.poll(); err != nil {
 			return nil, err
@@ -30,6 +37,7 @@ func (b *Batch) Next() (c *Chain, err error) {
 		return nil, err
 	}
 	q.lastAvail++
+	b.taken++
 	return &b.chain, nil
 }
 

@@ -96,6 +96,7 @@ func (q *Queue) Do(f func(b *Batch) error) error {
 	defer q.space.release(p)
 	err := q.look(p)
 	if err == nil {
+		q.batch.taken = 0
 		err = f(&q.batch)
 		if ferr := q.batch.Flush(); err == nil {
 			err = ferr

@@ -19,10 +19,6 @@ const (
 // eventTransportReset tells the driver that its connections are gone.
 const eventTransportReset = 0
 
-// burst bounds the packets of one turn on the transmit queue, so that a busy
-// guest cannot keep others, like a VMM that stops the queue, from it.
-const burst = 64
-
 // backend is the device as its VMM and driver see it.
 type backend struct {
 	*Device
@@ -125,32 +121,21 @@ func (d *Device) announce() error {
 
 // transmit processes the packets that the guest has sent.
 func (d *Device) transmit() error {
-	for more := true; more; {
-		more = false
-		err := d.queues[txQueue].Do(func(b *vhostuser.Batch) error {
-			for range burst {
-				if d.rx.hold() {
-					return nil // woken again by the receiver
-				}
-				c, err := b.Next()
-				if c == nil || err != nil {
-					return err
-				}
-				if err := d.packet(c); err != nil {
-					return err
-				}
-				if err := b.Done(c, 0); err != nil {
-					return err
-				}
+	return d.queues[txQueue].Do(func(b *vhostuser.Batch) error {
+		for !d.rx.hold() { // else the receiver wakes us
+			c, err := b.Next()
+			if c == nil || err != nil {
+				return err
 			}
-			more = true
-			return nil
-		})
-		if err != nil {
-			return err
+			if err := d.packet(c); err != nil {
+				return err
+			}
+			if err := b.Done(c, 0); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // packet processes one packet of the guest. An error means that its driver is
