@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kata/api/ocipb"
 	"kata/guest/reaper"
 )
@@ -155,7 +153,10 @@ func testContext(t testing.TB) context.Context {
 type output struct {
 	write *os.File
 	done  chan struct{}
-	text  bytes.Buffer
+
+	mu      sync.Mutex
+	text    bytes.Buffer
+	changed chan struct{} // closed at the next write
 }
 
 func newOutput(t testing.TB) *output {
@@ -164,15 +165,24 @@ func newOutput(t testing.TB) *output {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &output{write: write, done: make(chan struct{})}
+	o := &output{write: write, done: make(chan struct{}), changed: make(chan struct{})}
 	go func() {
 		defer close(o.done)
 		defer read.Close()
-		_, _ = io.Copy(&o.text, read)
+		_, _ = io.Copy(o, read)
 	}()
 	return o
 }
 
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.text.Write(b)
+}
+
+// String is everything that was written, when all writers are gone.
 func (o *output) String() string {
 	<-o.done
 	return o.text.String()
@@ -277,11 +287,6 @@ func openFiles(t testing.TB) []string {
 		files = append(files, e.Name()+" "+target)
 	}
 	return files
-}
-
-func exists(path string) bool {
-	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil
 }
 
 func writeFile(path, text string, mode uint32) error {

@@ -14,7 +14,11 @@ import (
 // /dev/pts inside root and returns both of its ends, neither as controlling
 // terminal.
 func OpenTerminal(root int) (master, slave int, err error) {
+	noDevpts := errors.New("it needs devpts on /dev/pts, which is not mounted there")
 	dir, err := inroot.Open(root, "/dev/pts", unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return -1, -1, noDevpts
+	}
 	if err != nil {
 		return -1, -1, err
 	}
@@ -25,7 +29,7 @@ func OpenTerminal(root int) (master, slave int, err error) {
 		return -1, -1, err
 	}
 	if fs.Type != unix.DEVPTS_SUPER_MAGIC {
-		return -1, -1, errors.New("a terminal needs devpts on /dev/pts, which is not mounted there")
+		return -1, -1, noDevpts
 	}
 	master, err = unix.Openat(dir, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
