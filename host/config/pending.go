@@ -99,7 +99,7 @@ func hypervisorPending() []key {
 		refused("rootless", boolean, "run the VMM as root"),
 		moot("disable_seccomp", boolean),
 		moot("disable_selinux", boolean),
-		refused("disable_guest_selinux", boolean, "run containers without SELinux", true),
+		moot("disable_guest_selinux", boolean), // the guest kernel has none, as upstream's
 		moot("snp_id_block", text),
 		moot("snp_id_auth", text),
 		moot("snp_guest_policy", integer),

@@ -1,0 +1,46 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Every key of the schema stands in docs/configuration.md, and the ones that
+// take effect with their default in a table.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := slices.Concat(hypervisorKeys(), hypervisorPending(), otherDriverKeys(), agentKeys(), agentPending(),
+		memAgentKeys(), runtimeKeys(), runtimePending(), factoryPending(), netmonPending(), imagePending())
+	for _, k := range all {
+		if !strings.Contains(string(text), "`"+k.name+"`") {
+			t.Errorf("docs/configuration.md lacks %s", k.name)
+		}
+	}
+	d := Default(big)
+	for key, value := range map[string]any{
+		"machine_type": fmt.Sprintf("%q", d.Hypervisor.MachineType), "accel": fmt.Sprintf("%q", d.Hypervisor.Accel),
+		"default_vcpus": d.Hypervisor.VCPUs, "default_memory": d.Hypervisor.MemoryMiB,
+		"virtio_fs_cache": fmt.Sprintf("%q", d.Hypervisor.VirtioFSCache), "virtio_fs_queue_size": d.Hypervisor.VirtioFSQueueSize,
+		"stop_timeout": d.Hypervisor.StopTimeout.Seconds(), "dial_timeout": d.Agent.DialTimeout.Seconds(),
+		"create_container_timeout": d.Runtime.CreateContainerTimeout.Seconds(),
+		"internetworking_model":    fmt.Sprintf("%q", d.Runtime.InterNetworkingModel),
+	} {
+		row := fmt.Sprintf("| `%s` | ", key)
+		_, rest, found := strings.Cut(string(text), row)
+		columns := strings.Split(rest, " | ")
+		if want := fmt.Sprintf("`%v`", value); !found || len(columns) < 2 || columns[1] != want {
+			t.Errorf("docs/configuration.md does not give %s the default %s", key, want)
+		}
+	}
+	for _, p := range slices.Concat(SearchPaths(), hypervisorSearch(), virtioFSDaemonSearch()) {
+		if !strings.Contains(string(text), "`"+p+"`") {
+			t.Errorf("docs/configuration.md lacks %s", p)
+		}
+	}
+}
