@@ -70,15 +70,14 @@ func Root() error {
 // MountProc mounts /proc, which even the kernel parameters need.
 func MountProc() error { return point{"proc", "/proc", safe, ""}.mount() }
 
-// Mount mounts the guest's other file systems, the cgroup hierarchy with all its
-// controllers among them.
-func Mount(log *log.Logger) error {
+// Mount mounts the guest's other file systems.
+func Mount() error {
 	for _, p := range points() {
 		if err := p.mount(); err != nil {
 			return err
 		}
 	}
-	return delegateControllers(CgroupRoot, log)
+	return nil
 }
 
 func (p point) mount() error {
@@ -122,9 +121,13 @@ func delegateControllers(root string, log *log.Logger) error {
 	return nil
 }
 
-// Finish makes the settings that nothing waits for. What fails is logged and
-// skipped, except for the root, which has to become read-only.
+// Finish does what only containers need: cgroup controllers, which take the
+// kernel milliseconds, the loopback device, settings, the read-only root. A
+// setting that fails is logged and skipped.
 func Finish(log *log.Logger) error {
+	if err := delegateControllers(CgroupRoot, log); err != nil {
+		return err
+	}
 	if err := netdev.Up("lo"); err != nil {
 		log.Warn("loopback device not available", "error", err)
 	}
@@ -142,10 +145,11 @@ func Finish(log *log.Logger) error {
 	return readonlyRoot()
 }
 
-// readonlyRoot makes the mount that is / read-only; file systems mounted below
-// stay as they are.
+// readonlyRoot makes the file system that is / read-only, and with it the
+// initramfs below: what a container may do to the mount does not make it
+// writable again. File systems mounted in it stay as they are.
 func readonlyRoot() error {
-	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("make / read-only: %w", err)
 	}
 	return nil

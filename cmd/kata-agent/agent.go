@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ttrpc"
+	service "kata/guest/agent"
+	"kata/guest/boot"
+	"kata/guest/container"
+	"kata/guest/log"
+	"kata/guest/reaper"
+	"kata/guest/sandbox"
+	"kata/guest/storage"
+	"kata/guest/stream"
+	"kata/guest/vsock"
+)
+
+const (
+	// streamPort is the vsock port of stream connections.
+	streamPort = 1027
+	// maxProcs bounds threads: the agent waits, it does not compute.
+	maxProcs = 2
+	// gcPercent makes the smallest heap that is collected 1 MiB instead of 4.
+	gcPercent = 25
+	// idleAfter is how long after the last call unused memory goes back.
+	idleAfter = time.Second
+	// maxFiles is the kernel's own limit (fs.nr_open).
+	maxFiles = 1 << 20
+	// shutdownTimeout bounds the wait for the last answers to be sent.
+	shutdownTimeout = time.Second
+	// maxUnclaimed and patience bound stream connections that no request has
+	// named yet.
+	maxUnclaimed = 256
+	patience     = 30 * time.Second
+)
+
+// agent is the running program.
+type agent struct {
+	log    *log.Logger
+	start  time.Time
+	init   bool // the machine is ours
+	params boot.Params
+
+	calls, streams *vsock.Listener
+}
+
+// isInit reports whether the agent is the machine's init. With an address in the
+// environment it is not, even if it is the first process of a namespace.
+func isInit() bool {
+	return os.Getpid() == 1 && os.Getenv("KATA_AGENT_SERVER_ADDR") == ""
+}
+
+// run listens as early as possible, since the host waits for that and not for
+// what follows.
+func (a *agent) run(ctx context.Context) error {
+	debug.SetGCPercent(gcPercent)
+	if runtime.GOMAXPROCS(0) > maxProcs {
+		runtime.GOMAXPROCS(maxProcs)
+	}
+	if err := a.configure(); err != nil {
+		return err
+	}
+	if err := a.listen(); err != nil {
+		return err
+	}
+	listening := time.Since(a.start)
+	if a.params.ReadyPort != 0 {
+		go a.signalReady(ctx)
+	}
+	if err := a.prepare(); err != nil {
+		return err
+	}
+	a.log.Debug("agent listens", "version", version, "after_us", listening.Microseconds(), "boot_us", boottime())
+	return a.serve(ctx)
+}
+
+// boottime returns the microseconds since the kernel was started.
+func boottime() int64 {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return 0
+	}
+	return now.Nano() / 1000
+}
+
+// configure finds out what the agent is asked to be.
+func (a *agent) configure() error {
+	var line string
+	if a.init {
+		if err := errors.Join(boot.Root(), boot.MountProc()); err != nil {
+			return err
+		}
+		text, err := os.ReadFile("/proc/cmdline")
+		if err != nil {
+			return err
+		}
+		line = string(text)
+	} else {
+		// The command line is the machine's, not ours; the environment says the
+		// same in the same words.
+		line = "agent.server_addr=" + os.Getenv("KATA_AGENT_SERVER_ADDR")
+		if level := os.Getenv("KATA_AGENT_LOG_LEVEL"); level != "" {
+			line += " agent.log=" + level
+		}
+	}
+	a.params = boot.ParseCommandLine(line)
+	a.log.SetLevel(a.params.LogLevel)
+	for _, p := range a.params.Problems {
+		if !a.init {
+			return fmt.Errorf("environment: %s %q: %w", p.Key, p.Value, p.Err)
+		}
+		a.log.Warn("kernel parameter ignored", "key", p.Key, "value", p.Value, "error", p.Err)
+	}
+	return nil
+}
+
+// listen listens for calls and streams.
+func (a *agent) listen() (err error) {
+	addr, err := boot.ParseAddr(a.params.ServerAddr)
+	if err != nil {
+		return err
+	}
+	if addr.Path != "" {
+		if a.calls, err = vsock.ListenUnix(addr.Path); err == nil {
+			a.streams, err = vsock.ListenUnix(addr.Path + ".streams")
+		}
+		return err
+	}
+	if a.calls, err = vsock.Listen(addr.Port); err == nil {
+		a.streams, err = vsock.Listen(streamPort)
+	}
+	return err
+}
+
+// prepare makes the machine, or the process, fit for calls.
+func (a *agent) prepare() error {
+	if a.init {
+		if err := boot.Mount(); err != nil {
+			return err
+		}
+	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	return os.MkdirAll(storage.Root, 0o755)
+}
+
+// finish makes the machine fit for containers and then closes ready.
+func (a *agent) finish(ready chan<- struct{}) error {
+	if a.init {
+		if err := boot.Finish(a.log); err != nil {
+			return err
+		}
+		// As many files as the kernel allows, for the agent and for containers
+		// whose spec does not limit them.
+		limit := &unix.Rlimit{Cur: maxFiles, Max: maxFiles}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, limit); err != nil {
+			a.log.Warn("limit of open files stays low", "error", err)
+		}
+	}
+	close(ready)
+	a.log.Debug("agent ready", "after_us", time.Since(a.start).Microseconds(), "boot_us", boottime())
+	return nil
+}
+
+// serve answers calls until DestroySandbox or, outside a VM, a signal ends it.
+func (a *agent) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+	children := reaper.New()
+	go func() { _ = children.Run(ctx) }()
+	hub := stream.NewHub(stream.HubConfig{MaxUnclaimed: maxUnclaimed, Patience: patience, Log: a.log})
+	defer hub.Close()
+	ready := make(chan struct{})
+	pod := a.newSandbox(children, hub, ready)
+	calls := service.New(service.Config{Version: version, Sandbox: pod, Init: a.init, Log: a.log, Called: newIdle().called})
+	server := ttrpc.NewServer(ttrpc.ServerOptions{OnPanic: a.panicked})
+	calls.Register(server)
+
+	ended := make(chan error, 2)
+	go func() { ended <- server.Serve(ctx, a.calls) }()
+	go func() { ended <- hub.Serve(a.streams) }()
+	if err := a.finish(ready); err != nil {
+		return err
+	}
+	if a.params.LogPort != 0 {
+		go a.logToHost(ctx)
+	}
+	for {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("serve: %w", err)
+		case <-calls.Destroyed():
+			return a.shutdown(ctx, server)
+		case s := <-signals:
+			if a.init {
+				a.log.Debug("signal ignored", "signal", s.String())
+				continue // an init that ends takes the machine with it
+			}
+			_ = pod.Destroy(ctx)
+			return a.shutdown(ctx, server)
+		}
+	}
+}
+
+func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, ready <-chan struct{}) *sandbox.Sandbox {
+	cfg := sandbox.Config{
+		Runtime:    container.NewRuntime(container.Config{Exe: a.executable(), Reaper: children, CgroupRoot: boot.CgroupRoot, Log: a.log}),
+		Storages:   storage.NewManager(storage.Root),
+		Hub:        hub,
+		Buffers:    stream.NewBuffers(),
+		PipeSize:   a.params.PipeSize,
+		Ready:      ready,
+		ResolvConf: storage.Root + "/sandbox/resolv.conf",
+		Log:        a.log,
+	}
+	if a.init {
+		cfg.SetHostname = func(name string) error { return unix.Sethostname([]byte(name)) }
+	}
+	return sandbox.New(cfg)
+}
+
+// executable is the program of the stages. As init it is named by its path, which
+// leads through the read-only root, unlike /proc/self/exe.
+func (a *agent) executable() string {
+	if a.init {
+		return "/init"
+	}
+	return ""
+}
+
+// panicked logs a handler's panic, the only trace of it.
+func (a *agent) panicked(_, method string, value any) {
+	a.log.Error("call panicked", "method", method, "panic", value, "stack", debug.Stack())
+}
+
+// shutdown lets the last answers out and ends the machine, if it is ours.
+func (a *agent) shutdown(ctx context.Context, server *ttrpc.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	_ = server.Shutdown(ctx) // calls that still wait are cut off
+	if !a.init {
+		return nil
+	}
+	unix.Sync()
+	return os.NewSyscallError("reboot", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
+}

@@ -1,0 +1,44 @@
+// Command kata-agent runs the containers of a pod inside its virtual machine. It
+// is the machine's init and the only program in the guest's image; the host
+// drives it through the agent API.
+//
+// It takes no flags. Its parameters are on the kernel command line, as agent.*
+// (package boot). For debugging it also runs as an ordinary process, root in
+// namespaces of its own:
+//
+//	KATA_AGENT_SERVER_ADDR=unix:///run/agent.sock unshare -m -p -f -i -u kata-agent
+//
+// Then it leaves the machine as it is and refuses calls that would change it;
+// KATA_AGENT_LOG_LEVEL takes the place of agent.log, and stream connections go to
+// the same path with ".streams" added.
+package main
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"time"
+
+	"kata/guest/container"
+	"kata/guest/log"
+)
+
+// version is the agent's, as GetGuestDetails and Version tell it.
+const version = "0.1.0"
+
+// The main goroutine stays on the main thread (package container says why).
+func init() { runtime.LockOSThread() }
+
+func main() {
+	start := time.Now()
+	if container.StageMain() {
+		return
+	}
+	logger := log.New(os.Stderr, log.LevelInfo)
+	a := &agent{log: logger, start: start, init: isInit()}
+	if err := a.run(context.Background()); err != nil {
+		// As init this ends in a kernel panic, whose last lines the host shows.
+		logger.Error("agent ended", "error", err)
+		os.Exit(1)
+	}
+}

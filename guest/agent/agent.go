@@ -1,0 +1,153 @@
+// Package agent answers the calls of the agent API (api/proto): it checks what a
+// request says, asks the sandbox or the machine for it, and turns what comes
+// back into an answer or an error with a code.
+//
+// A field that is missing or absurd is InvalidArgument and named, with its
+// value. A name that is not there is NotFound, one that is taken AlreadyExists,
+// something that cannot be done in the present state FailedPrecondition, one
+// too many ResourceExhausted. Calls that wait end with their context, which ends
+// with the client's connection. Calls of the API that have no handler here
+// answer Unimplemented.
+//
+// The package does not serve: see Service.Register.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"kata/api/agentpb"
+	"kata/api/healthpb"
+	"kata/api/ttrpc"
+	"kata/guest/container"
+	"kata/guest/log"
+	"kata/guest/sandbox"
+	"kata/guest/storage"
+)
+
+// APIVersion is the version of the agent API, as upstream's agent has it.
+const APIVersion = "0.0.1"
+
+// Config is what a Service works with.
+type Config struct {
+	// Version is the agent's, for Version and GetGuestDetails.
+	Version string
+	Sandbox *sandbox.Sandbox
+	// Init says that the agent is the machine's init; otherwise calls that
+	// change the machine are refused.
+	Init bool
+	Log  *log.Logger
+	// Called, if set, is called at the end of each call.
+	Called func()
+}
+
+// Service is the implementation of AgentService and Health.
+type Service struct {
+	cfg       Config
+	sandbox   *sandbox.Sandbox
+	destroyed chan struct{}
+	once      sync.Once
+}
+
+// New returns a service.
+func New(cfg Config) *Service {
+	return &Service{cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{})}
+}
+
+// Destroyed is closed when DestroySandbox has done its work: the agent is to end
+// when the answer has been sent.
+func (s *Service) Destroyed() <-chan struct{} { return s.destroyed }
+
+// Register makes server answer with the service's handlers.
+func (s *Service) Register(server *ttrpc.Server) {
+	health := healthpb.RegisterHealth(server)
+	health.Check(s.check)
+	health.Version(s.version)
+
+	agent := agentpb.RegisterAgentService(server)
+	agent.CreateSandbox(handle(s, s.createSandbox))
+	agent.DestroySandbox(handle(s, s.destroySandbox))
+	agent.CreateContainer(handle(s, s.createContainer))
+	agent.StartContainer(handle(s, s.startContainer))
+	agent.RemoveContainer(handle(s, s.removeContainer))
+	agent.PauseContainer(handle(s, s.pauseContainer))
+	agent.ResumeContainer(handle(s, s.resumeContainer))
+	agent.UpdateContainer(handle(s, s.updateContainer))
+	agent.StatsContainer(handle(s, s.statsContainer))
+	agent.ListProcesses(handle(s, s.listProcesses))
+	agent.ExecProcess(handle(s, s.execProcess))
+	agent.SignalProcess(handle(s, s.signalProcess))
+	agent.WaitProcess(handle(s, s.waitProcess))
+	agent.TtyWinResize(handle(s, s.ttyWinResize))
+	agent.WriteStdin(handle(s, s.writeStdin))
+	agent.ReadStdout(handle(s, s.readStdout))
+	agent.ReadStderr(handle(s, s.readStderr))
+	agent.CloseStdin(handle(s, s.closeStdin))
+	agent.SetGuestDateTime(handle(s, s.setGuestDateTime))
+	agent.ReseedRandomDev(handle(s, s.reseedRandomDev))
+	agent.GetGuestDetails(handle(s, s.getGuestDetails))
+}
+
+// handle gives the errors of a handler their codes.
+func handle[Req, Resp any](s *Service, do func(context.Context, *Req) (*Resp, error)) func(context.Context, *Req) (*Resp, error) {
+	return func(ctx context.Context, req *Req) (*Resp, error) {
+		if s.cfg.Called != nil {
+			defer s.cfg.Called()
+		}
+		resp, err := do(ctx, req)
+		if err != nil {
+			return nil, coded(err)
+		}
+		return resp, nil
+	}
+}
+
+// coded returns err with the code that says what kind of error it is.
+func coded(err error) error {
+	if status := (*ttrpc.Error)(nil); errors.As(err, &status) {
+		return err
+	}
+	if invalid := (*storage.InvalidError)(nil); errors.As(err, &invalid) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	if spec := (*container.SpecError)(nil); errors.As(err, &spec) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	for _, known := range [...]struct {
+		err  error
+		code ttrpc.Code
+	}{
+		{sandbox.ErrInvalid, ttrpc.InvalidArgument},
+		{sandbox.ErrNotFound, ttrpc.NotFound},
+		{sandbox.ErrExists, ttrpc.AlreadyExists},
+		{sandbox.ErrState, ttrpc.FailedPrecondition},
+		{sandbox.ErrLimit, ttrpc.ResourceExhausted},
+		{container.ErrNotRunning, ttrpc.FailedPrecondition},
+		{container.ErrPaused, ttrpc.FailedPrecondition},
+		{context.DeadlineExceeded, ttrpc.DeadlineExceeded},
+		{context.Canceled, ttrpc.Canceled},
+	} {
+		if errors.Is(err, known.err) {
+			return ttrpc.Errorf(known.code, "%w", err)
+		}
+	}
+	return ttrpc.Errorf(ttrpc.Internal, "%w", err)
+}
+
+// invalid returns the error for a field that makes no sense.
+func invalid(field string, value any, reason string) error {
+	if text, ok := value.(string); ok {
+		value = fmt.Sprintf("%q", text)
+	}
+	return ttrpc.Errorf(ttrpc.InvalidArgument, "%s %v %s", field, value, reason)
+}
+
+func (s *Service) check(context.Context, *healthpb.CheckRequest) (*healthpb.HealthCheckResponse, error) {
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+}
+
+func (s *Service) version(context.Context, *healthpb.CheckRequest) (*healthpb.VersionCheckResponse, error) {
+	return &healthpb.VersionCheckResponse{GrpcVersion: APIVersion, AgentVersion: s.cfg.Version}, nil
+}

@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"kata/api/agentpb"
+	"kata/guest/container"
+	"kata/guest/sandbox"
+	"kata/guest/stream"
+)
+
+// streamTimeout bounds the wait for the stream connections that a request names.
+const streamTimeout = 10 * time.Second
+
+// maxID is the longest name of a file.
+const maxID = 255
+
+// checkID finds out whether id is a name: upstream's rule, that makes it a safe
+// name of a file too.
+func checkID(field, id string) error {
+	if id == "" {
+		return invalid(field, id, "is missing")
+	}
+	if len(id) > maxID {
+		return invalid(field, id[:maxID]+"…", "is too long")
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '_' || c == '.' || c == '-'):
+		default:
+			return invalid(field, id, "is not a name of letters, digits, '_', '.' and '-' that starts with a letter or digit")
+		}
+	}
+	return nil
+}
+
+// container returns the container called id.
+func (s *Service) container(id string) (*sandbox.Container, error) {
+	if err := checkID("container_id", id); err != nil {
+		return nil, err
+	}
+	return s.sandbox.Container(id)
+}
+
+// runtime returns the container called id as the container runtime has it.
+func (s *Service) runtime(id string) (*container.Container, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	return c.Runtime()
+}
+
+func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContainerRequest) (*agentpb.Empty, error) {
+	if err := checkID("container_id", req.ContainerId); err != nil {
+		return nil, err
+	}
+	if req.ExecId != "" {
+		if err := checkID("exec_id", req.ExecId); err != nil {
+			return nil, err
+		}
+	}
+	ports := stream.Ports{Stdin: req.StdinPort, Stdout: req.StdoutPort, Stderr: req.StderrPort}
+	switch {
+	case req.OCI == nil:
+		return nil, invalid("OCI", "", "is missing")
+	case req.OCI.Process == nil:
+		return nil, invalid("OCI.Process", "", "is missing")
+	case len(req.Devices) != 0:
+		return nil, invalid("devices[0].type", req.Devices[0].GetType(), "has no handler")
+	case len(req.SharedMounts) != 0:
+		return nil, invalid("shared_mounts[0].name", req.SharedMounts[0].GetName(), "is not possible")
+	}
+	if err := checkUser(req.StringUser); err != nil {
+		return nil, err
+	}
+	if err := checkPorts(ports, req.OCI.Process.Terminal); err != nil {
+		return nil, err
+	}
+	err := s.sandbox.CreateContainer(ctx, sandbox.ContainerOptions{
+		ID: req.ContainerId, ExecID: req.ExecId, Spec: req.OCI, Storages: req.Storages,
+		Ports: ports, SandboxPidns: req.SandboxPidns,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Log.Debug("container created", "container", req.ContainerId)
+	return &agentpb.Empty{}, nil
+}
+
+// checkUser refuses a user by name, which nothing in the agent looks up.
+func checkUser(user *agentpb.StringUser) error {
+	switch {
+	case user.GetUid() != "":
+		return invalid("string_user.uid", user.Uid, "is not possible: the user is part of OCI")
+	case user.GetGid() != "":
+		return invalid("string_user.gid", user.Gid, "is not possible: the group is part of OCI")
+	case len(user.GetAdditionalGids()) != 0:
+		return invalid("string_user.additionalGids", user.AdditionalGids[0], "is not possible: the groups are part of OCI")
+	}
+	return nil
+}
+
+// checkPorts finds out whether ports can be a process's streams.
+func checkPorts(ports stream.Ports, terminal bool) error {
+	if terminal && ports.Stderr != 0 {
+		return invalid("stderr_port", ports.Stderr, "is not possible: a terminal has no standard error")
+	}
+	for _, p := range [...]struct {
+		field string
+		port  uint32
+		other uint32
+	}{{"stdout_port", ports.Stdout, ports.Stdin}, {"stderr_port", ports.Stderr, ports.Stdin}, {"stderr_port", ports.Stderr, ports.Stdout}} {
+		if p.port != 0 && p.port == p.other {
+			return invalid(p.field, p.port, "is another stream's port too")
+		}
+	}
+	return nil
+}
+
+func (s *Service) startContainer(ctx context.Context, req *agentpb.StartContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	return empty(c.Start(ctx))
+}
+
+func (s *Service) removeContainer(ctx context.Context, req *agentpb.RemoveContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if req.Timeout != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
+		defer cancel()
+	}
+	return empty(c.Remove(ctx))
+}
+
+func (s *Service) pauseContainer(ctx context.Context, req *agentpb.PauseContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.runtime(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	return empty(c.Pause(ctx))
+}
+
+func (s *Service) resumeContainer(ctx context.Context, req *agentpb.ResumeContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.runtime(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	return empty(c.Resume(ctx))
+}
+
+func (s *Service) updateContainer(_ context.Context, req *agentpb.UpdateContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.runtime(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if req.Resources == nil {
+		return nil, invalid("resources", "", "is missing")
+	}
+	return empty(c.Update(req.Resources))
+}
+
+func (s *Service) statsContainer(_ context.Context, req *agentpb.StatsContainerRequest) (*agentpb.StatsContainerResponse, error) {
+	c, err := s.runtime(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := c.Stats()
+	if err != nil {
+		return nil, fmt.Errorf("statistics of container %s: %w", req.ContainerId, err)
+	}
+	return &agentpb.StatsContainerResponse{CgroupStats: stats}, nil
+}
+
+// empty is the answer of a call that has none.
+func empty(err error) (*agentpb.Empty, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.Empty{}, nil
+}

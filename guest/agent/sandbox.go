@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"kata/api/agentpb"
+	"kata/guest/sandbox"
+)
+
+// maxHostname is what sethostname(2) takes.
+const maxHostname = 64
+
+// destroyTimeout bounds the end of the containers: the machine goes anyway.
+const destroyTimeout = 10 * time.Second
+
+func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxRequest) (*agentpb.Empty, error) {
+	// Upstream's tools may leave the name of the sandbox out.
+	if req.SandboxId != "" {
+		if err := checkID("sandbox_id", req.SandboxId); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case len(req.Hostname) > maxHostname || strings.IndexByte(req.Hostname, 0) >= 0:
+		return nil, invalid("hostname", req.Hostname, "is not a hostname of at most 64 bytes")
+	case len(req.KernelModules) != 0:
+		return nil, invalid("kernel_modules", req.KernelModules[0].GetName(), "cannot be loaded: the guest's kernel takes no modules")
+	case req.GuestHookPath != "":
+		return nil, invalid("guest_hook_path", req.GuestHookPath, "is not possible: there are no hooks in the guest yet")
+	}
+	err := s.sandbox.Create(ctx, sandbox.Options{ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Log.Debug("sandbox created", "sandbox", req.SandboxId)
+	return &agentpb.Empty{}, nil
+}
+
+// destroySandbox releases what can be released in time; the machine ends in any
+// case.
+func (s *Service) destroySandbox(ctx context.Context, _ *agentpb.DestroySandboxRequest) (*agentpb.Empty, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	err := s.sandbox.Destroy(ctx)
+	s.once.Do(func() { close(s.destroyed) })
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.Empty{}, nil
+}

@@ -1,0 +1,249 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/ocipb"
+	"kata/guest/container"
+	"kata/guest/stream"
+)
+
+// ExecOptions are what an exec is made with.
+type ExecOptions struct {
+	ID      string
+	Process *ocipb.Process
+	Ports   stream.Ports
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	// Status is the exit code, or 128 plus the number of the fatal signal.
+	Status int
+	Time   time.Time
+	// Stdout and Stderr are the bytes that had been written to each stream by
+	// then.
+	Stdout, Stderr uint64
+}
+
+// Process is a container's first process or an exec.
+type Process struct {
+	container *Container
+	execID    string
+	process   *container.Process // set by run, before anybody can see the Process
+	streams   *stream.Set
+
+	exited chan struct{} // closed when exit is set
+	exit   Exit
+
+	waited  atomic.Bool // somebody has got the exit
+	drained atomic.Bool // nothing is copied any more
+}
+
+// String names the process in errors.
+func (p *Process) String() string {
+	if p.execID == "" {
+		return fmt.Sprintf("the first process of container %q", p.container.id)
+	}
+	return fmt.Sprintf("process %q of container %q", p.execID, p.container.id)
+}
+
+// openStreams returns a process that has its streams and nothing else yet.
+func (c *Container) openStreams(ctx context.Context, execID string, ports stream.Ports, terminal bool) (*Process, error) {
+	cfg := &c.sandbox.cfg
+	streams, err := stream.Open(ctx, cfg.Hub, stream.Config{
+		Ports: ports, Terminal: terminal, PipeSize: cfg.PipeSize, Buffers: cfg.Buffers,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Process{container: c, execID: execID, streams: streams, exited: make(chan struct{})}, nil
+}
+
+// child returns the process's ends of its streams.
+func (p *Process) child() container.Stdio {
+	child := p.streams.Child()
+	return container.Stdio{Stdin: child.Stdin, Stdout: child.Stdout, Stderr: child.Stderr}
+}
+
+// run connects the streams of a process that has been made, and awaits its exit
+// in the background. After an error its streams are still to be closed.
+func (p *Process) run(process *container.Process) error {
+	p.process = process
+	p.streams.CloseChild()
+	if console := process.Console(); console != nil {
+		if err := p.streams.SetConsole(console); err != nil {
+			return fmt.Errorf("use the terminal of %s: %w", p, err)
+		}
+	}
+	p.streams.Start()
+	go p.await()
+	return nil
+}
+
+// await records the exit as soon as it is known, and then waits until nothing
+// holds the other ends of the streams any more.
+func (p *Process) await() {
+	<-p.process.Done()
+	exit := p.process.Exit()
+	p.exit = Exit{Status: exit.Status, Time: exit.Time}
+	p.exit.Stdout, p.exit.Stderr = p.streams.Written()
+	close(p.exited)
+	p.streams.Wait()
+	p.drained.Store(true)
+}
+
+// close releases the streams of a process that has exited, or nobody knows.
+func (p *Process) close() {
+	p.streams.Close()
+	if console := p.process.Console(); console != nil {
+		_ = console.Close()
+	}
+}
+
+// forgettable reports whether the process has exited, with all its output gone
+// and, if waited, somebody having got the exit.
+func (p *Process) forgettable(waited bool) bool {
+	return p.drained.Load() && (p.waited.Load() || !waited)
+}
+
+// Exec adds a process to a running container. If anything fails nothing of it
+// is left.
+func (c *Container) Exec(ctx context.Context, o ExecOptions) error {
+	ctx, end, err := c.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	r, err := c.Runtime()
+	if err != nil {
+		return err
+	}
+	if err := c.reserve(o.ID); err != nil {
+		return err
+	}
+	p, err := c.exec(ctx, r, o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.processes, o.ID)
+		return err
+	}
+	c.processes[o.ID] = p
+	c.order = append(c.order, p)
+	return nil
+}
+
+func (c *Container) exec(ctx context.Context, r *container.Container, o ExecOptions) (*Process, error) {
+	p, err := c.openStreams(ctx, o.ID, o.Ports, o.Process.GetTerminal())
+	if err != nil {
+		return nil, fmt.Errorf("process %q of container %q: %w", o.ID, c.id, err)
+	}
+	process, err := r.Exec(ctx, o.ID, o.Process, p.child())
+	if err != nil {
+		p.streams.Close()
+		return nil, err
+	}
+	if err := p.run(process); err != nil {
+		// It runs without anybody who could see it: that is no use.
+		err = errors.Join(err, process.Signal(unix.SIGKILL))
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// reserve keeps a place for an exec called id.
+func (c *Container) reserve(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.processes[id]; ok {
+		if p == nil || p == c.init || !p.forgettable(true) {
+			return fmt.Errorf("process %q of container %q: %w", id, c.id, ErrExists)
+		}
+		c.drop(p)
+	}
+	c.prune(keepExited, true)
+	if len(c.processes) >= MaxProcesses {
+		c.prune(MaxProcesses/2, false)
+	}
+	if len(c.processes) >= MaxProcesses {
+		return fmt.Errorf("process %q of container %q: %w: %d processes", id, c.id, ErrLimit, MaxProcesses)
+	}
+	c.processes[id] = nil
+	return nil
+}
+
+// prune forgets the oldest processes that can be until no more than keep of
+// them are left: those whose exit has been asked for, or all. It needs mu.
+func (c *Container) prune(keep int, waited bool) {
+	var old []*Process
+	for _, p := range c.order {
+		if p != c.init && p.forgettable(waited) {
+			old = append(old, p)
+		}
+	}
+	for _, p := range old[:max(0, len(old)-keep)] {
+		c.drop(p)
+	}
+}
+
+// drop forgets an exec. It needs mu.
+func (c *Container) drop(p *Process) {
+	// Nothing is copied any more, so this does not block.
+	p.close()
+	delete(c.processes, p.execID)
+	c.order = slices.DeleteFunc(c.order, func(o *Process) bool { return o == p })
+}
+
+// Process returns the process called execID, or the first one if that is empty.
+func (c *Container) Process(execID string) (*Process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.processes[execID]
+	switch {
+	case ok && p != nil:
+		return p, nil
+	case ok || c.runtime == nil:
+		return nil, fmt.Errorf("process %q of container %q is being created: %w", execID, c.id, ErrState)
+	}
+	return nil, fmt.Errorf("process %q of container %q: %w", execID, c.id, ErrNotFound)
+}
+
+// Wait waits until ctx ends for the exit of the process. Any number of callers
+// may wait, also when it has exited.
+func (p *Process) Wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+		return Exit{}, fmt.Errorf("wait for %s: %w", p, ctx.Err())
+	}
+	p.waited.Store(true)
+	return p.exit, nil
+}
+
+// Streams returns the process's standard streams.
+func (p *Process) Streams() *stream.Set { return p.streams }
+
+// Signal sends a signal to this process alone.
+func (p *Process) Signal(signal unix.Signal) error {
+	err := p.process.Signal(signal)
+	if errors.Is(err, container.ErrNotRunning) {
+		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+	}
+	return err
+}
+
+// Resize sets the size of the process's terminal in characters.
+func (p *Process) Resize(rows, columns uint32) error {
+	if p.process.Console() == nil {
+		return fmt.Errorf("%s has no terminal: %w", p, ErrState)
+	}
+	return p.process.Resize(columns, rows)
+}
