@@ -1,0 +1,26 @@
+// Command containerd-shim-kata-v2 runs containerd's containers and pods in
+// virtual machines of their own. containerd calls it; nobody else needs to.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"kata/host/shim"
+	"kata/host/shim/bootstrap"
+)
+
+// Set by the linker (-X main.version=... -X main.commit=...).
+var (
+	version = "unknown"
+	commit  = "unknown"
+)
+
+func main() {
+	program := shim.New(bootstrap.Build{Version: version, Commit: commit})
+	if err := program.Run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "containerd-shim-kata-v2:", err)
+		os.Exit(1)
+	}
+}

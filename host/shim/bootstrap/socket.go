@@ -1,0 +1,108 @@
+package bootstrap
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// defaultSocketDir is where containerd's own shims keep their sockets.
+	defaultSocketDir = "/run/containerd/s"
+	// maxSocketPath is the longest path of a unix socket, without its final
+	// zero (unix(7)).
+	maxSocketPath = 107
+	scheme        = "unix://"
+	probeTimeout  = time.Second
+)
+
+// socketPath is where the shim of a sandbox listens: in dir, by containerd's
+// convention a hash of daemon, namespace and id.
+func socketPath(dir string, inv Invocation, id string) string {
+	return filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256([]byte(filepath.Join(inv.Address, inv.Namespace, id)))))
+}
+
+// socketDir chooses the folder for sockets: the one that containerd names, else
+// "s" in the state folder that the bundle is in, so that a private containerd
+// stays private, else containerd's default.
+func socketDir(named, bundle string, inv Invocation) string {
+	for _, dir := range []string{named, stateSocketDir(bundle, inv)} {
+		if dir != "" && len(socketPath(dir, inv, inv.ID)) <= maxSocketPath {
+			return dir
+		}
+	}
+	return defaultSocketDir
+}
+
+// stateSocketDir recognises <state>/io.containerd.runtime.v2.task/<namespace>/<id>.
+func stateSocketDir(bundle string, inv Invocation) string {
+	tasks := filepath.Dir(filepath.Dir(bundle))
+	if filepath.Base(bundle) != inv.ID || filepath.Base(filepath.Dir(bundle)) != inv.Namespace ||
+		!strings.HasPrefix(filepath.Base(tasks), "io.containerd.runtime.v2") {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(tasks), "s")
+}
+
+// listen makes the listening socket, for root alone, as a file that a child can
+// inherit. The socket of a shim that is dead is replaced; that of a live one is
+// an error wrapping errdefs.ErrAlreadyExists.
+func listen(path string) (*os.File, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s is longer than %d bytes", path, maxSocketPath)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("create the folder of sockets: %w", err)
+	}
+	l, err := bind(path)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if alive(path) {
+			return nil, fmt.Errorf("a shim serves on %s: %w", path, errdefs.ErrAlreadyExists)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("remove the socket of a dead shim: %w", err)
+		}
+		l, err = bind(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := l.File()
+	if err = errors.Join(err, l.Close()); err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return f, nil
+}
+
+func bind(path string) (*net.UnixListener, error) {
+	// The mode is that of the bind, so there is no moment in which others may
+	// connect. The umask is the process's; "start" does nothing else meanwhile.
+	old := unix.Umask(0o177)
+	defer unix.Umask(old)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // it lives on in the server
+	return l, nil
+}
+
+// alive tells whether somebody serves on the socket. Only a refusal says that
+// nobody does; a queue that is full, say, does not.
+func alive(path string) bool {
+	conn, err := net.DialTimeout("unix", path, probeTimeout)
+	if err == nil {
+		_ = conn.Close()
+		return true
+	}
+	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT)
+}

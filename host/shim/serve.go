@@ -1,0 +1,170 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"kata/host/shim/bootstrap"
+	"kata/host/shim/event"
+	"kata/host/shim/stats"
+	"kata/host/shim/task"
+)
+
+const (
+	// closeTimeout bounds the end of the tasks and the sandbox, when the server
+	// ends with some left.
+	closeTimeout = 25 * time.Second
+	// flushTimeout bounds the wait for containerd to take the last events.
+	flushTimeout = 2 * time.Second
+	// hangUpTimeout bounds the wait for answers under way.
+	hangUpTimeout = time.Second
+)
+
+// serve is the server that "start" has forked. It returns when the shim is to
+// end.
+func (p *Program) serve(ctx context.Context, inv bootstrap.Invocation) error {
+	listener, ready, err := inherited()
+	if err != nil {
+		return fmt.Errorf("the server is started by %q only: %w", bootstrap.ActionStart, err)
+	}
+	s, err := p.newServer(inv, listener)
+	if err != nil {
+		_, _ = ready.WriteString(err.Error())
+		return errors.Join(err, ready.Close(), listener.Close())
+	}
+	// Signals count from before containerd knows of us.
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	// A broken pipe is an error of a write, also on descriptors 1 and 2. It is
+	// not ignored, which children would inherit.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, unix.SIGPIPE)
+	defer signal.Stop(pipes)
+	if _, err := ready.WriteString(bootstrap.Ready); err != nil {
+		return errors.Join(fmt.Errorf("tell that the server is ready: %w", err), s.close())
+	}
+	if err := ready.Close(); err != nil {
+		return errors.Join(err, s.close())
+	}
+	return s.run(ctx)
+}
+
+// inherited are the descriptors that "start" hands over. They are kept from the
+// children to come.
+func inherited() (*net.UnixListener, *os.File, error) {
+	syscall.CloseOnExec(bootstrap.SocketFD)
+	syscall.CloseOnExec(bootstrap.ReadyFD)
+	f := os.NewFile(bootstrap.SocketFD, "socket")
+	l, err := net.FileListener(f)
+	_ = f.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, nil, errors.Join(errors.New("descriptor 3 is not a unix socket"), l.Close())
+	}
+	return listener, os.NewFile(bootstrap.ReadyFD, "ready"), nil
+}
+
+// server is the running shim of a pod.
+type server struct {
+	inv      bootstrap.Invocation
+	log      *logger
+	listener *countingListener
+	ttrpc    *ttrpc.Server
+	tasks    *task.Service
+	events   *event.Publisher
+	trim     *trimmer
+}
+
+func (p *Program) newServer(inv bootstrap.Invocation, listener *net.UnixListener) (*server, error) {
+	// What containerd mounts on the host later shows up here too, and what we
+	// mount stays here. "start" has made the namespace.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, fmt.Errorf("detach from the host's mounts: %w", err)
+	}
+	log, err := openLog(logFile, inv)
+	if err != nil {
+		return nil, err
+	}
+	trim := newTrimmer()
+	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(trim.intercept))
+	if err != nil {
+		return nil, fmt.Errorf("prepare the ttRPC server: %w", err)
+	}
+	var forwarder event.Forwarder = event.Discard{}
+	if inv.TTRPCAddress != "" {
+		forwarder = event.NewClient(inv.TTRPCAddress)
+	}
+	events := event.New(inv.Namespace, forwarder, log.Logger)
+	s := &server{
+		inv: inv, log: log, listener: newCountingListener(listener), ttrpc: rpc, events: events, trim: trim,
+		tasks: task.New(task.Config{
+			Namespace: inv.Namespace, PID: uint32(os.Getpid()), ConfigPath: inv.Config,
+			Boot:    p.Boot(BootEnv{Namespace: inv.Namespace, Log: log.Logger, Debug: log.debug}),
+			Publish: events.Publish, Layout: stats.HostLayout(), Log: log.Logger,
+		}),
+	}
+	s.tasks.Register(rpc)
+	return s, nil
+}
+
+// run serves until the shim is to end, and ends what is left.
+func (s *server) run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.ttrpc.Serve(context.Background(), s.listener) }()
+	idle, stopWatch := s.watchIdle(idleTimeout)
+	defer stopWatch()
+	defer s.trim.start()()
+	s.log.Debug("shim serves", "id", s.inv.ID, "namespace", s.inv.Namespace, "pid", os.Getpid())
+	var failure error
+	select {
+	case <-s.tasks.Done():
+	case <-ctx.Done():
+		s.log.Info("shim was told to end", "id", s.inv.ID)
+	case <-idle:
+		s.log.Info("shim ends: it has no task and no client", "id", s.inv.ID)
+	case err := <-served:
+		failure = fmt.Errorf("serve: %w", err)
+	}
+	return errors.Join(failure, s.close())
+}
+
+// close ends tasks, connections and events, in this order, so that the last
+// events are sent. The socket goes first: whoever finds it finds a shim that
+// serves.
+func (s *server) close() error {
+	var errs []error
+	if err := os.Remove(s.listener.Addr().String()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("remove the socket: %w", err))
+	}
+	bounded := func(limit time.Duration, step func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		return step(ctx)
+	}
+	errs = append(errs, bounded(closeTimeout, s.tasks.Close))
+	// Answers under way are sent; who only waits, for the exit of a process
+	// say, has its answer by now.
+	if err := bounded(hangUpTimeout, s.ttrpc.Shutdown); err != nil {
+		errs = append(errs, s.ttrpc.Close())
+	}
+	errs = append(errs, bounded(flushTimeout, s.events.Close))
+	err := errors.Join(errs...)
+	if err != nil {
+		s.log.Error("shim ends", "id", s.inv.ID, "error", err)
+	} else {
+		s.log.Debug("shim ends", "id", s.inv.ID)
+	}
+	return errors.Join(err, s.log.Close())
+}
