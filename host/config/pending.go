@@ -1,12 +1,17 @@
 package config
 
+import "slices"
+
 // The keys of upstream's files, of 2.0.0 and of both runtimes of 4.1.0, that
 // have no effect here yet. Values in a line's end are upstream's defaults
 // and those that ask for what happens anyway.
 
 func hypervisorPending() []key {
+	return slices.Concat(machinePending(), memoryPending(), storagePending(), devicePending(), protection())
+}
+
+func machinePending() []key {
 	return []key{
-		// Machine.
 		pending("firmware_volume", text),
 		pending("pflashes", list),
 		pending("rootfs_type", text, "ext4"),
@@ -26,8 +31,11 @@ func hypervisorPending() []key {
 		pending("guest_extension_images", list),
 		pending("numa_mapping", list),
 		pending("enable_numa", boolean),
+	}
+}
 
-		// Memory.
+func memoryPending() []key {
+	return []key{
 		moot("memory_slots", integer),
 		moot("default_maxmemory", integer),
 		pending("memory_offset", integer),
@@ -42,9 +50,13 @@ func hypervisorPending() []key {
 		pending("reclaim_guest_freed_memory", boolean),
 		pending("file_mem_backend", text, "/dev/shm"),
 		moot("valid_file_mem_backends", list),
+	}
+}
 
-		// Files and block devices: a rootfs on a block device is shared by
-		// virtio-fs, whatever disable_block_device_use says.
+// storagePending: a rootfs on a block device is shared by virtio-fs, whatever
+// disable_block_device_use says.
+func storagePending() []key {
+	return []key{
 		moot("disable_block_device_use", boolean),
 		moot("block_device_driver", text),
 		moot("block_device_aio", text),
@@ -67,8 +79,11 @@ func hypervisorPending() []key {
 		moot("vhost_user_store_path", text),
 		moot("valid_vhost_user_store_paths", list),
 		moot("vhost_user_reconnect_timeout_sec", integer),
+	}
+}
 
-		// Devices and network.
+func devicePending() []key {
+	return []key{
 		pending("enable_iommu", boolean),
 		pending("enable_iommu_platform", boolean),
 		pending("hotplug_vfio_on_root_bus", boolean),
@@ -91,8 +106,12 @@ func hypervisorPending() []key {
 		pending("net_rate_limiter_ops_one_time_burst", integer),
 		pending("default_gpus", integer),
 		pending("default_gpu_model", text),
+	}
+}
 
-		// Protection of the host or of the guest: never ignored.
+// protection of the host or of the guest is never ignored.
+func protection() []key {
+	return []key{
 		refused("confidential_guest", boolean, "run the guest unprotected"),
 		refused("sev_snp_guest", boolean, "run the guest unprotected"),
 		refused("seccompsandbox", text, "run the VMM without its seccomp filter"),
