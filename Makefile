@@ -24,6 +24,9 @@ PACKAGES := bc bison build-essential busybox-static containerd cpio flex git \
 	iproute2 libelf-dev linux-source-6.1 qemu-system-common qemu-system-x86 \
 	runc xz-utils
 
+# The packages that have tests with the build tag vm.
+VM_TESTS := ./host/vmm/... ./test/vsock
+
 ## Start here
 
 .PHONY: help
@@ -37,13 +40,13 @@ demo: setup build guest ## run a container in its own VM under a private contain
 	@$(GO) run -tags no_grpc ./test/demo
 
 .PHONY: test
-test: setup build guest test-unit test-guest test-e2e ## run every test: unit, in a VM, end to end
+test: setup build guest test-unit test-vm test-guest test-e2e ## run every test: unit, with and in a VM, end to end
 
 ## Build
 
 .PHONY: setup
 setup: ## install what is missing from the distribution
-	@command -v $(GO) >/dev/null || { echo "make: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
+	@command -v $(GO) >/dev/null || { echo "make: install Go first (the version in go.mod or newer)" >&2; exit 1; }
 	@missing=(); for p in $(PACKAGES); do \
 		[[ "$$(dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null)" == installed ]] || missing+=("$$p"); \
 	done; \
@@ -83,6 +86,11 @@ test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
 	$(GO) test -race -tags no_grpc ./...
 
+.PHONY: test-vm
+test-vm: guest ## tests of the host's packages that boot a VM
+	@echo "== tests with a VM"
+	KATA_TEST_KERNEL=$(CURDIR)/build/guest/vmlinux $(GO) test -tags no_grpc,vm -count=1 $(VM_TESTS)
+
 .PHONY: test-guest
 test-guest: guest ## tests of the guest's packages, as root inside a VM
 	@echo "== tests inside a VM"
@@ -109,10 +117,10 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [[ -z "$$unformatted" ]] || { echo "gofmt: $$unformatted" >&2; exit 1; }
-	$(GO) vet -tags no_grpc,e2e ./...
-	$(GO) vet -tags no_grpc,vmtest ./...
-	$(GO) run $(STATICCHECK) -tags no_grpc,e2e ./...
-	$(GO) run $(STATICCHECK) -tags no_grpc,vmtest ./guest/...
+	$(GO) vet -tags no_grpc ./...
+	$(GO) vet -tags no_grpc,e2e,bench,vm,vmtest ./...
+	$(GO) run $(STATICCHECK) -tags no_grpc ./...
+	$(GO) run $(STATICCHECK) -tags no_grpc,e2e,bench,vm,vmtest ./...
 
 ## Measure
 
@@ -123,6 +131,10 @@ bench: setup build guest ## print the figures of SPECIFICATION.md
 .PHONY: bench-start bench-exec bench-stdout bench-memory bench-agent
 bench-start bench-exec bench-stdout bench-memory bench-agent: bench-%: build guest ## one of the figures
 	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench '(?i)^Benchmark$*' -benchtime 1x ./test/bench
+
+.PHONY: bench-vsock
+bench-vsock: guest ## the raw vsock stream, to compare bench-stdout with
+	KATA_TEST_KERNEL=$(CURDIR)/build/guest/vmlinux $(GO) test -tags no_grpc,vm -run '^$$' -bench . ./test/vsock
 
 ## Clean
 

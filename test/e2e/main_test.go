@@ -10,7 +10,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -229,36 +228,14 @@ func (t *test) detach(c harness.Container) string {
 	return c.ID
 }
 
-// fromSpec returns a container of a bundle of its own: a busybox root file
-// system in a directory, and the default spec with a change.
+// fromSpec returns a container of the default spec with a change, and a busybox
+// root file system in a directory.
 func (t *test) fromSpec(change func(*specs.Spec)) harness.Container {
 	t.Helper()
-	image, err := harness.Busybox(busybox)
+	c, err := node.FromSpec(t.ctx, t.TempDir(), t.container(), change)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rootfs := filepath.Join(t.TempDir(), "rootfs")
-	if err := harness.WriteRootfs(rootfs, image); err != nil {
-		t.Fatal(err)
-	}
-	spec, err := node.DefaultSpec(t.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Root = &specs.Root{Path: rootfs}
-	spec.Process.Env = []string{"PATH=/bin"}
-	c := t.container()
-	spec.Linux.CgroupsPath = "/" + harness.Namespace + "/" + c.ID
-	change(spec)
-	b, err := json.Marshal(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "config.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.Image, c.Flags = "", []string{"--config", file}
 	return c
 }
 

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // outputGrace is how long a finished ctr's output pipes may stay open.
@@ -61,19 +58,6 @@ func (c Container) arguments(n *Node, flags ...string) []string {
 	}
 	args = append(args, c.ID)
 	return append(args, c.Args...)
-}
-
-// DefaultSpec is the OCI spec that ctr gives a container by default.
-func (n *Node) DefaultSpec(ctx context.Context) (*specs.Spec, error) {
-	r := n.Ctr(ctx, "oci", "spec")
-	if r.Err != nil {
-		return nil, r.Failure()
-	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal([]byte(r.Stdout), spec); err != nil {
-		return nil, fmt.Errorf("read ctr's default spec: %w", err)
-	}
-	return spec, nil
 }
 
 // Ctr runs `ctr args...` against the node.

@@ -1,4 +1,4 @@
-// Protogen turns the .proto files of the agent API into Go: messages without
+// Command protogen turns the .proto files of the agent API into Go: messages without
 // reflection (protobuf-go-lite's generator) and typed ttRPC clients and
 // servers (this program's own). It needs no protoc and no plugin binary; all
 // parts are pinned by this module's go.mod, which is apart from the product's

@@ -1,0 +1,264 @@
+//go:build bench
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata/host/process"
+	"kata/host/vmm"
+	"kata/host/vmm/accel"
+	"kata/host/vmm/qemu"
+	"kata/host/vmm/vmmtest"
+	"kata/test/harness"
+)
+
+// guestMemoryMiB is the configuration's default_memory.
+const guestMemoryMiB = 2048
+
+// BenchmarkStart: from calling `ctr run` to the container's first output, and
+// from starting QEMU to the first line of an init, with the same kernel,
+// machine and memory.
+func BenchmarkStart(b *testing.B) {
+	const rounds = 11
+	boot := newBareBoot(b)
+	took := make(map[string][]time.Duration)
+	for b.Loop() {
+		for range rounds {
+			took["bare"] = append(took["bare"], boot(b))
+			for _, r := range runtimes {
+				took[r.name] = append(took[r.name], firstOutput(b, r.runtime))
+			}
+		}
+	}
+	kata, bare := median(took["kata"]), median(took["bare"])
+	budget := bare*13/10 + 100*time.Millisecond
+	b.ReportMetric(float64(kata.Milliseconds()), "ms/kata")
+	b.ReportMetric(float64(bare.Milliseconds()), "ms/bare")
+	b.ReportMetric(float64(median(took["runc"]).Milliseconds()), "ms/runc")
+	b.ReportMetric(float64(kata)/float64(bare), "kata/bare")
+	report("first output of ctr run, kata", spread(took["kata"]), fmt.Sprintf("1.3 x bare + 100 ms = %s", ms(budget)))
+	report("first line of init, bare QEMU", spread(took["bare"]), "")
+	report("first output of ctr run, runc", spread(took["runc"]), "")
+}
+
+// firstOutput runs a container and returns when its first line came.
+func firstOutput(b *testing.B, runtime string) time.Duration {
+	b.Helper()
+	begun := time.Now()
+	run := suite.node.Begin(b.Context(), container(runtime, "echo", "first"))
+	err := run.Stdout.Await(b.Context(), "output", func(s string) bool { return s != "" })
+	took := time.Since(begun)
+	if r := run.Wait(); err != nil || r.Err != nil {
+		b.Fatal(err, r.Failure())
+	}
+	return took
+}
+
+// newBareBoot returns a function that boots the guest's kernel in the same QEMU
+// that pods get, without vsock, shares or agent, to an init that prints a line.
+func newBareBoot(b *testing.B) func(*testing.B) time.Duration {
+	b.Helper()
+	verdict, err := accel.Probe(b.Context(), "auto")
+	if err != nil {
+		b.Fatal(err)
+	}
+	initrd := vmmtest.Initrd(b, vmmtest.TestInit)
+	spawner := process.NewSpawner()
+	return func(b *testing.B) time.Duration {
+		b.Helper()
+		spec := vmm.Spec{
+			ID:        suite.node.NewID("bare"),
+			Dir:       b.TempDir(),
+			VCPUs:     1,
+			MemoryMiB: guestMemoryMiB,
+			Kernel:    suite.repo.Kernel(),
+			Initrd:    initrd,
+			Accel:     verdict.Name,
+		}
+		machine, err := qemu.New(spec, qemu.Config{}, spawner, slog.New(slog.DiscardHandler))
+		if err != nil {
+			b.Fatal(err)
+		}
+		begun := time.Now()
+		if err := machine.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		err = harness.Await(b.Context(), "init", func() (bool, error) {
+			return strings.Contains(machine.ConsoleTail(), vmmtest.Ready), nil
+		})
+		took := time.Since(begun)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(b.Context()), 10*time.Second)
+		defer cancel()
+		if stopErr := machine.Stop(ctx); err != nil || stopErr != nil {
+			b.Fatal(err, stopErr)
+		}
+		return took
+	}
+}
+
+// BenchmarkExec: `ctr tasks exec` of true, as a user waits for it.
+func BenchmarkExec(b *testing.B) {
+	const rounds = 21
+	took := make(map[string][]time.Duration)
+	ids := make(map[string]string)
+	for _, r := range runtimes {
+		ids[r.name] = detached(b, r.runtime)
+	}
+	for b.Loop() {
+		for i := range rounds {
+			for _, r := range runtimes {
+				result := suite.node.Exec(b.Context(), ids[r.name], fmt.Sprint("e", i), "true")
+				if result.Err != nil {
+					b.Fatal(result.Failure())
+				}
+				took[r.name] = append(took[r.name], result.Elapsed)
+			}
+		}
+	}
+	for _, r := range runtimes {
+		b.ReportMetric(float64(median(took[r.name]).Milliseconds()), "ms/"+r.name)
+		report("ctr exec of true, "+r.name, spread(took[r.name]), "")
+	}
+}
+
+// BenchmarkStdout: 256 MiB from dd in the container to ctr's stdout.
+func BenchmarkStdout(b *testing.B) {
+	const rounds, size = 5, 256 << 20
+	took := make(map[string][]time.Duration)
+	for b.Loop() {
+		for range rounds {
+			for _, r := range runtimes {
+				took[r.name] = append(took[r.name], pour(b, r.runtime, size))
+			}
+		}
+	}
+	for _, r := range runtimes {
+		rate := float64(size>>20) / median(took[r.name]).Seconds()
+		b.ReportMetric(rate, "MiB/s/"+r.name)
+		report("stdout, "+r.name, fmt.Sprintf("%.0f MiB/s", rate), "")
+	}
+}
+
+// pour returns how long size bytes took from the first to the last.
+func pour(b *testing.B, runtime string, size int64) time.Duration {
+	b.Helper()
+	c := container(runtime, "dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", size>>20))
+	r, w := io.Pipe()
+	c.Stdout = w
+	run := suite.node.Begin(b.Context(), c)
+	go func() {
+		<-run.Done()
+		w.Close()
+	}()
+	if _, err := io.CopyN(io.Discard, r, 1); err != nil {
+		b.Fatal(err, run.Wait().Failure())
+	}
+	begun := time.Now()
+	n, err := io.CopyN(io.Discard, r, size-1)
+	took := time.Since(begun)
+	if err != nil || n != size-1 {
+		b.Fatalf("%d bytes arrived, %v", n, err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		b.Fatal(err)
+	}
+	if result := run.Wait(); result.Err != nil {
+		b.Fatal(result.Failure())
+	}
+	return took
+}
+
+// BenchmarkMemory: what an idle pod costs the host, by process.
+func BenchmarkMemory(b *testing.B) {
+	budgets := map[string]string{"containerd-shim-kata-v2": "14 MB"}
+	for b.Loop() {
+		for _, r := range runtimes {
+			id := detached(b, r.runtime)
+			pss := make(map[string]int64)
+			var names []string
+			for _, p := range suite.node.Processes(id) {
+				n, err := p.PSS()
+				if err != nil {
+					b.Fatal(err)
+				}
+				if pss[p.Program()] == 0 {
+					names = append(names, p.Program())
+				}
+				pss[p.Program()] += n
+			}
+			for _, name := range names {
+				b.ReportMetric(float64(pss[name])/1e6, "MB/"+name)
+				report("idle pod, PSS of "+name, mb(pss[name]), budgets[name])
+			}
+		}
+	}
+}
+
+// BenchmarkAgent: the size of the agent, and its memory in the guest as a
+// container sees it that shares the guest's pid namespace.
+func BenchmarkAgent(b *testing.B) {
+	for b.Loop() {
+		info, err := os.Stat(filepath.Join(suite.repo.Bin(), "kata-agent"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		status := agentStatus(b)
+		rss, anon := status["VmRSS"], status["RssAnon"]
+		b.ReportMetric(float64(info.Size())/1e6, "MB/binary")
+		b.ReportMetric(float64(rss)/1e6, "MB/resident")
+		b.ReportMetric(float64(anon)/1e6, "MB/anonymous")
+		report("agent, binary", mb(info.Size()), "3.5 MB")
+		report("agent, resident in the guest", mb(rss), "4 MB")
+		report("agent, anonymous in the guest", mb(anon), "1.1 MB")
+	}
+}
+
+// agentStatus reads /proc/1/status of the guest: values in bytes.
+func agentStatus(b *testing.B) map[string]int64 {
+	b.Helper()
+	c, err := suite.node.FromSpec(b.Context(), b.TempDir(), container(harness.Kata), func(s *specs.Spec) {
+		s.Process.Args = []string{"/bin/sh", "-c", "exec sleep 100000"}
+		var own []specs.LinuxNamespace
+		for _, ns := range s.Linux.Namespaces {
+			if ns.Type != specs.PIDNamespace {
+				own = append(own, ns)
+			}
+		}
+		s.Linux.Namespaces = own
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	id := start(b, c)
+	r := suite.node.Exec(b.Context(), id, "status", "cat", "/proc/1/status")
+	if r.Err != nil {
+		b.Fatal(r.Failure())
+	}
+	if !strings.Contains(r.Stdout, "kata-agent") && !strings.Contains(r.Stdout, "Name:\tinit\n") {
+		b.Fatalf("PID 1 is not the agent:\n%s", r.Stdout)
+	}
+	values := make(map[string]int64)
+	for line := range strings.Lines(r.Stdout) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[2] == "kB" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			values[strings.TrimSuffix(f[0], ":")] = kib << 10
+		}
+	}
+	return values
+}
