@@ -16,8 +16,9 @@ import (
 const stderrTail = 4 << 10
 
 // drainDelay bounds the wait for output of a child that has ended but whose
-// stderr some descendant holds open.
-const drainDelay = 200 * time.Millisecond
+// stderr some descendant holds open: one that left the group. Those in it are
+// killed, and have let go of everything when they let go of stderr.
+const drainDelay = 500 * time.Millisecond
 
 // Child is a running helper process. All methods may be called concurrently.
 type Child struct {

@@ -31,12 +31,13 @@ type Tree struct {
 	mu     sync.Mutex
 	dir    string
 	binds  map[string][]string // container to mount points below mounts, in order
+	gone   map[string]int      // container to how often it was removed
 	closed bool
 }
 
 // NewTree makes the tree in dir, which is created when missing.
 func NewTree(dir string) (*Tree, error) {
-	t := &Tree{dir: dir, binds: map[string][]string{}}
+	t := &Tree{dir: dir, binds: map[string][]string{}, gone: map[string]int{}}
 	if err := t.mount(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -120,14 +121,25 @@ func (t *Tree) add(cid, name, source string, readonly, recursive bool) (string, 
 	if t.closed {
 		return "", nil, fmt.Errorf("share %s: %w", source, os.ErrClosed)
 	}
-	target := filepath.Join(t.mounts(), cid, name)
+	folder := t.folder(cid)
+	target := filepath.Join(t.mounts(), folder, name)
 	if err := t.attach(bind, target); err != nil {
 		t.prune(cid)
 		return "", nil, fmt.Errorf("share %s: %w", source, err)
 	}
 	t.binds[cid] = append(t.binds[cid], target)
 	undo := func() error { return t.remove(cid, target) }
-	return filepath.Join(GuestDir, cid, name), undo, nil
+	return filepath.Join(GuestDir, folder, name), undo, nil
+}
+
+// folder names the container's directory: its id, and something new each time
+// the id comes back. The guest caches names, so under the old one it would go
+// on seeing the old files for a while.
+func (t *Tree) folder(cid string) string {
+	if n := t.gone[cid]; n > 0 {
+		return cid + "~" + strconv.Itoa(n)
+	}
+	return cid
 }
 
 // attach puts a detached mount at a fresh target.
@@ -171,6 +183,9 @@ func (t *Tree) RemoveContainer(cid string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if _, ok := t.binds[cid]; !ok {
+		return nil
+	}
 	return t.removeContainer(cid)
 }
 
@@ -192,15 +207,20 @@ func (t *Tree) removeContainer(cid string) error {
 	return errors.Join(errs...)
 }
 
-// prune removes a container's directories once it has no binds. They are
-// empty then; if they are not, they stay for Close to drop with the tmpfs.
+// prune forgets a container that has no binds left and removes its directories.
+// They are empty then; if they are not, they stay for Close to drop with the
+// tmpfs.
 func (t *Tree) prune(cid string) {
 	if len(t.binds[cid]) > 0 {
 		return
 	}
-	delete(t.binds, cid)
-	_ = os.Remove(filepath.Join(t.mounts(), cid, mountsName))
-	_ = os.Remove(filepath.Join(t.mounts(), cid))
+	folder := filepath.Join(t.mounts(), t.folder(cid))
+	_ = unix.Rmdir(filepath.Join(folder, mountsName))
+	_ = unix.Rmdir(folder)
+	if _, ok := t.binds[cid]; ok {
+		delete(t.binds, cid)
+		t.gone[cid]++
+	}
 }
 
 // Close removes every bind, both mounts and the directory. It is idempotent,

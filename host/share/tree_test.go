@@ -190,11 +190,12 @@ func TestTreeBinds(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			guest, undo, err := tree.AddBind("c1", 0, test.source, test.readonly, test.recursive)
+			cid := strings.ReplaceAll(name, " ", "-")
+			guest, undo, err := tree.AddBind(cid, 0, test.source, test.readonly, test.recursive)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := GuestDir + "/c1/" + test.guest; guest != want {
+			if want := GuestDir + "/" + cid + "/" + test.guest; guest != want {
 				t.Errorf("guest path %q, want %q", guest, want)
 			}
 			test.check(t, exported(t, tree, guest))
@@ -291,8 +292,16 @@ func TestTreeRemoveContainer(t *testing.T) {
 	}
 	wantContent(t, exported(t, tree, kept)+"/file", "outer")
 
-	// The id can be used again.
-	if _, _, err := tree.AddRootfs("c1", source, true); err != nil {
+	// The id can be used again, under a name that the guest has not cached.
+	again, undo, err := tree.AddRootfs("c1", source, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantContent(t, exported(t, tree, again)+"/file", "outer")
+	if want := GuestDir + "/c1~1/rootfs"; again != want {
+		t.Errorf("guest path %q, want %q", again, want)
+	}
+	if err := undo(); err != nil {
 		t.Error(err)
 	}
 }
