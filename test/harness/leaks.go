@@ -13,19 +13,24 @@ import (
 	"strings"
 )
 
-// places are the directories outside the node's own in which runtimes keep
-// sockets and state, each with the depth to look at.
-var places = map[string]int{
-	"/run/kata":             2,
-	"/run/vc":               3,
-	"/run/containerd/s":     1,
-	"/run/containerd/fifo":  1,
-	"/run/netns":            1,
-	"/var/run/kata":         2,
-	"/dev/shm":              1,
-	"/sys/fs/cgroup":        4,
-	"/sys/class/net":        1,
-	"/run/kata-containers/": 3,
+// place is a directory outside the node's own where runtimes keep things.
+type place struct {
+	dir   string
+	depth int // how deep to look
+	// named says that what belongs to a container carries its id there, so that
+	// what does not is somebody else's.
+	named bool
+}
+
+var places = []place{
+	{"/run/kata", 2, true},
+	{"/run/vc", 3, true},
+	{"/run/kata-containers", 3, true},
+	{"/dev/shm", 1, true},
+	{"/sys/fs/cgroup", 4, true},
+	{"/run/containerd/s", 1, false}, // names are hashes
+	{"/run/netns", 1, false},
+	{"/sys/class/net", 1, false},
 }
 
 // Mark is what was on the host at one moment.
@@ -80,19 +85,22 @@ func (n *Node) inventory() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, p := range points {
-		things["mount "+p] = true
+		if hasToken(p, n.mark()) {
+			things["mount "+p] = true
+		}
 	}
 	sockets, err := unixSockets()
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range sockets {
-		things["socket "+s] = true
+		if hasToken(s, n.mark()) || strings.HasPrefix(s, "/run/containerd/s/") {
+			things["socket "+s] = true
+		}
 	}
-	for dir, depth := range places {
-		// Cgroups and shared memory come and go with the rest of the machine.
-		mine := dir == "/sys/fs/cgroup" || dir == "/dev/shm"
-		if err := list(things, dir, depth, func(path string) bool { return !mine || hasToken(path, n.mark()) }); err != nil {
+	for _, p := range places {
+		mine := func(path string) bool { return !p.named || hasToken(path, n.mark()) }
+		if err := list(things, p.dir, p.depth, mine); err != nil {
 			return nil, err
 		}
 	}
@@ -109,14 +117,16 @@ func (n *Node) inventory() (map[string]bool, error) {
 // ordinary says whether a thing belongs to the daemon rather than to a
 // container, though it may appear late.
 func (n *Node) ordinary(thing string) bool {
-	switch {
-	case strings.Contains(thing, n.socket()):
-		return true
-	case strings.HasPrefix(thing, "file "+filepath.Join(n.dir, "tmp", "image.tar")):
-		return true
-	case strings.HasPrefix(thing, "file "+filepath.Join(n.dir, "tmp", "containerd-mount")):
-		return false
-	case strings.HasSuffix(thing, "/"+Namespace), strings.HasSuffix(thing, "io.containerd.runtime.v2.task"):
+	file, isFile := strings.CutPrefix(thing, "file "+n.dir+"/")
+	if !isFile {
+		return strings.Contains(thing, n.socket())
+	}
+	switch file {
+	case "tmp/image.tar",
+		"state/s", // where shims have their sockets
+		"state/io.containerd.runtime.v2.task",
+		"state/io.containerd.runtime.v2.task/" + Namespace,
+		"root/io.containerd.runtime.v2.task/" + Namespace:
 		return true
 	}
 	return false
