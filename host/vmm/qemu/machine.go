@@ -119,7 +119,7 @@ func (m *Machine) Start(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	control, err := m.negotiate(ctx, channels.qmp)
+	control, events, err := m.negotiate(ctx, channels.qmp)
 	if err != nil {
 		return m.abandon(err, child, out)
 	}
@@ -127,7 +127,7 @@ func (m *Machine) Start(ctx context.Context) error {
 		control.Close()
 		return m.abandon(errStopped, child, out)
 	}
-	go m.supervise(child, control, out)
+	go m.supervise(child, control, events, out)
 	return nil
 }
 
@@ -191,22 +191,25 @@ func (m *Machine) launch() (_ *process.Child, ours channels, err error) {
 	return child, ours, err
 }
 
-// negotiate returns the control channel of a QEMU whose guest runs.
-func (m *Machine) negotiate(ctx context.Context, conn *net.UnixConn) (*qmp.Client, error) {
+// negotiate returns the control channel of a QEMU whose guest runs, and its
+// events from then on.
+func (m *Machine) negotiate(ctx context.Context, conn *net.UnixConn) (*qmp.Client, *qmp.Subscription, error) {
 	control, err := qmp.New(ctx, conn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	// First, so that nothing falls between the status and the events.
+	events := control.Subscribe(eventsKept)
 	status, err := queryStatus(ctx, control)
 	if err == nil && status != statusRunning {
 		err = fmt.Errorf("the guest does not run: its status is %q", status)
 	}
 	if err != nil {
 		control.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	m.log.Debug("QEMU runs", "version", control.Version().String())
-	return control, nil
+	return control, events, nil
 }
 
 // abandon ends a start halfway: nothing of it is left when it returns.
@@ -234,9 +237,7 @@ func (m *Machine) abandon(cause error, child *process.Child, out *console) error
 }
 
 // supervise follows a running QEMU to its end.
-func (m *Machine) supervise(child *process.Child, control *qmp.Client, out *console) {
-	events := control.Subscribe(eventsKept)
-	defer events.Close()
+func (m *Machine) supervise(child *process.Child, control *qmp.Client, events *qmp.Subscription, out *console) {
 	queue, disconnected := events.Events(), control.Done()
 	var linger <-chan time.Time
 	for running := true; running; {

@@ -149,7 +149,7 @@ func parseTSC(cpuinfo []byte) int {
 			continue
 		}
 		bogomips, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-		const slowest, fastest = 200, 40000 // 100 MHz to 20 GHz
+		const slowest, fastest = 200, 40000                              // 100 MHz to 20 GHz
 		if err != nil || !(bogomips >= slowest && bogomips <= fastest) { // so that NaN fails
 			return 0
 		}

@@ -33,7 +33,7 @@ func sound(t *testing.T) (vmm.Spec, Config) {
 func TestNewNamesWhatIsWrong(t *testing.T) {
 	tests := map[string]struct {
 		spoil func(*vmm.Spec, *Config)
-		want   []string
+		want  []string
 	}{
 		"no QEMU":               {func(_ *vmm.Spec, c *Config) { c.Path = "/nowhere/qemu" }, []string{"find QEMU", "/nowhere/qemu", "no such file"}},
 		"no QEMU in the path":   {func(_ *vmm.Spec, c *Config) { c.Path = "qemu-system-pdp11" }, []string{"qemu-system-pdp11", "not found"}},
