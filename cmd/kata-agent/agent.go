@@ -187,9 +187,9 @@ func (a *agent) serve(ctx context.Context) error {
 	server := ttrpc.NewServer(ttrpc.ServerOptions{OnPanic: a.panicked})
 	calls.Register(server)
 
-	ended := make(chan error, 2)
-	go func() { ended <- server.Serve(ctx, a.calls) }()
-	go func() { ended <- hub.Serve(a.streams) }()
+	served, streamed := make(chan error, 1), make(chan error, 1)
+	go func() { served <- server.Serve(ctx, callListener{a.calls}) }()
+	go func() { streamed <- hub.Serve(a.streams) }()
 	if err := a.finish(ready); err != nil {
 		return err
 	}
@@ -198,17 +198,19 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	for {
 		select {
-		case err := <-ended:
-			return fmt.Errorf("serve: %w", err)
+		case err := <-served:
+			return fmt.Errorf("serve calls: %w", err)
+		case err := <-streamed:
+			return fmt.Errorf("serve streams: %w", err)
 		case <-calls.Destroyed():
-			return a.shutdown(ctx, server)
+			return a.shutdown(ctx, server, served)
 		case s := <-signals:
 			if a.init {
 				a.log.Debug("signal ignored", "signal", s.String())
 				continue // an init that ends takes the machine with it
 			}
 			_ = pod.Destroy(ctx)
-			return a.shutdown(ctx, server)
+			return a.shutdown(ctx, server, served)
 		}
 	}
 }
@@ -244,14 +246,15 @@ func (a *agent) panicked(_, method string, value any) {
 	a.log.Error("call panicked", "method", method, "panic", value, "stack", debug.Stack())
 }
 
-// shutdown lets the last answers out and ends the machine, if it is ours.
-func (a *agent) shutdown(ctx context.Context, server *ttrpc.Server) error {
+// shutdown lets the last answers out, waits until they have arrived, and ends the
+// machine if it is ours.
+func (a *agent) shutdown(ctx context.Context, server *ttrpc.Server, served <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
 	_ = server.Shutdown(ctx) // calls that still wait are cut off
+	<-served
 	if !a.init {
 		return nil
 	}
-	unix.Sync()
 	return os.NewSyscallError("reboot", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
 }

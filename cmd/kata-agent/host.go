@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -15,6 +16,8 @@ const (
 	readyTimeout = 10 * time.Second
 	// logTimeout is how long the host may take to accept a line of the log.
 	logTimeout = time.Second
+	// lingerSeconds is how long the end of a connection may take.
+	lingerSeconds = 1
 )
 
 // signalReady connects to the host, which is all there is to say. A host that
@@ -61,11 +64,28 @@ func (h *hostLog) Write(line []byte) (int, error) {
 	return h.console.Write(line)
 }
 
+// callListener accepts connections for calls. They are closed only when the last
+// answer has reached the host: the machine may be gone an instant later.
+type callListener struct{ *vsock.Listener }
+
+// Accept implements ttrpc.Listener.
+func (l callListener) Accept() (io.ReadWriteCloser, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.Linger(lingerSeconds) // without it nothing but an answer is lost
+	return conn, nil
+}
+
 // idle gives memory back to the machine when there has been no call for a while.
 type idle struct{ timer *time.Timer }
 
 func newIdle() idle {
-	return idle{time.AfterFunc(idleAfter, debug.FreeOSMemory)}
+	return idle{time.AfterFunc(idleAfter, func() {
+		runtime.GC() // a sync.Pool survives one collection
+		debug.FreeOSMemory()
+	})}
 }
 
 // called says that there is, or was, a call.

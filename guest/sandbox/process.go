@@ -87,19 +87,24 @@ func (p *Process) run(process *container.Process) error {
 	return nil
 }
 
-// await records the exit as soon as it is known, and then waits until nothing
-// holds the other ends of the streams any more.
+// await records the exit as soon as it is known. Streams that are connections
+// are released when nothing holds their other ends any more; what calls have to
+// read stays.
 func (p *Process) await() {
 	<-p.process.Done()
 	exit := p.process.Exit()
 	p.exit = Exit{Status: exit.Status, Time: exit.Time}
 	p.exit.Stdout, p.exit.Stderr = p.streams.Written()
 	close(p.exited)
-	p.streams.Wait()
+	if p.streams.Connected() {
+		p.streams.Wait()
+		p.close()
+	}
 	p.drained.Store(true)
 }
 
-// close releases the streams of a process that has exited, or nobody knows.
+// close releases the streams of a process that has exited, or that nobody knows.
+// It may be called again.
 func (p *Process) close() {
 	p.streams.Close()
 	if console := p.process.Console(); console != nil {

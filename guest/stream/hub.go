@@ -50,7 +50,7 @@ func NewHub(cfg HubConfig) *Hub {
 // Serve accepts connections until the listener is closed; it then returns nil.
 func (h *Hub) Serve(l *vsock.Listener) error {
 	for {
-		conn, err := l.AcceptConn()
+		conn, err := l.Accept()
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}

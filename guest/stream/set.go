@@ -127,6 +127,10 @@ func (s *Set) openPipes() error {
 	return nil
 }
 
+// Connected reports whether the streams are connections, so that Wait waits for
+// them; otherwise they are served by calls.
+func (s *Set) Connected() bool { return !s.calls() }
+
 // calls reports whether the streams are served by calls.
 func (s *Set) calls() bool { return s.cfg.Ports == Ports{} }
 

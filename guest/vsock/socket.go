@@ -14,7 +14,6 @@ package vsock
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 	"time"
@@ -28,7 +27,7 @@ const HostCID = unix.VMADDR_CID_HOST
 // backlog of listeners: what may connect between two Accepts.
 const backlog = 128
 
-// Conn is a connected stream socket. It is an io.ReadWriteCloser and safe for
+// Conn is a connected stream socket. It is an io.ReadWriteCloser, safe for
 // one reader beside one writer.
 type Conn struct {
 	file *os.File
@@ -99,6 +98,18 @@ func (c *Conn) shutdown(how int) error {
 // lifts the bound. What it ends fails with os.ErrDeadlineExceeded.
 func (c *Conn) SetDeadline(t time.Time) error { return c.file.SetDeadline(t) }
 
+// Linger makes Close wait until the peer has received everything, for so many
+// seconds at most.
+func (c *Conn) Linger(seconds int) error {
+	var lingerErr error
+	if err := c.raw.Control(func(fd uintptr) {
+		lingerErr = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: int32(seconds)})
+	}); err != nil {
+		return pollError(err)
+	}
+	return os.NewSyscallError("setsockopt", lingerErr)
+}
+
 // SyscallConn gives the descriptor to those who poll it themselves.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
@@ -129,8 +140,8 @@ func newListener(fd int, name string) (*Listener, error) {
 	return &Listener{file: file, raw: raw, name: name}, nil
 }
 
-// AcceptConn waits for a connection. After Close it fails with os.ErrClosed.
-func (l *Listener) AcceptConn() (*Conn, error) {
+// Accept waits for a connection. After Close it fails with os.ErrClosed.
+func (l *Listener) Accept() (*Conn, error) {
 	var conn int
 	var peer unix.Sockaddr
 	var acceptErr error
@@ -153,15 +164,6 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 		return nil, fmt.Errorf("accept on %s: %w", l.name, err)
 	}
 	return newConn(conn, l.name, peerPort(peer))
-}
-
-// Accept is AcceptConn as ttrpc.Listener wants it.
-func (l *Listener) Accept() (io.ReadWriteCloser, error) {
-	conn, err := l.AcceptConn()
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
 }
 
 // Close stops listening. Accepted connections stay.

@@ -35,7 +35,7 @@ func pair(t *testing.T) (server, client *Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	server, err = l.AcceptConn()
+	server, err = l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
