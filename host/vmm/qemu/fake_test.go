@@ -115,14 +115,14 @@ func fakeQEMU(behaviour string) {
 		if command.Execute == "quit" {
 			os.Exit(0)
 		}
-		if command.Execute == "query-status" && asked == 1 {
+		if command.Execute == "query-status" && asked == 2 {
 			fakeMisfortune(behaviour, say, &status)
 		}
 	}
 	os.Exit(0)
 }
 
-// fakeMisfortune is what happens once the machine runs.
+// fakeMisfortune is what happens to a running machine when it is checked.
 func fakeMisfortune(behaviour string, say func(string), status *string) {
 	switch behaviour {
 	case "has an internal error":

@@ -85,6 +85,7 @@ func TestDeathOfARunningMachine(t *testing.T) {
 			if err := m.Start(within(t, 20*time.Second)); err != nil {
 				t.Fatal(err)
 			}
+			_ = m.Check(within(t, 20*time.Second)) // brings it about
 			select {
 			case <-m.Done():
 			case <-within(t, 20*time.Second).Done():
@@ -99,6 +100,9 @@ func TestPauseByRequestIsNoDeath(t *testing.T) {
 	m := fakeMachine(t, "is paused by somebody")
 	if err := m.Start(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
+	}
+	if err := m.Check(within(t, 20*time.Second)); err != nil {
+		t.Errorf("Check while it runs: %v", err)
 	}
 	wantError(t, m.Check(within(t, 20*time.Second)), `status is "paused"`)
 	if err := m.Stop(within(t, 20*time.Second)); err != nil {
