@@ -4,6 +4,8 @@ package qemu
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"kata/host/process"
@@ -15,4 +17,34 @@ func TestConformance(t *testing.T) {
 	vmmtest.Run(t, func(spec vmm.Spec, spawner *process.Spawner, log *slog.Logger) (vmm.Machine, error) {
 		return New(spec, Config{RootPorts: 2}, spawner, log)
 	}, vmm.AccelTCG)
+}
+
+// BenchmarkBoot is the time from New to the first word of the guest's init:
+// what any start of a pod costs at least.
+func BenchmarkBoot(b *testing.B) {
+	spawner := process.NewSpawner()
+	defer spawner.Close()
+	dir := b.TempDir()
+	spec := vmm.Spec{
+		ID: "bench", Dir: dir, ConsoleFile: filepath.Join(dir, "console"), VCPUs: 1, MemoryMiB: 512, Accel: vmm.AccelTCG,
+		Kernel: vmmtest.Kernel(b), Initrd: vmmtest.Initrd(b, vmmtest.TestInit),
+	}
+	for b.Loop() {
+		m, err := New(spec, Config{}, spawner, discard())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := m.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		vmmtest.AwaitConsole(b, m, spec.ConsoleFile, vmmtest.Ready)
+		b.StopTimer()
+		if err := m.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.Remove(spec.ConsoleFile); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
 }
