@@ -89,7 +89,7 @@ func (b *Batch) Flush() (err error) {
 	q.storeUsed(q.used)
 	q.published = q.used
 	if q.wantsInterrupt(old) {
-		q.interrupt()
+		q.call.interrupt()
 	}
 	q.signalled = true
 	return nil

@@ -1,10 +1,13 @@
 package vhostuser
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"kata/host/vhostuser/vhostusertest"
 )
@@ -279,5 +282,28 @@ func TestHostileFrontEnds(t *testing.T) {
 				t.Errorf("Serve = %v", err)
 			}
 		})
+	}
+}
+
+// TestVMMThatBlocksItsEvents makes the eventfds blocking and fills them: the
+// session must end all the same.
+func TestVMMThatBlocksItsEvents(t *testing.T) {
+	s := serve(t, &echo{})
+	s.Boot(1, 8)
+	full := binary.LittleEndian.AppendUint64(nil, 1<<64-2)
+	for _, f := range s.Queue(0).Events() {
+		fd := int(f.Fd())
+		if err := unix.SetNonblock(fd, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(fd, full); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		s.Queue(0).Offer([][]byte{[]byte("x")}, 8)
+	}
+	if err := s.hangUp(); err != nil {
+		t.Errorf("Serve = %v", err)
 	}
 }

@@ -3,11 +3,8 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrStopped is returned by [Queue.Do] while the driver or the VMM has the
@@ -41,7 +38,7 @@ type Queue struct {
 	hasAddr  bool
 	enabled  bool
 	dead     error
-	call     int // descriptor that interrupts the driver, -1 for none
+	call     caller // used and replaced under mu
 
 	// Where the device stands in the rings.
 	lastAvail uint16 // next entry of the available ring to take
@@ -70,7 +67,7 @@ type Queue struct {
 }
 
 func newQueue(index int, s *space, fail func(error)) *Queue {
-	q := &Queue{index: index, space: s, fail: fail, call: -1}
+	q := &Queue{index: index, space: s, fail: fail, call: caller{fd: -1}}
 	q.batch.q = q
 	return q
 }
@@ -193,84 +190,13 @@ func (q *Queue) halt() (base uint16, was bool) {
 	return q.lastAvail, was
 }
 
-// setCall replaces the descriptor that interrupts the driver.
+// setCall replaces the descriptor that interrupts the driver, -1 for none.
 func (q *Queue) setCall(fd int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.call >= 0 {
-		unix.Close(q.call)
-	}
-	q.call = fd
-	if q.running && fd >= 0 {
+	q.call.set(fd)
+	if q.running {
 		// What was finished between two descriptors must not be lost.
-		q.interrupt()
+		q.call.interrupt()
 	}
-}
-
-// interrupt is called with mu held. The descriptor is non-blocking; a full
-// counter means that the driver has an interrupt pending anyway.
-func (q *Queue) interrupt() {
-	if q.call >= 0 {
-		one := [8]byte{1}
-		_, _ = unix.Write(q.call, one[:])
-	}
-}
-
-// kicker waits for the driver's kicks on one eventfd, through Go's poller.
-type kicker struct {
-	f    *os.File
-	done chan struct{} // closed when its goroutine is gone
-}
-
-// newKicker takes over fd, also beside an error.
-func newKicker(fd int) (*kicker, error) {
-	if err := checkEventFD(fd); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return &kicker{f: os.NewFile(uintptr(fd), "kick"), done: make(chan struct{})}, nil
-}
-
-// run calls available once for every kick until it fails or the kicker stops.
-func (k *kicker) run(available func() error, fail func(error)) {
-	defer close(k.done)
-	var counter [8]byte
-	for {
-		_, err := k.f.Read(counter[:])
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return
-		case err != nil:
-			fail(fmt.Errorf("wait for kick: %w", err))
-			return
-		}
-		if err := available(); err != nil && !errors.Is(err, ErrStopped) {
-			fail(err)
-			return
-		}
-	}
-}
-
-func (k *kicker) wake() {
-	one := [8]byte{1}
-	_, _ = k.f.Write(one[:]) // a full counter is a wake-up as well
-}
-
-// stop ends run without waiting for it.
-func (k *kicker) stop() { _ = k.f.Close() }
-
-// checkEventFD makes sure that fd is an eventfd and non-blocking: a read or
-// write of anything else could block for ever or do harm.
-func checkEventFD(fd int) error {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return fmt.Errorf("identify event descriptor: %w", err)
-	}
-	if name != "anon_inode:[eventfd]" {
-		return fmt.Errorf("%w: event descriptor is %s", ErrFrontend, name)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return fmt.Errorf("set event descriptor non-blocking: %w", err)
-	}
-	return nil
 }

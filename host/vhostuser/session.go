@@ -50,7 +50,10 @@ func Serve(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger
 	defer s.release()
 
 	// A deadline in the past unblocks the reader whatever it waits for.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetDeadline(time.Unix(1, 0))
+		s.unblock()
+	})
 	defer stop()
 
 	err := s.loop()
@@ -63,7 +66,16 @@ func Serve(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger
 	return err
 }
 
+// unblock lets queues go on that wait for the VMM to take an interrupt.
+func (s *session) unblock() {
+	for _, q := range s.queues {
+		q.call.release()
+	}
+}
+
+// release stops all queues and gives back what they and memory hold.
 func (s *session) release() {
+	s.unblock()
 	for _, q := range s.queues {
 		s.stop(q)
 		q.setCall(-1)
@@ -255,6 +267,7 @@ func (s *session) remMemReg(m *message) error {
 // setMemory makes table the guest's memory. The previous one is unused and
 // unmapped when it returns. The rings of running queues must be in it.
 func (s *session) setMemory(table *mapped) error {
+	s.log.Debug("guest memory changed", "regions", len(table.maps))
 	s.memory = table
 	s.space.replace(table)
 	for _, q := range s.queues {

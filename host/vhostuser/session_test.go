@@ -243,6 +243,46 @@ func TestQueueLifeCycle(t *testing.T) {
 	}
 }
 
+// TestCloudHypervisorsOrder sends what rust-vmm's front-end does, in its order.
+func TestCloudHypervisorsOrder(t *testing.T) {
+	s := serve(t, &echo{})
+	const needsNoReply = 0
+	send := func(req uint32, payload []byte, fds ...int) {
+		t.Helper()
+		if err := s.Send(req, needsNoReply, payload, fds...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(vhostusertest.SetOwner, nil)
+	features := binary.LittleEndian.Uint64(s.Get(vhostusertest.GetFeatures, nil))
+	protocol := binary.LittleEndian.Uint64(s.Get(vhostusertest.GetProtocolFeatures, nil))
+	send(vhostusertest.SetProtocolFeatures, vhostusertest.U64(protocol))
+	s.Get(vhostusertest.GetQueueNum, nil)
+	send(vhostusertest.SetFeatures, vhostusertest.U64(features))
+	fd := int(s.File.Fd())
+	send(vhostusertest.SetMemTable, vhostusertest.MemTable(), fd, fd)
+	q := s.AddQueue(0, 8)
+	s.Start(0) // leaves the descriptors open
+	s.roundTrip(0, "started")
+	for range 3 {
+		send(vhostusertest.SetVringEnable, vhostusertest.State(0, 0))
+		base := s.Stop(0)
+		send(vhostusertest.ResetOwner, nil)
+		send(vhostusertest.SetFeatures, vhostusertest.U64(features))
+		send(vhostusertest.SetVringNum, vhostusertest.State(0, 8))
+		send(vhostusertest.SetVringAddr, q.AddrPayload())
+		send(vhostusertest.SetVringBase, vhostusertest.State(0, uint32(base)))
+		kick, call := q.Renew()
+		send(vhostusertest.SetVringCall, vhostusertest.U64(0), call)
+		send(vhostusertest.SetVringKick, vhostusertest.U64(0), kick)
+		send(vhostusertest.SetVringEnable, vhostusertest.State(0, 1))
+		s.roundTrip(0, "restarted")
+	}
+	if err := s.hangUp(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestQueueTakenOverFromAnotherBackEnd(t *testing.T) {
 	dev := &echo{}
 	s := serve(t, dev)

@@ -101,12 +101,11 @@ func (s *session) setKick(q *Queue, fd int) error {
 	return s.update()
 }
 
-// dropKick ends k, which may be nil, and waits for its goroutine. That does
-// not wait for this one: Available takes short locks only.
+// dropKick ends k, which may be nil. Its goroutine does not wait for this one:
+// Available takes short locks only.
 func (s *session) dropKick(k *kicker) {
 	if k != nil {
 		k.stop()
-		<-k.done
 	}
 }
 

@@ -24,7 +24,8 @@ type Config struct {
 	Socket string
 	// GuestCID is the guest's context id, from 3. It need not be unique.
 	GuestCID uint64
-	// Log receives what is odd but not an error of this process. Required.
+	// Log receives what is odd but not an error of this process, at debug
+	// level. Default none.
 	Log *slog.Logger
 
 	// MaxConns bounds the connections of both directions. Default 1024.
@@ -73,6 +74,9 @@ func (c *Config) setDefaults() error {
 		if *b.v == 0 {
 			*b.v = b.def
 		}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.ReceiveBuffer = min(max(c.ReceiveBuffer, minReceiveBuffer), maxReceiveBuffer)
 	return nil

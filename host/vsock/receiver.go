@@ -144,12 +144,12 @@ func put(b *vhostuser.Batch, c *vhostuser.Chain, h *header, data []byte) error {
 // peer's credit and the guest's buffers allow. If that is none for want of
 // buffers, c is told when there are some.
 func (r *receiver) write(c *Conn, p []byte) (n int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	p = p[:min(len(p), int(c.credit()))]
-	if r.queue == nil {
+	if len(p) == 0 {
 		return 0, nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	err = r.do(func(b *vhostuser.Batch) error {
 		if clear, err := r.flush(b); !clear || err != nil {
 			return err
@@ -169,7 +169,7 @@ func (r *receiver) write(c *Conn, p []byte) (n int, err error) {
 				return err
 			}
 			n += m
-			c.sent += uint32(m)
+			c.sent += uint32(m) // also lessens the credit
 			if k%publishEvery == 0 {
 				if err := b.Flush(); err != nil {
 					return err

@@ -30,7 +30,6 @@ const (
 	portConnect = 105
 	portReset   = 106
 	portOff     = 107
-	portReboot  = 108
 	portReady   = 1028
 )
 

@@ -102,14 +102,20 @@ func (vm *VM) EventFD() *os.File {
 func (vm *VM) Start(i int) {
 	vm.TB.Helper()
 	q := vm.queues[i]
-	q.close()
-	q.kick, q.call = vm.EventFD(), vm.EventFD()
+	kick, call := q.Renew()
 	vm.Set(SetVringNum, State(uint32(i), uint32(q.Size)))
 	vm.Set(SetVringBase, State(uint32(i), uint32(q.UsedIdx())))
 	vm.Set(SetVringAddr, q.AddrPayload())
-	vm.Set(SetVringKick, U64(uint64(i)), rawFD(vm, q.kick))
-	vm.Set(SetVringCall, U64(uint64(i)), rawFD(vm, q.call))
+	vm.Set(SetVringKick, U64(uint64(i)), kick)
+	vm.Set(SetVringCall, U64(uint64(i)), call)
 	vm.Set(SetVringEnable, State(uint32(i), 1))
+}
+
+// Renew makes new eventfds for the queue and returns their descriptors.
+func (q *Queue) Renew() (kick, call int) {
+	q.close()
+	q.kick, q.call = q.vm.EventFD(), q.vm.EventFD()
+	return rawFD(q.vm, q.kick), rawFD(q.vm, q.call)
 }
 
 // rawFD is f's descriptor; unlike File.Fd it leaves it non-blocking.
@@ -137,6 +143,9 @@ func (q *Queue) close() {
 		q.call.Close()
 	}
 }
+
+// Events returns the queue's kick and call eventfds.
+func (q *Queue) Events() []*os.File { return []*os.File{q.kick, q.call} }
 
 // SetDesc writes entry i of the descriptor table.
 func (q *Queue) SetDesc(i int, d Desc) {

@@ -26,7 +26,6 @@ const (
 	portConnect = 105 // reads a host port and a number, makes that many connections to it, echoes on each
 	portReset   = 106 // reads one byte, then closes with data unread
 	portOff     = 107 // powers the machine off
-	portReboot  = 108 // restarts the machine
 	portReady   = 1028
 )
 
@@ -40,7 +39,6 @@ func main() {
 		portConnect: connect,
 		portReset:   reset,
 		portOff:     func(*conn) error { return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) },
-		portReboot:  func(*conn) error { return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) },
 	} {
 		fd, err := listen(port)
 		if err != nil {
