@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +27,8 @@ const (
 	portOff     = 107 // powers the machine off
 	portReady   = 1028
 )
+
+const lifetime = 10 * time.Minute
 
 func main() {
 	for port, serve := range map[uint32]func(*conn) error{
@@ -47,6 +48,9 @@ func main() {
 		}
 		go accept(fd, serve)
 	}
+	// A machine whose test died must not live on.
+	time.AfterFunc(lifetime, func() { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) })
+
 	c, err := dial(portReady)
 	if err != nil {
 		fmt.Println("guest: report:", err)
@@ -148,7 +152,7 @@ func sink(c *conn) error {
 	}
 }
 
-// Pattern is the byte at offset i of what source sends.
+// pattern is the byte at offset i of what source sends.
 func pattern(i uint64) byte { return byte(i*7 + i>>8) }
 
 func source(c *conn) error {
@@ -219,14 +223,4 @@ func reset(c *conn) error {
 	var b [1]byte
 	_, err := c.Read(b[:])
 	return err
-}
-
-func init() {
-	// A clock that never ticks has cost hours before: fail loudly instead.
-	go func() {
-		time.Sleep(10 * time.Minute)
-		fmt.Println("guest: still here after ten minutes, powering off")
-		os.Stdout.Sync()
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	}()
 }
