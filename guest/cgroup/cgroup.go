@@ -133,18 +133,43 @@ func delegate(dir string, controllers []string) error {
 // the Group and is valid until Destroy.
 func (g *Group) FD() int { return g.dir }
 
-// Add moves a process, with all its threads, into the group. A container that
-// has made groups below its own may not have processes in it any more; then
-// the error wraps EBUSY.
-func (g *Group) Add(pid int) error {
-	return write(g.dir, "cgroup.procs", strconv.Itoa(pid))
+// Add moves a process, with all its threads, into the group. A group that is
+// divided among groups below it may have no processes of its own
+// (cgroup-v2.rst, "No Internal Process Constraint"); then the process goes to
+// where the process beside is.
+func (g *Group) Add(pid, beside int) error {
+	err := write(g.dir, "cgroup.procs", strconv.Itoa(pid))
+	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	found := errors.New("found")
+	walkErr := g.eachProcess(func(dir string, p int) error {
+		if p != beside {
+			return nil
+		}
+		err = write(unix.AT_FDCWD, dir+"/cgroup.procs", strconv.Itoa(pid))
+		return found
+	})
+	if walkErr == found || walkErr == nil {
+		return err
+	}
+	return walkErr
 }
 
 // Pids returns the processes of the group and of the groups below it, in the
 // reader's pid namespace. Zombies are not among them.
 func (g *Group) Pids() ([]int, error) {
 	var pids []int
-	err := walk(g.path, func(dir string) error {
+	err := g.eachProcess(func(_ string, pid int) error {
+		pids = append(pids, pid)
+		return nil
+	})
+	return pids, err
+}
+
+// eachProcess calls f for each process and the group it is in.
+func (g *Group) eachProcess(f func(dir string, pid int) error) error {
+	return walk(g.path, func(dir string) error {
 		text, err := os.ReadFile(dir + "/cgroup.procs")
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return nil // a threaded group: its processes are listed above it
@@ -157,13 +182,15 @@ func (g *Group) Pids() ([]int, error) {
 			if err != nil {
 				return fmt.Errorf("%s/cgroup.procs: %w", dir, err)
 			}
-			if pid > 0 { // 0 is a process of another pid namespace
-				pids = append(pids, pid)
+			if pid == 0 {
+				continue // in another pid namespace
+			}
+			if err := f(dir, pid); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	return pids, err
 }
 
 // Kill sends SIGKILL to every process of the group and below, and to those

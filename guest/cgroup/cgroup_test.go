@@ -115,7 +115,7 @@ func TestGroupOfProcesses(t *testing.T) {
 	if err := added.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Add(added.Process.Pid); err != nil {
+	if err := g.Add(added.Process.Pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	pids, err := g.Pids()
@@ -213,7 +213,11 @@ func TestCreateRefusesAGroupInUse(t *testing.T) {
 // The kernel accepts the program and asks it.
 func TestDeviceRulesInTheKernel(t *testing.T) {
 	g := group(t)
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("/dev", "katatest") // elsewhere devices may not work
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
 	for i, tt := range []struct {
 		rules  []*ocipb.LinuxDeviceCgroup
 		script string

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -98,11 +96,15 @@ func (c *Container) Start(ctx context.Context) error {
 	if again {
 		return fmt.Errorf("container %s was started before", c.id)
 	}
-	if err := c.init.awaitExec(ctx); err != nil {
+	err := c.init.awaitExec(ctx)
+	if err != nil {
 		c.init.abandon()
-		return err
+		select {
+		case <-c.init.Done():
+		case <-ctx.Done():
+		}
 	}
-	return nil
+	return err
 }
 
 // Exec runs a process in the container, with the container's namespaces,
@@ -147,7 +149,7 @@ func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Proc
 	if err != nil {
 		return nil, c.orNotRunning(execID, err)
 	}
-	err = c.addToGroup(p.PID())
+	err = c.group.Add(p.PID(), c.init.PID())
 	if err == nil {
 		err = p.stage.configure(ctx, config)
 		if err != nil {
@@ -171,21 +173,6 @@ func (c *Container) orNotRunning(execID string, err error) error {
 		return fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrNotRunning)
 	}
 	return err
-}
-
-// addToGroup moves a process into the container's cgroup. A container that
-// divides its own cgroup has no processes in it; then it is init's.
-func (c *Container) addToGroup(pid int) error {
-	err := c.group.Add(pid)
-	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
-	}
-	text, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.init.PID()))
-	path, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "0::/")
-	if readErr != nil || !ok {
-		return err
-	}
-	return os.WriteFile(c.rt.config.CgroupRoot+"/"+path+"/cgroup.procs", fmt.Append(nil, pid), 0)
 }
 
 // SignalAll sends a signal to every process of the container. SIGKILL also

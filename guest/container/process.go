@@ -161,12 +161,11 @@ func (p *Process) died() error {
 	return fmt.Errorf("the process ended with %s while it was set up; is a limit too low?", how)
 }
 
-// abandon ends a process that was not executed and releases what there is of
-// it.
+// abandon kills a process that was not executed and releases what there is of
+// it. Its end may still be to come.
 func (p *Process) abandon() {
 	p.stage.close()
 	_ = p.process.Signal(unix.SIGKILL) // ErrEnded is as good
-	<-p.Done()
 	if p.console != nil {
 		p.console.Close()
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -101,12 +102,16 @@ type Options struct {
 	JoinPID *Container
 }
 
+// cleanupTime bounds what Create does after an error. Killing takes longer only
+// for a process that hangs in the kernel.
+const cleanupTime = 10 * time.Second
+
 // Create makes a container and leaves it ready to Start. The id is unique among
 // the containers of the pod and made of letters, digits and "_.-". Spec must
 // not be changed afterwards.
 //
 // The error is a *SpecError, a *StageError, or of a system call. Nothing is
-// left of a container that was not created.
+// left of a container that was not created, or the error says what.
 func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio Stdio, opts Options) (*Container, error) {
 	if opts.JoinPID != nil {
 		spec = withoutPIDNamespace(spec)
@@ -129,8 +134,9 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 	}
 	c := &Container{id: id, rt: r, spec: spec, group: group}
 	if err := c.create(ctx, config, stdio, opts); err != nil {
-		// Kills the stage, if there is one; it takes no longer than that.
-		return nil, errors.Join(err, c.Destroy(context.WithoutCancel(ctx)))
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+		defer cancel()
+		return nil, errors.Join(err, c.Destroy(cleanup)) // kills the stage, if there is one
 	}
 	return c, nil
 }

@@ -145,8 +145,8 @@ func validateLinux(spec *ocipb.Spec) error {
 			return specErrorf("linux.devices[%d] %s: type %q is none of c, b, u and p", i, d.Path, d.Type)
 		}
 	}
-	if s := linux.Seccomp; s != nil && len(s.Filters) == 0 {
-		return specErrorf("linux.seccomp has rules but no compiled filter; the agent does not compile profiles")
+	if err := validateSeccomp(linux.Seccomp); err != nil {
+		return err
 	}
 	if len(linux.TimeOffsets) > 0 || len(linux.NetDevices) > 0 || linux.MemoryPolicy != nil {
 		return specErrorf("linux.timeOffsets, netDevices and memoryPolicy are not supported")
@@ -156,6 +156,25 @@ func validateLinux(spec *ocipb.Spec) error {
 	}
 	if len(linux.UIDMappings)+len(linux.GIDMappings) > 0 {
 		return specErrorf("linux.uidMappings and gidMappings need a user namespace, which is not supported")
+	}
+	return nil
+}
+
+func validateSeccomp(s *ocipb.LinuxSeccomp) error {
+	if s == nil {
+		return nil
+	}
+	if len(s.Filters) == 0 {
+		return specErrorf("linux.seccomp has rules but no compiled filter; the agent does not compile profiles")
+	}
+	const instruction = 8 // bytes, struct sock_filter
+	for i, filter := range s.Filters {
+		if n := len(filter); n == 0 || n%instruction != 0 || n/instruction > unix.BPF_MAXINSNS {
+			return specErrorf("linux.seccomp.filters[%d] has %d bytes, which is not a program", i, n)
+		}
+	}
+	if s.FilterFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		return specErrorf("linux.seccomp: notification is not supported")
 	}
 	return nil
 }

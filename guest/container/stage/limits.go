@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -40,23 +39,10 @@ func setRlimit(limit *ocipb.POSIXRlimit) error {
 	return nil
 }
 
-// listenerFlag is SECCOMP_FILTER_FLAG_NEW_LISTENER: the filter would return a
-// descriptor for somebody to serve.
-const listenerFlag = 1 << 3
-
 // loadSeccomp loads the compiled programs of a profile.
 func loadSeccomp(s *ocipb.LinuxSeccomp) error {
-	if s == nil {
-		return nil
-	}
-	if s.FilterFlags&listenerFlag != 0 {
-		return errors.New("seccomp: notification is not supported")
-	}
-	for _, filter := range s.Filters {
+	for _, filter := range s.GetFilters() {
 		const instruction = 8 // bytes, struct sock_filter
-		if len(filter) == 0 || len(filter)%instruction != 0 || len(filter)/instruction > unix.BPF_MAXINSNS {
-			return fmt.Errorf("seccomp: a program of %d bytes", len(filter))
-		}
 		program := unix.SockFprog{
 			Len:    uint16(len(filter) / instruction),
 			Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0])),
