@@ -107,7 +107,7 @@ func (o Options) withDefaults() Options {
 	if o.Fragment == nil {
 		o.Fragment = defaultFragment
 	}
-	if o.Jobs == 0 {
+	if o.Jobs <= 0 {
 		o.Jobs = runtime.NumCPU()
 	}
 	if o.Log == nil {

@@ -165,7 +165,7 @@ func goTool(ctx context.Context, out io.Writer, args ...string) error {
 
 // findKernel returns the kernel to boot.
 func findKernel(named string) (string, error) {
-	for _, k := range []string{named, "build/guest/vmlinux", "/tmp/team/vmlinux"} {
+	for _, k := range []string{named, "build/guest/vmlinux"} {
 		if k == "" {
 			continue
 		}
