@@ -24,39 +24,25 @@ import (
 
 // These tests run the real agent as an ordinary process in namespaces of its
 // own, and drive it as the host does: calls over one connection, streams over
-// others. They need root.
+// others. They need root. The test program is the agent: started with testAgent
+// in its environment it makes the mounts of a guest and goes on as main.
 
-// agentBinary is the agent as it is shipped, built once with buildFlags.
-var (
-	agentBinary string
-	buildFlags  = []string{"-trimpath", "-ldflags", "-s -w"}
-)
+const testAgent = "KATA_AGENT_TEST"
 
 func TestMain(m *testing.M) {
-	if os.Getenv("KATA_AGENT_TEST_BINARY") != "" {
-		becomeAgent()
+	if len(os.Args) > 1 && os.Args[1] == "init" { // a container's stage
+		main()
 	}
-	dir, err := os.MkdirTemp("", "kata-agent")
-	if err != nil {
-		panic(err)
+	if os.Getenv(testAgent) != "" {
+		mountGuest()
+		main()
+		os.Exit(0)
 	}
-	agentBinary = filepath.Join(dir, "kata-agent")
-	build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", agentBinary, ".")...)
-	if len(buildFlags) == 3 { // the race detector needs cgo
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	}
-	build.Stderr = os.Stderr
-	code := 1
-	if err := build.Run(); err == nil {
-		code = m.Run()
-	}
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
-// becomeAgent makes the mounts of a guest in the new mount namespace and executes
-// the agent.
-func becomeAgent() {
+// mountGuest makes the mounts of a guest in the new mount namespace.
+func mountGuest() {
 	for _, m := range []struct {
 		fstype, target string
 		flags          uintptr
@@ -71,13 +57,11 @@ func becomeAgent() {
 			panic(fmt.Sprintf("mount %s: %v", m.target, err))
 		}
 	}
-	binary := os.Getenv("KATA_AGENT_TEST_BINARY")
-	panic(unix.Exec(binary, []string{binary}, os.Environ()))
 }
 
 // guest is a running agent.
 type guest struct {
-	*testing.T
+	testing.TB
 	dir     string
 	process *os.Process
 	exited  chan *os.ProcessState
@@ -89,13 +73,13 @@ type guest struct {
 }
 
 // startAgent starts an agent that Cleanup stops.
-func startAgent(t *testing.T) *guest {
+func startAgent(t testing.TB) *guest {
 	t.Helper()
-	g := &guest{T: t, dir: t.TempDir(), exited: make(chan *os.ProcessState, 1)}
+	g := &guest{TB: t, dir: t.TempDir(), exited: make(chan *os.ProcessState, 1)}
 	g.cgroup = fmt.Sprintf("/katatest%d", time.Now().UnixNano())
 	socket := filepath.Join(g.dir, "agent.sock")
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{"KATA_AGENT_SERVER_ADDR=unix://" + socket, "KATA_AGENT_LOG_LEVEL=warn", "KATA_AGENT_TEST_BINARY=" + agentBinary}
+	cmd.Env = []string{"KATA_AGENT_SERVER_ADDR=unix://" + socket, "KATA_AGENT_LOG_LEVEL=warn", testAgent + "=1"}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,

@@ -63,8 +63,8 @@ func (s *Service) Destroyed() <-chan struct{} { return s.destroyed }
 // Register makes server answer with the service's handlers.
 func (s *Service) Register(server *ttrpc.Server) {
 	health := healthpb.RegisterHealth(server)
-	health.Check(s.check)
-	health.Version(s.version)
+	health.Check(handle(s, s.check))
+	health.Version(handle(s, s.version))
 
 	agent := agentpb.RegisterAgentService(server)
 	agent.CreateSandbox(handle(s, s.createSandbox))
