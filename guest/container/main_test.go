@@ -92,6 +92,9 @@ func makeRootfs(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(dir, "secret"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	applets := "sh cat echo sleep true false ls id env mount umount mkdir touch ln readlink stat grep head hostname kill ps tty stty test chmod chown dd wc date umask mknod rm mv awk tr sort seq cut find pwd nproc ulimit"
 	for name := range strings.FieldsSeq(applets) {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {

@@ -35,7 +35,7 @@ func TestRootFileSystem(t *testing.T) {
 		name, script, want string
 		change             func(*ocipb.Spec)
 	}{
-		{"the root is the container's", "ls -a / | tr '\\n' ' '", ". .. bin dev etc proc run sys tmp ", nil},
+		{"the root is the container's", "ls -a / | tr '\\n' ' '", ". .. bin dev etc proc run secret sys tmp ", nil},
 		{"the root is writable", "echo x >/new && cat /new", "x\n", nil},
 		{"a read-only root", "echo x >/new; echo y >/run/y && cat /run/y", "sh: can't create /new: Read-only file system\ny\n", func(s *ocipb.Spec) { s.Root.Readonly = true }},
 		{"mount points in a read-only root", "test -d /made/for/it && echo yes", "yes\n", func(s *ocipb.Spec) {

@@ -45,6 +45,9 @@ var attributes = []struct {
 	}},
 	{"working directory", "pwd", "/tmp\n", func(p *ocipb.Process) { p.Cwd = "/tmp" }},
 	{"no working directory is the root", "pwd", "/\n", func(p *ocipb.Process) { p.Cwd = "" }},
+	{"a working directory that only root may enter", "cat file 2>&1; pwd", "cat: can't open 'file': Permission denied\n/secret\n", func(p *ocipb.Process) {
+		p.Cwd, p.User, p.Capabilities = "/secret", &ocipb.User{UID: 1000}, nil
+	}},
 	{"a command in the working directory", "echo found", "found\n", func(p *ocipb.Process) {
 		p.Cwd, p.Args[0] = "/bin", "./sh"
 	}},
@@ -126,8 +129,8 @@ func TestProcessThatIsRefused(t *testing.T) {
 		name, want string
 		change     func(p *ocipb.Process)
 	}{
-		{"a working directory that is not there", `chdir to cwd ("/nowhere"): no such file or directory`, func(p *ocipb.Process) { p.Cwd = "/nowhere" }},
-		{"a working directory that is a file", `chdir to cwd ("/etc/passwd"): not a directory`, func(p *ocipb.Process) { p.Cwd = "/etc/passwd" }},
+		{"a working directory that is not there", `chdir to cwd ("/nowhere") set in config.json failed: no such file or directory`, func(p *ocipb.Process) { p.Cwd = "/nowhere" }},
+		{"a working directory that is a file", `chdir to cwd ("/etc/passwd") set in config.json failed: not a directory`, func(p *ocipb.Process) { p.Cwd = "/etc/passwd" }},
 		{"a variable without a value", `invalid environment variable "BROKEN"`, func(p *ocipb.Process) { p.Env = append(p.Env, "BROKEN") }},
 		{"no arguments", "process.args is empty", func(p *ocipb.Process) { p.Args = nil }},
 		{"an unknown limit", `process.rlimits type "RLIMIT_X" is unknown`, func(p *ocipb.Process) { p.Rlimits = []*ocipb.POSIXRlimit{{Type: "RLIMIT_X"}} }},

@@ -16,9 +16,8 @@ import (
 // become turns the stage into the process of the spec. It returns only with an
 // error.
 //
-// The process's user and effective capabilities come first, so that its working
-// directory and its command are found, or not, with the permissions it will
-// have; the permitted capabilities are kept until the end, because raising a
+// The process's user and effective capabilities come first, so that its command
+// is found, or not, with the permissions it will have; the permitted capabilities are kept until the end, because raising a
 // resource limit takes one. Limits come last: they could be too tight for the
 // stage itself.
 func become(c conn, spec *ocipb.Spec) error {
@@ -34,6 +33,13 @@ func become(c conn, spec *ocipb.Spec) error {
 	if err := setPriorities(spec); err != nil {
 		return err
 	}
+	// A directory that root may enter and the user may not is fine, as under
+	// runc; one that root may not enter, on a network file system, is tried
+	// again as the user.
+	entered := enterDirectory(p.Cwd)
+	if entered != nil && !errors.Is(entered, unix.EACCES) {
+		return entered
+	}
 	if err := caps.LimitBounding(); err != nil {
 		return err
 	}
@@ -43,8 +49,10 @@ func become(c conn, spec *ocipb.Spec) error {
 	if err := caps.Adopt(0); err != nil {
 		return err
 	}
-	if err := enterDirectory(p.Cwd); err != nil {
-		return err
+	if entered != nil {
+		if err := enterDirectory(p.Cwd); err != nil {
+			return err
+		}
 	}
 	umask := 0o022
 	if p.User != nil && p.User.Umask != nil {
@@ -185,7 +193,7 @@ func enterDirectory(cwd string) error {
 		cwd = "/"
 	}
 	if err := unix.Chdir(cwd); err != nil {
-		return fmt.Errorf("chdir to cwd (%q): %w", cwd, err)
+		return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", cwd, err)
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Getcwd(buf)
@@ -194,7 +202,7 @@ func enterDirectory(cwd string) error {
 		err = errors.New("it is outside of the container")
 	}
 	if err != nil {
-		return fmt.Errorf("chdir to cwd (%q): %w", cwd, err)
+		return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", cwd, err)
 	}
 	return nil
 }
