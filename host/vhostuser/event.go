@@ -79,8 +79,8 @@ func (k *kicker) run(available func() error, fail func(error)) {
 			err = k.f.SetReadDeadline(time.Time{})
 		}
 		switch {
-		case errors.Is(err, os.ErrClosed):
-			return
+		case k.stopped.Load():
+			return // whatever a closed file's error is
 		case err != nil:
 			fail(fmt.Errorf("wait for kick: %w", err))
 			return

@@ -343,8 +343,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// FuzzPackets lets a guest with one connection send arbitrary packets while
-// the host reads and writes. The device may reset connections and must
+// FuzzPackets lets a guest with one connection send arbitrary packets, between
+// which the host reads and writes. The device may reset connections and must
 // survive.
 func FuzzPackets(f *testing.F) {
 	seed := func(hs ...header) []byte {
@@ -371,15 +371,18 @@ func FuzzPackets(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = io.Copy(io.Discard, c) })
-		wg.Go(func() {
-			for {
-				if _, err := c.Write(make([]byte, 100)); err != nil {
-					return
+		// The host reads and writes in turn with the guest, without waiting:
+		// the same input takes the same way.
+		host := func() {
+			c.mu.Lock()
+			defer c.unlock()
+			c.consumed(c.recv.read(make([]byte, 100)))
+			if c.writeErr() == nil {
+				if _, err := g.dev.rx.write(c, make([]byte, 100)); err != nil {
+					t.Fatal(err)
 				}
 			}
-		})
+		}
 		for i := 0; len(data) >= headerSize && i < 2*queueSize; i++ {
 			var b [headerSize]byte
 			data = data[copy(b[:], data):]
@@ -389,6 +392,7 @@ func FuzzPackets(f *testing.F) {
 			if _, err := g.tx.TryWait(vhostusertest.Timeout); err != nil {
 				t.Fatalf("device is stuck: %v", err)
 			}
+			host()
 			for {
 				b, ok := g.rx.Take()
 				if !ok {
@@ -405,7 +409,6 @@ func FuzzPackets(f *testing.F) {
 		if err := g.end(); err != nil {
 			t.Fatal(err)
 		}
-		wg.Wait()
 		if n := g.dev.count(); n != 0 {
 			t.Fatalf("%d connections left", n)
 		}
