@@ -80,8 +80,8 @@ func (s *Sandbox) startDevice() (net.Listener, error) {
 	})
 	go func() {
 		defer close(ended)
-		if err := device.Run(context.Background()); err != nil && !s.ended() {
-			s.log.Warn("vsock device ended", "error", err)
+		if err := device.Run(context.Background()); err != nil {
+			s.deviceFailed <- fmt.Errorf("vsock device: %w", err)
 		}
 	}()
 	ready, err := device.Listen(portReady)

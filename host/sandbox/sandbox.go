@@ -63,6 +63,8 @@ type Sandbox struct {
 
 	machine vmm.Machine
 	device  *vsock.Device
+	// deviceFailed receives at most once: why the vsock device gave the VM up.
+	deviceFailed chan error
 	daemon  *share.Daemon
 	tree    *share.Tree
 	agent   *agentConn
@@ -89,7 +91,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	}
 	s := &Sandbox{
 		id: o.ID, cfg: o.Config, log: o.Log.With("sandbox", o.ID), store: store,
-		done: make(chan struct{}), containers: make(map[string]*Container),
+		done: make(chan struct{}), deviceFailed: make(chan error, 1), containers: make(map[string]*Container),
 	}
 	s.undo.push("state folder", func(context.Context) error { return os.RemoveAll(store.dir) })
 	if err := s.boot(ctx, o); err != nil {
@@ -172,6 +174,7 @@ func (s *Sandbox) watch() {
 	case <-s.done:
 		return
 	case reason = <-s.watchHealth():
+	case reason = <-s.deviceFailed:
 	case <-s.machine.Done():
 		reason = errors.New("the virtual machine ended")
 	case <-s.daemon.Done():
@@ -196,6 +199,8 @@ func (s *Sandbox) agentLost() error {
 	select {
 	case <-s.machine.Done():
 		return errors.New("the virtual machine ended")
+	case err := <-s.deviceFailed:
+		return err
 	case <-time.After(500 * time.Millisecond):
 		return errors.New("the agent closed its connection")
 	}
