@@ -120,6 +120,9 @@ func (a *agent) configure() error {
 		}
 		a.log.Warn("kernel parameter ignored", "key", p.Key, "value", p.Value, "error", p.Err)
 	}
+	if port := a.params.DebugConsolePort; port != 0 {
+		a.log.Warn("this agent has no debug console", "port", port)
+	}
 	return nil
 }
 

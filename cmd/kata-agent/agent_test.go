@@ -295,3 +295,53 @@ func TestDestroySandboxEndsTheAgent(t *testing.T) {
 		t.Errorf("the agent ended with %v", state)
 	}
 }
+
+func TestExitedExecsStayKnownForAWhile(t *testing.T) {
+	g := startAgent(t).sandbox()
+	g.run("c", process("sleep", "1000"), streams{})
+	const n = 50
+	known := func(i int) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := g.agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: "c", ExecId: fmt.Sprintf("e%d", i)})
+		return ttrpc.CodeOf(err) != ttrpc.NotFound
+	}
+	for i := range n {
+		if err := g.exec("c", fmt.Sprintf("e%d", i), process("true"), streams{}); err != nil {
+			t.Fatal(err)
+		}
+		if !known(i) {
+			t.Errorf("exec %d is unknown right after its exit", i)
+		}
+	}
+	if known(0) || !known(n-2) {
+		t.Errorf("first one known: %v, last but one: %v", known(0), known(n-2))
+	}
+}
+
+func TestPodsPIDNamespace(t *testing.T) {
+	g := startAgent(t).sandbox()
+	create := func(id string, s streams) {
+		t.Helper()
+		_, err := g.agent.CreateContainer(t.Context(), &agentpb.CreateContainerRequest{
+			ContainerId: id, OCI: g.spec(id, shell("sleep 1000 & echo $$; wait")), SandboxPidns: true, StdoutPort: s.stdout.number(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := call(g, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := streams{stdout: g.dial()}, streams{stdout: g.dial()}
+	create("pause", first)
+	create("app", second)
+	if pid := g.read(first.stdout, 2); pid != "1\n" {
+		t.Errorf("the first container's process is %q", pid)
+	}
+	if pid := g.read(second.stdout, 1); pid == "1" {
+		t.Error("the second container has a pid namespace of its own")
+	}
+	g.remove("app")
+	g.remove("pause")
+}

@@ -23,8 +23,8 @@ import (
 	"kata/guest/log"
 )
 
-// version is the agent's, as GetGuestDetails and Version tell it.
-const version = "0.1.0"
+// version is what GetGuestDetails and Version tell; the linker sets it (-X).
+var version = "development"
 
 // The main goroutine stays on the main thread (package container says why).
 func init() { runtime.LockOSThread() }

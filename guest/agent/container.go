@@ -11,9 +11,6 @@ import (
 	"kata/guest/stream"
 )
 
-// streamTimeout bounds the wait for the stream connections that a request names.
-const streamTimeout = 10 * time.Second
-
 // maxID is the longest name of a file.
 const maxID = 255
 

@@ -83,8 +83,11 @@ func addEntropy(random *os.File, data []byte) error {
 const memoryDir = "/sys/devices/system/memory"
 
 func (s *Service) getGuestDetails(_ context.Context, req *agentpb.GuestDetailsRequest) (*agentpb.GuestDetailsResponse, error) {
+	// SupportsSeccomp would make upstream's shim send profiles that somebody has
+	// to compile; here the host does that, and the extra feature tells it so.
 	resp := &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{
 		Version: s.cfg.Version, InitDaemon: s.cfg.Init, StorageHandlers: storage.Drivers(),
+		ExtraFeatures: []string{"seccomp-filters"},
 	}}
 	if req.MemBlockSize {
 		text, err := os.ReadFile(memoryDir + "/block_size_bytes")

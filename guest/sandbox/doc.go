@@ -22,7 +22,10 @@
 // stuck delays nobody but those who ask for that container.
 package sandbox
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // Kinds of failure, for errors.Is. What else fails is an error of the kernel or
 // of what was asked for, and says so.
@@ -49,4 +52,7 @@ const (
 	// keepExited is the number of exited processes of a container that stay
 	// known after somebody has waited for them.
 	keepExited = 32
+	// streamTimeout bounds the wait for the stream connections of a process,
+	// which the host opens before it asks for the process.
+	streamTimeout = 10 * time.Second
 )

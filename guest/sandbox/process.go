@@ -56,6 +56,8 @@ func (p *Process) String() string {
 
 // openStreams returns a process that has its streams and nothing else yet.
 func (c *Container) openStreams(ctx context.Context, execID string, ports stream.Ports, terminal bool) (*Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
 	cfg := &c.sandbox.cfg
 	streams, err := stream.Open(ctx, cfg.Hub, stream.Config{
 		Ports: ports, Terminal: terminal, PipeSize: cfg.PipeSize, Buffers: cfg.Buffers,
