@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"kata/host/config"
 	"kata/host/process"
 	"kata/host/share"
 	"kata/host/vmm"
@@ -117,7 +118,7 @@ func (s *Sandbox) startShare(ctx context.Context, spawner *process.Spawner) erro
 
 func (s *Sandbox) startMachine(ctx context.Context, accelerator string, spawner *process.Spawner) error {
 	h := &s.cfg.Hypervisor
-	machine, err := qemu.New(s.machineSpec(accelerator), qemu.Config{Path: h.Path}, spawner, s.log)
+	machine, err := qemu.New(s.machineSpec(accelerator), qemuConfig(h), spawner, s.log)
 	if err != nil {
 		return fmt.Errorf("prepare the virtual machine: %w", err)
 	}
@@ -138,6 +139,17 @@ func (s *Sandbox) startMachine(ctx context.Context, accelerator string, spawner 
 	return nil
 }
 
+func qemuConfig(h *config.Hypervisor) qemu.Config {
+	cfg := qemu.Config{
+		Path: h.Path, MachineType: h.MachineType, MachineAccelerators: h.MachineAccelerators,
+		CPUFeatures: h.CPUFeatures, RootPorts: int(h.PCIeRootPorts),
+	}
+	if h.Firmware != "" {
+		cfg.Firmware = []string{h.Firmware}
+	}
+	return cfg
+}
+
 func (s *Sandbox) machineSpec(accelerator string) vmm.Spec {
 	h := &s.cfg.Hypervisor
 	params := []string{fmt.Sprintf("agent.ready_vport=%d", portReady)}
@@ -146,7 +158,7 @@ func (s *Sandbox) machineSpec(accelerator string) vmm.Spec {
 	}
 	spec := vmm.Spec{
 		ID: s.id, Dir: s.store.dir,
-		VCPUs: h.VCPUs, MaxVCPUs: h.MaxVCPUs, MemoryMiB: int(h.MemoryMiB),
+		VCPUs: h.VCPUs, MemoryMiB: int(h.MemoryMiB),
 		Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image,
 		KernelParams: append(params, strings.Fields(h.KernelParams)...),
 		Accel:        accelerator,

@@ -153,8 +153,9 @@ func (c *Container) mountRootfs(o ContainerOptions) (string, error) {
 func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec, error) {
 	tree := c.sandbox.tree
 	c.undo.push("shared folder", func(context.Context) error { return tree.RemoveContainer(c.id) })
-	readonly := spec.Root != nil && spec.Root.Readonly
-	path, undo, err := tree.AddRootfs(c.id, source, readonly)
+	// A read-only root file system is sealed by the guest, after it has made the
+	// mount points that the image lacks.
+	path, undo, err := tree.AddRootfs(c.id, source, false)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: share root file system: %w", c.id, err)
 	}

@@ -65,9 +65,9 @@ type Sandbox struct {
 	device  *vsock.Device
 	// deviceFailed receives at most once: why the vsock device gave the VM up.
 	deviceFailed chan error
-	daemon  *share.Daemon
-	tree    *share.Tree
-	agent   *agentConn
+	daemon       *share.Daemon
+	tree         *share.Tree
+	agent        *agentConn
 
 	done chan struct{} // closed once failure is set, or at Stop
 
