@@ -30,8 +30,11 @@ func (c *command) kernelCommandLine() string {
 		if c.host.tscKHz > 0 {
 			// Loops per jiffy of the TSC delay loop, for HZ=100; too many for
 			// a kernel with a higher HZ, which makes its delays longer, not
-			// shorter.
-			params = append(params, fmt.Sprintf("lpj=%d", c.host.tscKHz*10))
+			// shorter. On a busy host a calibration can come out nine times
+			// too slow (seen), and then the guest's time runs away.
+			params = append(params,
+				fmt.Sprintf("lpj=%d", c.host.tscKHz*10),
+				fmt.Sprintf("tsc_early_khz=%d", c.host.tscKHz))
 		}
 	}
 	if c.spec.Image != "" {
