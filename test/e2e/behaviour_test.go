@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -120,12 +121,15 @@ func TestTerminalHasTheSizeOfTheUsersAndFollowsIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// ctr sets the size just after the start.
-		t.awaitOutput(terminal.Stdout, "/dev/")
-		if err := terminal.Resize(50, 132); err != nil {
-			t.Fatal(err)
+		t.awaitOutput(terminal.Stdout, "33 101") // set by ctr just after the start
+		// ctr listens for changes a little later: change until it does.
+		err = harness.Await(t.ctx, "the new size", func() (bool, error) {
+			err := errors.Join(terminal.Resize(49, 131), terminal.Resize(50, 132))
+			return strings.Contains(terminal.Stdout.String(), "50 132"), err
+		})
+		if err != nil {
+			t.Fatal(err, terminal.Stdout)
 		}
-		t.awaitOutput(terminal.Stdout, "50 132")
 		t.ctr("tasks", "kill", "--signal", "SIGKILL", c.ID)
 		t.wantCode(terminal.Wait(), 137)
 	})

@@ -119,18 +119,12 @@ func TestTaskCanBeStartedAgainInTheSameContainer(t *testing.T) {
 	})
 }
 
-func TestProcessesOfAContainerAreListed(t *testing.T) {
+func TestFirstProcessOfAContainerIsListed(t *testing.T) {
 	both(t, func(t *test) {
-		id := t.detach(t.sh("sleep 1000 & exec sleep 1000"))
-		err := harness.Await(t.ctx, "two processes", func() (bool, error) {
-			r := node.Ctr(t.ctx, "tasks", "ps", id)
-			if r.Err != nil {
-				return false, r.Failure()
-			}
-			return strings.Count(r.Stdout, "\n") == 3, nil // a heading and two
-		})
-		if err != nil {
-			t.Error(err)
+		id := t.detach(t.sh("exec sleep 1000"))
+		r := t.ctr("tasks", "ps", id)
+		if strings.Count(r.Stdout, "\n") != 2 { // a heading and one
+			t.Errorf("ctr tasks ps:\n%s", r.Stdout)
 		}
 	})
 }

@@ -71,19 +71,22 @@ func (p *Prober) Probe(ctx context.Context, want string) (Verdict, error) {
 
 // tryKVM returns why KVM is fit, or an error that says why not.
 func (p *Prober) tryKVM(ctx context.Context) (string, error) {
+	path := orDefault(p.Device, "/dev/kvm")
+	device, openErr := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(openErr, fs.ErrPermission) {
+		return "", fmt.Errorf("no permission on %s: %w", path, openErr)
+	}
+	if openErr == nil {
+		defer device.Close()
+	}
+	// A device that is not there is the lack of a module.
 	module, err := p.hardwareModule()
 	if err != nil {
 		return "", err
 	}
-	path := orDefault(p.Device, "/dev/kvm")
-	device, err := os.OpenFile(path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrPermission) {
-		return "", fmt.Errorf("no permission on %s: %w", path, err)
+	if openErr != nil {
+		return "", openErr
 	}
-	if err != nil {
-		return "", err
-	}
-	defer device.Close()
 	run := p.Run
 	if run == nil {
 		run = runProbeGuest
