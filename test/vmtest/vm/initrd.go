@@ -108,7 +108,7 @@ func (t *tree) copy(guest, host string) error {
 				return err
 			}
 			t.add(initrd.Link(at, target))
-		case d.Type().IsRegular():
+		case d.Type().IsRegular(), p == os.DevNull: // the latter stands for an empty file
 			info, err := d.Info()
 			if err != nil {
 				return err

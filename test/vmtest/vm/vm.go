@@ -124,14 +124,16 @@ func arguments(c Config) []string {
 	if c.Params != "" {
 		params += " " + c.Params
 	}
-	cpu := "host"
+	cpu, accel := "host", c.Accel
 	if c.Accel == "tcg" {
-		cpu = "max"
+		// One thread for all vCPUs: with one each, kernels that patch their own
+		// code crash now and then (an int3 that has gone again).
+		cpu, accel = "max", "tcg,thread=single"
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35,sata=off,smbus=off,vmport=off,usb=off",
-		"-accel", c.Accel, "-cpu", cpu,
+		"-accel", accel, "-cpu", cpu,
 		"-m", strconv.Itoa(c.MemoryMiB), "-smp", strconv.Itoa(c.CPUs),
 		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", params,
 		"-chardev", "socket,id=console,fd=4", "-serial", "chardev:console",
