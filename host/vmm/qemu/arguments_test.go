@@ -60,10 +60,11 @@ func TestArguments(t *testing.T) {
 	}
 	kvm := func(c *command) { c.spec.Accel, c.host.tscKHz = vmm.AccelKVM, 0 }
 	tests := map[string]func(*command){
-		"tcg":  func(*command) {},
-		"kvm":  kvm,
-		"tcg2": func(c *command) { c.spec.VCPUs = 2 },
-		"kvm2": func(c *command) { kvm(c); c.spec.VCPUs, c.spec.MaxVCPUs = 2, 8 },
+		"tcg":           func(*command) {},
+		"kvm":           kvm,
+		"tcg2":          func(c *command) { c.spec.VCPUs, c.host.oneThread = 2, true },
+		"tcg2-parallel": func(c *command) { c.spec.VCPUs = 2 },
+		"kvm2":          func(c *command) { kvm(c); c.spec.VCPUs, c.spec.MaxVCPUs = 2, 8 },
 		"debug": func(c *command) {
 			c.spec.Debug, c.spec.ConsoleFile = true, "/run/kata/pod/console.log"
 		},
@@ -116,5 +117,21 @@ func TestParseTSC(t *testing.T) {
 				t.Errorf("parseTSC = %d, want %d", got, test.want)
 			}
 		})
+	}
+}
+
+func TestVersionAtLeast(t *testing.T) {
+	for text, want := range map[string]bool{
+		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright": false,
+		"QEMU emulator version 8.0.5":  false,
+		"QEMU emulator version 8.1.0":  true,
+		"QEMU emulator version 10.0.2": true,
+		"QEMU emulator version":        false,
+		"version x.y":                  false,
+		"":                             false,
+	} {
+		if got := versionAtLeast(text, 8, 1); got != want {
+			t.Errorf("versionAtLeast(%q) = %v", text, got)
+		}
 	}
 }

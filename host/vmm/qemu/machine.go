@@ -79,7 +79,7 @@ func New(spec vmm.Spec, cfg Config, spawner *process.Spawner, log *slog.Logger) 
 	if err := cfg.validate(&spec); err != nil {
 		return nil, fmt.Errorf("machine %s: %w", spec.ID, err)
 	}
-	binary, facts, err := preflight(&spec, &cfg)
+	binary, facts, err := preflight(&spec, &cfg, spawner)
 	if err != nil {
 		return nil, err
 	}

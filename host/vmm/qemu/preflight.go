@@ -3,6 +3,7 @@ package qemu
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +11,11 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"kata/host/process"
 	"kata/host/vmm"
 )
 
@@ -21,11 +24,12 @@ type hostFacts struct {
 	firmware         string // "" for QEMU's default
 	tscKHz           int    // 0 when unknown
 	imagePartitioned bool   // the root file system is in the first partition
+	oneThread        bool   // TCG must not run vCPUs in parallel
 }
 
 // preflight checks, before anything is started, that everything the machine
 // needs is there, and gathers the facts.
-func preflight(spec *vmm.Spec, cfg *Config) (binary string, facts hostFacts, err error) {
+func preflight(spec *vmm.Spec, cfg *Config, spawner *process.Spawner) (binary string, facts hostFacts, err error) {
 	binary, err = exec.LookPath(cfg.Path)
 	if err != nil {
 		return "", facts, fmt.Errorf("find QEMU: %w", err)
@@ -56,6 +60,7 @@ func preflight(spec *vmm.Spec, cfg *Config) (binary string, facts hostFacts, err
 	facts.firmware = firstExisting(cfg.Firmware)
 	if spec.Accel == vmm.AccelTCG {
 		facts.tscKHz = hostTSC()
+		facts.oneThread = spec.VCPUs > 1 && !translatesInParallel(binary, spawner)
 	}
 	return binary, facts, nil
 }
@@ -156,4 +161,38 @@ func parseTSC(cpuinfo []byte) int {
 		return int(bogomips * 1000 / 2)
 	}
 	return 0
+}
+
+// translatesInParallel reports whether this QEMU can run several vCPUs under
+// TCG on a thread each. Before 8.1 a vCPU may go on with a stale translation of
+// code that another one is patching, and the guest kernel patches itself at
+// boot: it panics on a stray int3, here in some 3 of 100 boots (fixed by QEMU
+// commit deba78709ae8, "accel/tcg: Always lock pages before translation").
+// Hotplug of a second vCPU, once there is any, must look here too.
+func translatesInParallel(binary string, spawner *process.Spawner) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), versionWait)
+	defer cancel()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, "--version")
+	cmd.Stdout = &out
+	if spawner.Start(cmd) != nil || cmd.Wait() != nil {
+		return false
+	}
+	return versionAtLeast(out.String(), 8, 1)
+}
+
+// versionWait bounds the question for QEMU's version, which takes some 20 ms.
+const versionWait = 5 * time.Second
+
+// versionAtLeast reads the first line of qemu --version.
+func versionAtLeast(text string, major, minor int) bool {
+	_, number, ok := strings.Cut(text, "version ")
+	if !ok {
+		return false
+	}
+	var gotMajor, gotMinor int
+	if _, err := fmt.Sscanf(number, "%d.%d", &gotMajor, &gotMinor); err != nil {
+		return false
+	}
+	return gotMajor > major || gotMajor == major && gotMinor >= minor
 }
