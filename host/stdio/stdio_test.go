@@ -17,7 +17,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/leaktest"
 )
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "logger" {
+		os.Exit(loggerMain(os.Args[2:]))
+	}
+	os.Exit(leaktest.Run(m, "kata/host/stdio."))
+}
 
 // limit bounds what a test waits for; nothing waits that long unless it hangs.
 const limit = 10 * time.Second

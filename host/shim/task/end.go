@@ -107,7 +107,7 @@ func (s *Service) abandonCreation(ctx context.Context, id string) error {
 }
 
 func (s *Service) deleteExec(ctx context.Context, t *task, p *process) error {
-	if state, _ := p.snapshot(); state == stopped {
+	if p.ended() {
 		s.drain(ctx, p)
 	}
 	if err := p.guest.Delete(ctx); err != nil {

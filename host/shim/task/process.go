@@ -92,13 +92,11 @@ func (p *process) snapshot() (state, Exit) {
 	return p.state, p.exit
 }
 
-// ended tells whether the process's exit is known, even if it is not yet
+// ended tells whether the process has run and ended, even if that is not yet
 // published.
 func (p *process) ended() bool {
 	select {
 	case <-p.guest.Done():
-		return true
-	case <-p.gone:
 		return true
 	default:
 		return false

@@ -1,0 +1,352 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// ended waits until the service has published the end of the process.
+func (w *world) ended(id, exec string, status uint32) {
+	w.t.Helper()
+	if got := w.wait(id, exec); got != status {
+		w.t.Errorf("%s %s ended with %d, want %d", id, exec, got, status)
+	}
+}
+
+func TestEventsOfAContainersLife(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	w.exec("c1", "e1")
+	w.start("c1", "e1")
+	w.process("c1", "e1").end(3)
+	w.ended("c1", "e1", 3)
+	w.remove("c1", "e1")
+	if _, err := w.Pause(t.Context(), &api.PauseRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Resume(t.Context(), &api.ResumeRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	w.process("c1", "").end(42)
+	w.ended("c1", "", 42)
+	resp := w.remove("c1", "")
+	if resp.ExitStatus != 42 || resp.Pid != 4711 || resp.ExitedAt.AsTime().Unix() != 1_000_000 {
+		t.Errorf("delete answered %v", resp)
+	}
+	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/exec-added e1", "/tasks/exec-started e1",
+		"/tasks/exit e1 3", "/tasks/paused c1", "/tasks/resumed c1", "/tasks/exit c1 42", "/tasks/delete c1 42")
+}
+
+func TestTheLastDeleteStopsTheSandboxAndShutdownEndsTheShim(t *testing.T) {
+	w := newWorld(t)
+	w.create("s", "io.kubernetes.cri.container-type", "sandbox")
+	w.create("c", "io.kubernetes.cri.container-type", "container", "io.kubernetes.cri.sandbox-id", "s")
+	if w.boots != 1 {
+		t.Errorf("%d boots for one pod", w.boots)
+	}
+	for _, id := range []string{"c", "s"} {
+		w.start(id, "")
+		w.process(id, "").end(0)
+		w.ended(id, "", 0)
+	}
+	w.happened()
+	w.remove("c", "")
+	if _, err := w.Shutdown(t.Context(), &api.ShutdownRequest{ID: "c"}); err != nil {
+		t.Fatal(err)
+	}
+	wantTrace(t, w.happened(), "delete c", "/tasks/delete c 0")
+	select {
+	case <-w.Done():
+		t.Error("the shim ends with a container left")
+	default:
+	}
+	w.remove("s", "")
+	wantTrace(t, w.happened(), "delete s", "/tasks/delete s 0", "stop sandbox")
+	if _, err := w.Shutdown(t.Context(), &api.ShutdownRequest{ID: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	<-w.Done()
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExitQuickerThanTheAnswerToStartIsToldAfterIt(t *testing.T) {
+	w := newWorld(t)
+	w.instant = true
+	w.create("c1")
+	w.start("c1", "")
+	w.ended("c1", "", 0)
+	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/exit c1 0")
+}
+
+func TestContainersExitIsToldAfterThoseOfItsExecs(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	w.exec("c1", "e1")
+	w.start("c1", "e1")
+	w.happened()
+	w.process("c1", "").end(0)
+	w.process("c1", "e1").end(137)
+	w.ended("c1", "", 0)
+	w.wantEvents("/tasks/exit e1 137", "/tasks/exit c1 0")
+}
+
+func TestExecThatOutlivesItsContainerDelaysTheExitForABoundedTime(t *testing.T) {
+	dir := bundle(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.createIn("c1", dir)
+		w.start("c1", "")
+		w.exec("c1", "e1")
+		w.start("c1", "e1")
+		began := time.Now()
+		w.process("c1", "").end(5)
+		w.ended("c1", "", 5)
+		if took := time.Since(began); took > lastExecs {
+			t.Errorf("the exit took %s", took)
+		}
+		w.process("c1", "e1").end(0)
+		w.ended("c1", "e1", 0)
+		w.remove("c1", "")
+	})
+}
+
+func TestOutputThatNobodyReadsDelaysDeleteForABoundedTime(t *testing.T) {
+	dir := bundle(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.stuck = true
+		w.createIn("c1", dir)
+		w.start("c1", "")
+		w.process("c1", "").end(0)
+		began := time.Now()
+		w.ended("c1", "", 0)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the exit was told after %s", took)
+		}
+		w.remove("c1", "")
+		if took := time.Since(began); took != drainTimeout {
+			t.Errorf("delete took %s, want %s", took, drainTimeout)
+		}
+	})
+}
+
+func TestDeathOfTheVMEndsEveryProcessWith137(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	w.exec("c1", "e1")
+	w.start("c1", "e1")
+	w.happened()
+	w.latest.die(errors.New("the virtual machine ended: bad luck"))
+	w.ended("c1", "e1", 137)
+	w.ended("c1", "", 137)
+	w.watching.Wait()
+	trace := w.happened()
+	if !slices.Contains(trace, "stop sandbox") {
+		t.Errorf("the dead sandbox is not released: %q", trace)
+	}
+	wantTrace(t, onlyEvents(trace), "/tasks/exit e1 137", "/tasks/exit c1 137")
+	if got := w.status("c1", ""); got != "STOPPED" {
+		t.Errorf("status %s", got)
+	}
+	_, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c2", Bundle: bundle(t)})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "bad luck") {
+		t.Errorf("create in a dead sandbox: %v", err)
+	}
+	if resp := w.remove("c1", ""); resp.ExitStatus != 137 {
+		t.Errorf("delete answered %v", resp)
+	}
+}
+
+func TestEverythingIsAnsweredWhileTheSandboxBoots(t *testing.T) {
+	w := newWorld(t)
+	w.holdBoot = make(chan struct{})
+	created := w.createLater("c1")
+	if got := w.status("c1", ""); got != "UNKNOWN" {
+		t.Errorf("status %s", got)
+	}
+	if _, err := w.Kill(t.Context(), &api.KillRequest{ID: "c1", Signal: 15}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	if _, err := w.Connect(t.Context(), &api.ConnectRequest{ID: "c1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("connect: %v", err)
+	}
+	if _, err := w.Pids(t.Context(), &api.PidsRequest{ID: "c1"}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("pids: %v", err)
+	}
+	if _, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t)}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second create: %v", err)
+	}
+	close(w.holdBoot)
+	if err := <-created; err != nil {
+		t.Error(err)
+	}
+}
+
+// createLater starts a Create and returns once the sandbox boots.
+func (w *world) createLater(id string) <-chan error {
+	w.t.Helper()
+	return w.createLaterWith(w.t.Context(), id)
+}
+
+func (w *world) createLaterWith(ctx context.Context, id string) <-chan error {
+	w.t.Helper()
+	result := make(chan error, 1)
+	dir := bundle(w.t)
+	go func() {
+		_, err := w.Create(ctx, &api.CreateTaskRequest{ID: id, Bundle: dir})
+		result <- err
+	}()
+	select {
+	case <-w.booting:
+	case err := <-result:
+		w.t.Fatalf("create ended before the boot: %v", err)
+	}
+	return result
+}
+
+func TestACreationIsAborted(t *testing.T) {
+	for name, c := range map[string]struct {
+		by   func(w *world, cancel func()) error
+		want string
+	}{
+		"by SIGKILL": {func(w *world, _ func()) error {
+			_, err := w.Kill(w.t.Context(), &api.KillRequest{ID: "c1", Signal: 9})
+			return err
+		}, "killed while being created"},
+		"by Delete": {func(w *world, _ func()) error {
+			_, err := w.Delete(w.t.Context(), &api.DeleteRequest{ID: "c1"})
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return fmt.Errorf("delete: %w, want not found", err)
+		}, "deleted while being created"},
+		"by Shutdown": {func(w *world, _ func()) error {
+			_, err := w.Shutdown(w.t.Context(), &api.ShutdownRequest{ID: "c1"})
+			<-w.Done()
+			return errors.Join(err, w.Close(w.t.Context()))
+		}, "shutting down"},
+		"by the end of the connection": {func(_ *world, cancel func()) error { cancel(); return nil }, "context canceled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.holdBoot = make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			created := w.createLaterWith(ctx, "c1")
+			if err := c.by(w, cancel); err != nil {
+				t.Error(err)
+			}
+			if err := <-created; err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("create: %v, want %q", err, c.want)
+			}
+			if !w.Empty() {
+				t.Error("a task is left")
+			}
+			wantTrace(t, w.happened(), "boot c1", "boot aborted")
+		})
+	}
+}
+
+func TestAFailedCreateLeavesNothing(t *testing.T) {
+	good := bundle(t)
+	for name, c := range map[string]struct {
+		prepare func(w *world)
+		request *api.CreateTaskRequest
+		want    string
+		is      func(error) bool
+		trace   []string
+	}{
+		"no bundle":            {nil, &api.CreateTaskRequest{ID: "c1", Bundle: "/no/such/bundle"}, "/no/such/bundle/config.json", nil, nil},
+		"an id that is a path": {nil, &api.CreateTaskRequest{ID: "../x", Bundle: good}, `"../x"`, errdefs.IsInvalidArgument, nil},
+		"another runtime's options": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: good, Options: &anypb.Any{TypeUrl: "containerd.runc.v1.Options"}},
+			"containerd.runc.v1.Options", errdefs.IsInvalidArgument, nil},
+		"a checkpoint": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: good, Checkpoint: "/x"}, "checkpoint", errdefs.IsNotImplemented, nil},
+		"a pod that is not there": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "io.kubernetes.cri.container-type", "container", "io.kubernetes.cri.sandbox-id", "s")},
+			"its sandbox s is not running", errdefs.IsFailedPrecondition, nil},
+		"a boot that fails": {func(w *world) { w.bootErr = errors.New("no kernel at /vmlinux") },
+			&api.CreateTaskRequest{ID: "c1", Bundle: good}, "no kernel at /vmlinux", nil, []string{"boot c1"}},
+		"a container that cannot be created": {func(w *world) { w.createErr = errors.New("exec: nonexistent") },
+			&api.CreateTaskRequest{ID: "c1", Bundle: good}, "exec: nonexistent", nil, []string{"boot c1", "create c1", "stop sandbox"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if c.prepare != nil {
+				c.prepare(w)
+			}
+			_, err := w.Create(t.Context(), c.request)
+			if err == nil || !strings.Contains(err.Error(), c.want) || c.is != nil && !c.is(err) {
+				t.Errorf("create: %v, want %q", err, c.want)
+			}
+			if !w.Empty() {
+				t.Error("a task is left")
+			}
+			wantTrace(t, w.happened(), c.trace...)
+			w.bootErr, w.createErr = nil, nil
+			w.create("c1") // and it can be tried again
+		})
+	}
+}
+
+func TestDeleteOfAContainerThatWasNeverStartedKillsIt(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	if resp := w.remove("c1", ""); resp.ExitStatus != 137 {
+		t.Errorf("delete answered %v", resp)
+	}
+	wantTrace(t, w.happened(), "boot c1", "create c1", "/tasks/create c1", "kill all of c1 with 9", "/tasks/exit c1 137",
+		"delete c1", "/tasks/delete c1 137", "stop sandbox")
+	if _, err := w.Delete(t.Context(), &api.DeleteRequest{ID: "c1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("a second delete: %v", err)
+	}
+}
+
+func TestCloseEndsWhatIsLeft(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.ended("c1", "", 137)
+	if _, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c2", Bundle: bundle(t)}); !errdefs.IsUnavailable(err) {
+		t.Errorf("create after close: %v", err)
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			id := fmt.Sprint("e", i)
+			w.exec("c1", id)
+			w.start("c1", id)
+			_ = w.status("c1", id)
+			w.process("c1", id).end(uint32(i))
+			w.ended("c1", id, uint32(i))
+			w.remove("c1", id)
+		})
+	}
+	all.Wait()
+	w.process("c1", "").end(0)
+	w.ended("c1", "", 0)
+	w.remove("c1", "")
+}
