@@ -168,6 +168,7 @@ func (s *Service) sandboxFor(ctx context.Context, r BootRequest, role spec.Role)
 // after the ends of its execs.
 func (s *Service) watchInit(t *task) {
 	<-t.first.guest.Done()
+	t.first.flush()
 	t.first.starting.Lock() // a start under way publishes first
 	defer t.first.starting.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), lastExecs)

@@ -113,6 +113,17 @@ func (p *process) awaitGone(ctx context.Context) error {
 	}
 }
 
+// flush waits, for a bounded time, until what the process wrote before its exit
+// is copied. Clients of containerd 1.6 stop reading when they are told of the
+// exit, and more is under way between guest and host than in a pipe: told at
+// once, the last of 256 MiB are lost every few runs. What another process
+// writes that holds the stream is not waited for.
+func (p *process) flush() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	_ = p.awaitDrained(ctx) // a reader that does not read must not hide the exit
+}
+
 // awaitDrained waits until the output is copied.
 func (p *process) awaitDrained(ctx context.Context) error {
 	select {

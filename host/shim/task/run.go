@@ -73,6 +73,7 @@ func (s *Service) startExec(ctx context.Context, t *task, p *process) (*api.Star
 	s.cfg.Publish(topicExecStarted, &events.TaskExecStarted{ContainerID: t.id, ExecID: p.execID, Pid: s.cfg.PID})
 	s.watching.Go(func() {
 		<-p.guest.Done()
+		p.flush()
 		s.exited(p, p.guest.Exit())
 	})
 	s.catchUp(ctx, p)
