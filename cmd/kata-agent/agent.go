@@ -178,10 +178,7 @@ func (a *agent) finish(ready chan<- struct{}) error {
 func (a *agent) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
 	children := reaper.New()
-	go func() { _ = children.Run(ctx) }()
 	hub := stream.NewHub(stream.HubConfig{MaxUnclaimed: maxUnclaimed, Patience: patience, Log: a.log})
 	defer hub.Close()
 	ready := make(chan struct{})
@@ -193,9 +190,12 @@ func (a *agent) serve(ctx context.Context) error {
 	served, streamed := make(chan error, 1), make(chan error, 1)
 	go func() { served <- server.Serve(ctx, callListener{a.calls}) }()
 	go func() { streamed <- hub.Serve(a.streams) }()
+	go func() { _ = children.Run(ctx) }()
 	if err := a.finish(ready); err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
 	if a.params.LogPort != 0 {
 		go a.logToHost(ctx)
 	}

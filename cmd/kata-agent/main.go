@@ -36,7 +36,11 @@ func main() {
 	}
 	logger := log.New(os.Stderr, log.LevelInfo)
 	a := &agent{log: logger, start: start, init: isInit()}
-	if err := a.run(context.Background()); err != nil {
+	// The main goroutine has the main thread for itself and every switch to and
+	// from it is one of threads: the work is done by another one.
+	result := make(chan error)
+	go func() { result <- a.run(context.Background()) }()
+	if err := <-result; err != nil {
 		// As init this ends in a kernel panic, whose last lines the host shows.
 		logger.Error("agent ended", "error", err)
 		os.Exit(1)

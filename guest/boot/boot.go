@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -125,11 +126,15 @@ func delegateControllers(root string, log *log.Logger) error {
 // kernel milliseconds, the loopback device, settings, the read-only root. A
 // setting that fails is logged and skipped.
 func Finish(log *log.Logger) error {
+	var loopback sync.WaitGroup
+	loopback.Go(func() { // the kernel waits in both, for different things
+		if err := netdev.Up("lo"); err != nil {
+			log.Warn("loopback device not available", "error", err)
+		}
+	})
+	defer loopback.Wait()
 	if err := delegateControllers(CgroupRoot, log); err != nil {
 		return err
-	}
-	if err := netdev.Up("lo"); err != nil {
-		log.Warn("loopback device not available", "error", err)
 	}
 	for _, setting := range []struct{ path, value string }{
 		// Nothing in the guest has a reason to load code into the kernel.

@@ -110,20 +110,20 @@ type Reaper struct {
 	early map[int]Exit
 }
 
-// New returns a reaper and subscribes it to SIGCHLD.
+// New returns a reaper that does nothing until Run.
 func New() *Reaper {
-	r := &Reaper{
+	return &Reaper{
 		sigchld: make(chan os.Signal, 1),
 		live:    make(map[int]*Process),
 		early:   make(map[int]Exit),
 	}
-	signal.Notify(r.sigchld, unix.SIGCHLD)
-	return r
 }
 
 // Run collects children until ctx ends. It returns ctx's error; children that
 // end afterwards stay uncollected.
 func (r *Reaper) Run(ctx context.Context) error {
+	// Not in New: the first use of signals takes the Go runtime milliseconds.
+	signal.Notify(r.sigchld, unix.SIGCHLD)
 	defer signal.Stop(r.sigchld)
 	for {
 		r.collect()
