@@ -69,6 +69,12 @@ func (a *agent) run(ctx context.Context) error {
 	if err := a.configure(); err != nil {
 		return err
 	}
+	if a.params.ServerAddr.Path != "" {
+		// A path may be on a file system that is still to be mounted.
+		if err := a.prepare(); err != nil {
+			return err
+		}
+	}
 	if err := a.listen(); err != nil {
 		return err
 	}
@@ -76,8 +82,10 @@ func (a *agent) run(ctx context.Context) error {
 	if a.params.ReadyPort != 0 {
 		go a.signalReady(ctx)
 	}
-	if err := a.prepare(); err != nil {
-		return err
+	if a.params.ServerAddr.Path == "" {
+		if err := a.prepare(); err != nil {
+			return err
+		}
 	}
 	a.log.Debug("agent listens", "version", version, "after_us", listening.Microseconds(), "boot_us", boottime())
 	return a.serve(ctx)
@@ -128,10 +136,7 @@ func (a *agent) configure() error {
 
 // listen listens for calls and streams.
 func (a *agent) listen() (err error) {
-	addr, err := boot.ParseAddr(a.params.ServerAddr)
-	if err != nil {
-		return err
-	}
+	addr := a.params.ServerAddr
 	if addr.Path != "" {
 		if a.calls, err = vsock.ListenUnix(addr.Path); err == nil {
 			a.streams, err = vsock.ListenUnix(addr.Path + ".streams")

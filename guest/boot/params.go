@@ -10,9 +10,9 @@ import (
 	"kata/guest/log"
 )
 
-// DefaultServerAddr is where the agent listens unless told otherwise, in
-// upstream's notation; the context ID is any.
-const DefaultServerAddr = "vsock://-1:1024"
+// defaultPort is the vsock port on which the agent listens unless told
+// otherwise; upstream's.
+const defaultPort = 1024
 
 // maxPipeSize bounds agent.container_pipe_size: what the kernel lets every user
 // have (/proc/sys/fs/pipe-max-size).
@@ -39,7 +39,7 @@ type Params struct {
 	// default.
 	PipeSize int
 	// ServerAddr is agent.server_addr.
-	ServerAddr string
+	ServerAddr Addr
 	// Problems are the agent.* parameters that were not understood; they have
 	// no effect.
 	Problems []Problem
@@ -57,7 +57,7 @@ var errUnknownKey = errors.New("unknown parameter")
 // (Documentation/admin-guide/kernel-parameters.rst). Parameters of others are
 // skipped; of one given twice the last counts, as for the kernel.
 func ParseCommandLine(line string) Params {
-	p := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: DefaultServerAddr}
+	p := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: Addr{Port: defaultPort}}
 	for _, word := range words(line) {
 		if word == "--" {
 			break // what follows is for init, not parameters
@@ -100,10 +100,11 @@ func (p *Params) set(key, value string) (err error) {
 		}
 		p.PipeSize = int(size)
 	case "agent.server_addr":
-		if _, err := ParseAddr(value); err != nil {
+		addr, err := parseAddr(value)
+		if err != nil {
 			return err
 		}
-		p.ServerAddr = value
+		p.ServerAddr = addr
 	default:
 		return errUnknownKey
 	}
@@ -166,9 +167,9 @@ type Addr struct {
 	Port uint32
 }
 
-// ParseAddr parses vsock://CID:PORT, whose context ID has to be -1 (any) or
-// this machine's own business, and unix:///PATH.
-func ParseAddr(addr string) (Addr, error) {
+// parseAddr parses vsock://CID:PORT, of which the port counts (the agent
+// listens on whatever context ID the machine has), and unix:///PATH.
+func parseAddr(addr string) (Addr, error) {
 	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
 		if !strings.HasPrefix(path, "/") {
 			return Addr{}, fmt.Errorf("address %q: the path is not absolute", addr)

@@ -12,7 +12,7 @@ import (
 )
 
 func TestParseCommandLine(t *testing.T) {
-	defaults := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: DefaultServerAddr}
+	defaults := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: Addr{Port: 1024}}
 	with := func(change func(*Params)) Params {
 		p := defaults
 		change(&p)
@@ -31,7 +31,8 @@ func TestParseCommandLine(t *testing.T) {
 		})},
 		{"time-out", "agent.hotplug_timeout=10", with(func(p *Params) { p.HotplugTimeout = 10 * time.Second })},
 		{"pipe size", "agent.container_pipe_size=65536", with(func(p *Params) { p.PipeSize = 65536 })},
-		{"address", "agent.server_addr=vsock://-1:99", with(func(p *Params) { p.ServerAddr = "vsock://-1:99" })},
+		{"address", "agent.server_addr=vsock://-1:99", with(func(p *Params) { p.ServerAddr = Addr{Port: 99} })},
+		{"address of a unix socket", "agent.server_addr=unix:///run/a.sock", with(func(p *Params) { p.ServerAddr = Addr{Path: "/run/a.sock"} })},
 		{"quotes", `dyndbg="file a b agent.log=debug" "agent.log=warn"`, with(func(p *Params) { p.LogLevel = log.LevelWarn })},
 		{"arguments of init", "agent.log=warn -- agent.log=debug", with(func(p *Params) { p.LogLevel = log.LevelWarn })},
 	} {
@@ -68,8 +69,8 @@ func FuzzParseCommandLine(f *testing.F) {
 	f.Add("agent.server_addr=vsock://:: -- x")
 	f.Fuzz(func(t *testing.T, line string) {
 		p := ParseCommandLine(line)
-		if _, err := ParseAddr(p.ServerAddr); err != nil {
-			t.Errorf("accepted %v", err)
+		if addr := p.ServerAddr; (addr.Path == "") == (addr.Port == 0) {
+			t.Errorf("address %+v", addr)
 		}
 		if p.PipeSize < 0 || p.PipeSize > maxPipeSize || p.HotplugTimeout < 0 || p.HotplugTimeout > maxHotplugTimeout {
 			t.Errorf("out of bounds: %+v", p)

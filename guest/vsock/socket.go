@@ -117,7 +117,12 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 // os.ErrClosed.
 func (c *Conn) Close() error { return c.file.Close() }
 
-// Listener accepts stream connections.
+// acceptPause is the wait after an Accept that failed for want of memory or
+// descriptors: others have to give some back.
+const acceptPause = 20 * time.Millisecond
+
+// Listener accepts stream connections, those on vsock from the host only: no
+// process of the guest has any business with the agent.
 type Listener struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -140,30 +145,57 @@ func newListener(fd int, name string) (*Listener, error) {
 	return &Listener{file: file, raw: raw, name: name}, nil
 }
 
-// Accept waits for a connection. After Close it fails with os.ErrClosed.
+// Accept waits for a connection. It fails when none can come any more; after
+// Close with os.ErrClosed.
 func (l *Listener) Accept() (*Conn, error) {
-	var conn int
-	var peer unix.Sockaddr
-	var acceptErr error
-	err := l.raw.Read(func(fd uintptr) bool {
-		for {
-			conn, peer, acceptErr = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			switch {
-			case errors.Is(acceptErr, unix.EINTR), errors.Is(acceptErr, unix.ECONNABORTED):
-				continue // that peer has gone again
-			}
-			return !errors.Is(acceptErr, unix.EAGAIN)
+	for {
+		conn, peer, err := l.accept()
+		switch {
+		case err == nil && fromGuest(peer):
+			_ = unix.Close(conn)
+			continue
+		case err == nil:
+			return newConn(conn, l.name, peerPort(peer))
+		case transient(err):
+			time.Sleep(acceptPause)
+			continue
 		}
-	})
-	if err != nil {
-		err = pollError(err)
-	} else {
-		err = os.NewSyscallError("accept4", acceptErr)
-	}
-	if err != nil {
 		return nil, fmt.Errorf("accept on %s: %w", l.name, err)
 	}
-	return newConn(conn, l.name, peerPort(peer))
+}
+
+func (l *Listener) accept() (conn int, peer unix.Sockaddr, err error) {
+	pollErr := l.raw.Read(func(fd uintptr) bool {
+		for {
+			conn, peer, err = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			switch err {
+			case unix.EINTR, unix.ECONNABORTED: // that peer has gone again
+				continue
+			}
+			return err != unix.EAGAIN
+		}
+	})
+	if pollErr != nil {
+		return -1, nil, pollError(pollErr)
+	}
+	return conn, peer, os.NewSyscallError("accept4", err)
+}
+
+// transient reports whether accept4(2) may succeed when others have released
+// something.
+func transient(err error) bool {
+	for _, errno := range [...]unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// fromGuest reports whether a vsock connection is not from the host.
+func fromGuest(peer unix.Sockaddr) bool {
+	vm, ok := peer.(*unix.SockaddrVM)
+	return ok && vm.CID != HostCID
 }
 
 // Close stops listening. Accepted connections stay.

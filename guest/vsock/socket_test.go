@@ -165,3 +165,58 @@ func TestListenOnAPathThatIsTakenNamesIt(t *testing.T) {
 		t.Errorf("ListenUnix: %v", err)
 	}
 }
+
+func TestOnlyTheHostMayConnect(t *testing.T) {
+	for peer, want := range map[unix.Sockaddr]bool{
+		&unix.SockaddrVM{CID: HostCID}: false, &unix.SockaddrVM{CID: 3}: true, &unix.SockaddrVM{CID: unix.VMADDR_CID_LOCAL}: true,
+		&unix.SockaddrUnix{}: false,
+	} {
+		if got := fromGuest(peer); got != want {
+			t.Errorf("fromGuest(%+v) = %v", peer, got)
+		}
+	}
+}
+
+func TestAcceptSurvivesAWantOfDescriptors(t *testing.T) {
+	l, err := ListenUnix(filepath.Join(t.TempDir(), "l"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			err = conn.Close()
+		}
+		accepted <- err
+	}()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	none := limit
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: l.name}); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-accepted:
+		t.Errorf("accepted without a descriptor to have: %v", err)
+	case <-time.After(3 * acceptPause):
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-accepted; err != nil {
+		t.Error(err)
+	}
+	_ = l.Close()
+}
