@@ -27,7 +27,6 @@ type Child struct {
 	stderr *Tail
 	done   chan struct{}
 	err    error // set before done closes
-	code   int
 }
 
 // Launch starts cmd, whose Stderr must be nil: its last lines are kept. When

@@ -94,7 +94,7 @@ func parseStat(raw []byte) (start uint64, state byte, err error) {
 		return 0, 0, errors.New("parse /proc stat: no command name")
 	}
 	fields := bytes.Fields(raw[end+1:])
-	const stateField, startField = 3 - 3, 22 - 3
+	const stateField, startField = 0, 22 - 3 // fields 3 and 22, of which 3 is the first here
 	if len(fields) <= startField || len(fields[stateField]) != 1 {
 		return 0, 0, fmt.Errorf("parse /proc stat: %d fields after the name", len(fields))
 	}

@@ -6,7 +6,8 @@
 // no progress. So the choice is probed: the module must drive hardware
 // virtualisation, a VM must come into being, and a guest of a few instructions
 // must run through a loop in native time. The first test that does not pass
-// ends the probe, so later ones never touch an unfit device.
+// ends the probe: a device whose module is unfit is opened, to tell a lack of
+// permission, and not used.
 //
 // It keeps no state: a verdict is good for the pod that asked.
 package accel

@@ -72,9 +72,7 @@ func (c *command) accel() string {
 		return "kvm"
 	}
 	accel := fmt.Sprintf("tcg,tb-size=%d", c.cfg.TBSizeMiB)
-	if c.smpCount() > 1 {
-		// With a thread for each vCPU a guest kernel that patches its own code
-		// (static keys) crashed about once in 15 boots of QEMU 7.2.
+	if c.host.oneThread {
 		accel += ",thread=single"
 	}
 	return accel
@@ -92,12 +90,9 @@ func (c *command) cpu() string {
 }
 
 func (c *command) smp() string {
-	most := c.smpCount()
+	most := max(c.spec.MaxVCPUs, c.spec.VCPUs)
 	return fmt.Sprintf("cpus=%d,maxcpus=%d,sockets=1,cores=%d,threads=1", c.spec.VCPUs, most, most)
 }
-
-// smpCount is how many vCPUs there may ever be.
-func (c *command) smpCount() int { return max(c.spec.MaxVCPUs, c.spec.VCPUs) }
 
 func (c *command) boot() []string {
 	args := []string{"-kernel", c.spec.Kernel}

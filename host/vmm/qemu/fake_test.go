@@ -77,14 +77,10 @@ func fakeQEMU(behaviour string) {
 	case "ends":
 		os.Exit(0)
 	case "is mute":
-		select {
-		case <-time.After(time.Hour):
-		}
+		<-time.After(time.Hour)
 	case "talks nonsense":
 		say("220 smtp ready")
-		select {
-		case <-time.After(time.Hour):
-		}
+		<-time.After(time.Hour)
 	}
 	say(`{"QMP": {"version": {"qemu": {"micro": 1, "minor": 2, "major": 9}}, "capabilities": []}}`)
 	status := "running"
@@ -140,9 +136,7 @@ func fakeMisfortune(behaviour string, say func(string), status *string) {
 		os.Exit(134)
 	case "hangs up":
 		os.NewFile(qmpFD, "qmp").Close()
-		select {
-		case <-time.After(time.Hour):
-		}
+		<-time.After(time.Hour)
 	}
 }
 

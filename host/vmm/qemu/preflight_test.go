@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"kata/host/process"
 	"kata/host/vmm"
 )
 
@@ -134,5 +135,37 @@ func TestLastLines(t *testing.T) {
 		if got := lastLines(test.text, 2); got != test.want {
 			t.Errorf("lastLines(%q) = %q, want %q", test.text, got, test.want)
 		}
+	}
+}
+
+func TestNeedsOneThread(t *testing.T) {
+	spawner := process.NewSpawner()
+	defer spawner.Close()
+	for name, test := range map[string]struct {
+		version    string
+		vcpus, max int
+		want       bool
+	}{
+		"one vCPU":                         {"7.2.22", 1, 1, false},
+		"one vCPU, no maximum":             {"7.2.22", 1, 0, false},
+		"one vCPU that may become two":     {"9.0.0", 1, 2, true},
+		"two vCPUs with an old QEMU":       {"7.2.22", 2, 2, true},
+		"two vCPUs with a newer QEMU":      {"8.1.0", 2, 2, false},
+		"two vCPUs with who knows what":    {"unknown", 2, 4, true},
+		"two vCPUs and nobody to be asked": {"", 2, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			binary := filepath.Join(t.TempDir(), "qemu")
+			if test.version != "" {
+				script := "#!/bin/sh\necho QEMU emulator version " + test.version + "\n"
+				if err := os.WriteFile(binary, []byte(script), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spec := &vmm.Spec{VCPUs: test.vcpus, MaxVCPUs: test.max}
+			if got := needsOneThread(spec, binary, spawner); got != test.want {
+				t.Errorf("needsOneThread = %v", got)
+			}
+		})
 	}
 }

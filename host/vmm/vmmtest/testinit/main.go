@@ -4,7 +4,9 @@
 package main
 
 import (
+	"math"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 )
@@ -23,7 +25,8 @@ func main() {
 	case "panic":
 		os.Exit(7) // the kernel panics when init exits
 	case "spin":
-		for { //nolint:staticcheck // a guest that burns its CPU is the point
+		for spins := uint64(0); spins < math.MaxUint64; spins++ { // burns its CPU
+			runtime.KeepAlive(spins)
 		}
 	}
 	for {
