@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
@@ -48,6 +49,19 @@ func (l *countingListener) clients() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.open
+}
+
+// awaitHangUp waits until no client is connected. Nobody else may receive from
+// changed.
+func (l *countingListener) awaitHangUp(ctx context.Context) error {
+	for l.clients() > 0 {
+		select {
+		case <-l.changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 type countedConn struct {

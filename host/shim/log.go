@@ -37,9 +37,8 @@ func openLog(name string, inv bootstrap.Invocation) (*logger, error) {
 		level.Set(slog.LevelDebug)
 	}
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
-	log = log.With("shim", inv.ID)
 	// ttRPC logs by logrus, and only what goes wrong.
-	logrus.SetOutput(logrusWriter{log})
+	logrus.SetOutput(logrusWriter{log.With("sandbox", inv.ID)})
 	logrus.SetFormatter(new(logrus.TextFormatter))
 	return &logger{Logger: log, level: level, out: out}, nil
 }

@@ -25,8 +25,9 @@ const (
 	closeTimeout = 25 * time.Second
 	// flushTimeout bounds the wait for containerd to take the last events.
 	flushTimeout = 2 * time.Second
-	// hangUpTimeout bounds the wait for answers under way.
-	hangUpTimeout = time.Second
+	// hangUpTimeout bounds the wait for clients to hang up, which containerd
+	// does once it has the answer to Shutdown.
+	hangUpTimeout = 500 * time.Millisecond
 )
 
 // serve is the server that "start" has forked. It returns when the shim is to
@@ -124,25 +125,25 @@ func (s *server) run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.ttrpc.Serve(context.Background(), s.listener) }()
 	idle, stopWatch := s.watchIdle(idleTimeout)
-	defer stopWatch()
 	defer s.trim.start()()
-	s.log.Debug("shim serves", "id", s.inv.ID, "namespace", s.inv.Namespace, "pid", os.Getpid())
+	s.log.Debug("shim serves", "sandbox", s.inv.ID, "namespace", s.inv.Namespace, "pid", os.Getpid())
 	var failure error
 	select {
 	case <-s.tasks.Done():
 	case <-ctx.Done():
-		s.log.Info("shim was told to end", "id", s.inv.ID)
+		s.log.Info("shim was told to end", "sandbox", s.inv.ID)
 	case <-idle:
-		s.log.Info("shim ends: it has no task and no client", "id", s.inv.ID)
+		s.log.Info("shim ends: it has no task and no client", "sandbox", s.inv.ID)
 	case err := <-served:
 		failure = fmt.Errorf("serve: %w", err)
 	}
+	stopWatch()
 	return errors.Join(failure, s.close())
 }
 
-// close ends tasks, connections and events, in this order, so that the last
-// events are sent. The socket goes first: whoever finds it finds a shim that
-// serves.
+// close ends tasks, events and connections, in this order: the last events are
+// sent, and answers under way arrive. The socket goes first: whoever finds it
+// finds a shim that serves.
 func (s *server) close() error {
 	var errs []error
 	if err := os.Remove(s.listener.Addr().String()); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -153,18 +154,16 @@ func (s *server) close() error {
 		defer cancel()
 		return step(ctx)
 	}
-	errs = append(errs, bounded(closeTimeout, s.tasks.Close))
-	// Answers under way are sent; who only waits, for the exit of a process
-	// say, has its answer by now.
-	if err := bounded(hangUpTimeout, s.ttrpc.Shutdown); err != nil {
-		errs = append(errs, s.ttrpc.Close())
-	}
-	errs = append(errs, bounded(flushTimeout, s.events.Close))
+	errs = append(errs, bounded(closeTimeout, s.tasks.Close), bounded(flushTimeout, s.events.Close))
+	// ttRPC's own Shutdown takes a connection for idle that has an answer under
+	// way, hence the wait.
+	_ = bounded(hangUpTimeout, s.listener.awaitHangUp) // they may as well stay
+	errs = append(errs, s.ttrpc.Close())
 	err := errors.Join(errs...)
 	if err != nil {
-		s.log.Error("shim ends", "id", s.inv.ID, "error", err)
+		s.log.Error("shim ends", "sandbox", s.inv.ID, "error", err)
 	} else {
-		s.log.Debug("shim ends", "id", s.inv.ID)
+		s.log.Debug("shim ends", "sandbox", s.inv.ID)
 	}
 	return errors.Join(err, s.log.Close())
 }
