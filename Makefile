@@ -6,6 +6,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 GO        ?= go
+# The version is said by VERSION; a clone of another owner's must build too.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
 GOFLAGS_  := -trimpath -tags no_grpc
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMANDS  := $(notdir $(wildcard cmd/*))
@@ -35,12 +37,16 @@ help: ## list the targets
 		/^## / {printf "\n%s\n", substr($$0, 4)} \
 		/^[a-zA-Z0-9_.-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PHONY: root
+root:
+	@[[ $$(id -u) -eq 0 ]] || { echo "make: containerd needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
 .PHONY: demo
-demo: setup build guest ## run a container in its own VM under a private containerd, and show it
+demo: root setup build guest ## run a container in its own VM under a private containerd, and show it
 	@$(GO) run -tags no_grpc ./test/demo
 
 .PHONY: test
-test: setup build guest test-unit test-vm test-guest test-e2e ## run every test: unit, with and in a VM, end to end
+test: root setup build guest test-unit test-vm test-guest test-e2e ## run every test: unit, with and in a VM, end to end
 
 ## Build
 

@@ -219,3 +219,20 @@ func TestPodEndsWithItsShimThoughContainerdIsAway(t *testing.T) {
 		t.clear(c.ID) // containerd cleans up what it finds dead at its start
 	})
 }
+
+func TestContainerdKilledDuringAStartLeavesNothingThatItDoesNotKnow(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		c := t.sh("exec sleep 1000")
+		run := node.Begin(t.ctx, c)
+		if _, err := node.AwaitProcess(t.ctx, c.ID, qemu...); err != nil {
+			t.Fatal(err)
+		}
+		if err := node.Restart(t.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if r := run.Wait(); r.Code == 0 {
+			t.Error("ctr ended with 0 though containerd was killed")
+		}
+		t.clear(c.ID)
+	})
+}

@@ -179,3 +179,17 @@ func TestTasksOutliveARestartOfContainerd(t *testing.T) {
 		t.removeTask(id, 137)
 	})
 }
+
+func TestAttachSeesTheOutputOfARunningContainer(t *testing.T) {
+	both(t, func(t *test) {
+		c := t.sh("while echo still here; do sleep 0.1; done")
+		t.Cleanup(func() { t.clear(c.ID) })
+		if r := node.DetachWithStreams(t.ctx, c); r.Err != nil {
+			t.Fatal(r.Failure())
+		}
+		attached := node.BeginAttach(t.ctx, c.ID)
+		t.awaitOutput(attached.Stdout, "still here")
+		t.ctr("tasks", "kill", "--signal", "SIGKILL", c.ID)
+		t.wantCode(attached.Wait(), 137)
+	})
+}

@@ -99,6 +99,16 @@ func (n *Node) Detach(ctx context.Context, c Container) Result {
 	return n.begin(ctx, c, c.arguments(n, "--detach", "--null-io")).Wait()
 }
 
+// DetachWithStreams is Detach, but the output waits for an attach.
+func (n *Node) DetachWithStreams(ctx context.Context, c Container) Result {
+	return n.begin(ctx, c, c.arguments(n, "--detach")).Wait()
+}
+
+// BeginAttach is `ctr tasks attach` in the background.
+func (n *Node) BeginAttach(ctx context.Context, id string) *Running {
+	return n.begin(ctx, Container{}, []string{"tasks", "attach", id})
+}
+
 // Exec is `ctr tasks exec`.
 func (n *Node) Exec(ctx context.Context, id, execID string, args ...string) Result {
 	return n.BeginExec(ctx, Container{ID: id, Args: args}, execID).Wait()

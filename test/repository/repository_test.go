@@ -26,7 +26,7 @@ const agentBudget = 3_500_000
 
 func TestAgentFitsItsBudget(t *testing.T) {
 	agent := filepath.Join(t.TempDir(), "kata-agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "no_grpc", "-ldflags", "-s -w", "-o", agent, "./cmd/kata-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "no_grpc", "-ldflags", "-s -w", "-o", agent, "./cmd/kata-agent")
 	cmd.Dir = root(t)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
