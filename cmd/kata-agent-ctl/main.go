@@ -1,0 +1,18 @@
+// Command kata-agent-ctl calls the agent of a Kata guest by hand: every call of
+// its API, on one command line or interactively. docs/agent-ctl.md shows how.
+package main
+
+import (
+	"context"
+	"os"
+
+	"kata/host/agentctl"
+)
+
+// Set by the linker (-X main.version=...).
+var version = "unknown"
+
+func main() {
+	program := agentctl.Program{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version}
+	os.Exit(program.Run(context.Background(), os.Args[1:]))
+}
