@@ -329,7 +329,8 @@ func TestServerShutdownGivesUp(t *testing.T) {
 		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("shutdown: %v", err)
 		}
-		if err := <-result; !errors.Is(err, ttrpc.ErrClosed) {
+		// The handler's context ends with the connection: either may be first.
+		if err := <-result; !errors.Is(err, ttrpc.ErrClosed) && ttrpc.CodeOf(err) != ttrpc.Canceled {
 			t.Errorf("cut off: %v", err)
 		}
 	})

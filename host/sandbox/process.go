@@ -185,6 +185,14 @@ func (p *Process) Exit() Exit { return p.exit }
 // containerd's ends are closed.
 func (p *Process) Drained() <-chan struct{} { return p.drained }
 
+// Copied returns how many bytes of output have been copied to containerd's ends.
+func (p *Process) Copied() uint64 {
+	if p.set == nil {
+		return 0
+	}
+	return p.set.Copied()
+}
+
 // Signal sends the signal to this process alone.
 func (p *Process) Signal(ctx context.Context, sig uint32) error {
 	_, err := p.service().SignalProcess(ctx,

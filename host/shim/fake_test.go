@@ -153,5 +153,6 @@ func (p *fakeProcess) Resize(context.Context, uint32, uint32) error { return nil
 func (p *fakeProcess) CloseStdin(context.Context) error             { return nil }
 func (p *fakeProcess) Done() <-chan struct{}                        { return p.done }
 func (p *fakeProcess) Exit() task.Exit                              { return p.exit }
+func (p *fakeProcess) Copied() uint64                               { return 0 }
 func (p *fakeProcess) Drained() <-chan struct{}                     { return p.done }
 func (p *fakeProcess) Delete(context.Context) error                 { return nil }

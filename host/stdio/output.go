@@ -7,6 +7,10 @@ import (
 	"sync"
 )
 
+// writeSize is how much is written at once, so that a slow reader is seen to
+// make progress.
+const writeSize = 16 << 10
+
 // output is one output stream: from the process to containerd's end.
 type output struct {
 	sink *os.File      // nil drops what comes
@@ -35,11 +39,18 @@ func (o *output) copyFrom(source net.Conn) {
 		buf := b.next(n)
 		var err error
 		n, err = source.Read(buf)
-		if n > 0 && !drop {
-			_, werr := o.sink.Write(buf[:n])
-			drop = werr != nil
+		for rest := buf[:n]; len(rest) > 0; {
+			part := rest[:min(len(rest), writeSize)]
+			rest = rest[len(part):]
+			if !drop {
+				_, werr := o.sink.Write(part)
+				drop = werr != nil
+			}
+			if o.count(len(part)) {
+				return
+			}
 		}
-		if o.count(n) || err != nil {
+		if o.count(0) || err != nil {
 			return
 		}
 	}
@@ -66,6 +77,15 @@ func (o *output) count(n int) bool {
 	defer o.mu.Unlock()
 	o.copied += uint64(n)
 	return o.copied >= o.limit
+}
+
+func (o *output) total() uint64 {
+	if o == nil {
+		return 0
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.copied
 }
 
 // limitTo lets copying end once n bytes have been copied in all.

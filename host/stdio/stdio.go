@@ -160,6 +160,10 @@ func (s *Set) Drain(stdoutBytes, stderrBytes uint64) {
 	<-s.stderr.done
 }
 
+// Copied returns how many bytes of output have been copied so far. A reader
+// that is slow moves it; one that is stuck does not.
+func (s *Set) Copied() uint64 { return s.stdout.total() + s.stderr.total() }
+
 // Close ends all copying at once, whatever is not copied yet is lost, closes
 // containerd's ends and ends a binary:// program, for which it may wait up to
 // loggerGrace. It is idempotent.

@@ -50,7 +50,7 @@ func (s *service) serve(t *testing.T, path string) (stop func()) {
 
 func TestClientFollowsARestartOfContainerd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	s := &service{arrived: make(chan struct{}, 2)}
+	s := &service{arrived: make(chan struct{}, 8)}
 	stop := s.serve(t, path)
 	p := New("ns", NewClient("unix://"+path), quiet())
 	p.Publish("/tasks/start", &events.TaskStart{ContainerID: "1"})
@@ -63,7 +63,8 @@ func TestClientFollowsARestartOfContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"ns ns /tasks/start containerd.events.TaskStart", "ns ns /tasks/exit containerd.events.TaskExit"}
-	if !slices.Equal(s.taken, want) {
-		t.Errorf("taken %q, want %q", s.taken, want)
+	// One whose answer was lost with the connection is sent again.
+	if taken := slices.Compact(s.taken); !slices.Equal(taken, want) {
+		t.Errorf("taken %q, want %q", taken, want)
 	}
 }

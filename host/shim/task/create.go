@@ -184,7 +184,8 @@ func (s *Service) endExecs(ctx context.Context, t *task) {
 	execs := s.execsOf(t)
 	live := execs[:0]
 	for _, p := range execs {
-		if state, _ := p.snapshot(); state == running {
+		// A stopped one may not be published yet; if it is, nothing is waited for.
+		if state, _ := p.snapshot(); state == running || state == stopped {
 			live = append(live, p)
 		}
 	}

@@ -84,6 +84,8 @@ type Process interface {
 	Done() <-chan struct{}
 	Exit() Exit
 	Drained() <-chan struct{}
+	// Copied counts the bytes of output that have been copied so far.
+	Copied() uint64
 	// Delete releases what an exec holds.
 	Delete(ctx context.Context) error
 }

@@ -184,11 +184,9 @@ func (s *Service) abandon(ctx context.Context, p *process) {
 	_ = p.do(remove)
 }
 
-// drain waits, for a bounded time, until the output is read.
+// drain waits until the output is read, as long as somebody reads.
 func (s *Service) drain(ctx context.Context, p *process) {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	if err := p.awaitDrained(ctx); err != nil {
+	if err := p.awaitDrained(ctx, drainTimeout); err != nil {
 		s.cfg.Log.Warn("output is not read to its end", "container", p.containerID, "exec", p.execID, "error", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,8 +40,10 @@ type world struct {
 	holdBoot  chan struct{} // when set, boots wait for it to close
 	createErr error
 	startErr  error
-	stuck     bool // output is never drained
-	instant   bool // processes end before their start is answered
+	stuck     bool          // output is never drained
+	drained   chan struct{} // when set, output is drained once it is closed
+	copied    atomic.Uint64 // bytes of output that were read
+	instant   bool          // processes end before their start is answered
 }
 
 func newWorld(t *testing.T) *world {
@@ -281,11 +284,16 @@ func (p *fakeProcess) Done() <-chan struct{} { return p.done }
 func (p *fakeProcess) Exit() Exit            { return p.exit }
 
 func (p *fakeProcess) Drained() <-chan struct{} {
-	if p.w.stuck {
+	switch {
+	case p.w.stuck:
 		return nil
+	case p.w.drained != nil:
+		return p.w.drained
 	}
 	return p.done
 }
+
+func (p *fakeProcess) Copied() uint64 { return p.w.copied.Load() }
 
 func (p *fakeProcess) Delete(context.Context) error {
 	p.w.note("forget %s", p.id)

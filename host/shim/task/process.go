@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"kata/host/stdio"
 )
@@ -113,23 +114,34 @@ func (p *process) awaitGone(ctx context.Context) error {
 	}
 }
 
-// flush waits, for a bounded time, until what the process wrote before its exit
-// is copied. Clients of containerd 1.6 stop reading when they are told of the
+// flush waits until what the process wrote before its exit is copied, or the
+// reader takes nothing for flushTimeout: one that does not read must not hide
+// the exit. Clients of containerd 1.6 stop reading when they are told of the
 // exit, and more is under way between guest and host than in a pipe: told at
 // once, the last of 256 MiB are lost every few runs. What another process
 // writes that holds the stream is not waited for.
 func (p *process) flush() {
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-	defer cancel()
-	_ = p.awaitDrained(ctx) // a reader that does not read must not hide the exit
+	_ = p.awaitDrained(context.Background(), flushTimeout)
 }
 
-// awaitDrained waits until the output is copied.
-func (p *process) awaitDrained(ctx context.Context) error {
-	select {
-	case <-p.guest.Drained():
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// awaitDrained waits until the output is copied, as long as some of it is
+// within each span of patience.
+func (p *process) awaitDrained(ctx context.Context, patience time.Duration) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for copied := p.guest.Copied(); ; {
+		select {
+		case <-p.guest.Drained():
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		now := p.guest.Copied()
+		if now == copied {
+			return fmt.Errorf("nobody has read for %s", patience)
+		}
+		copied = now
+		timer.Reset(patience)
 	}
 }

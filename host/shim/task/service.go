@@ -16,11 +16,10 @@ import (
 )
 
 const (
-	// drainTimeout bounds how long a deletion waits for a reader of the output
-	// that does not read, as runc's shim does.
+	// drainTimeout is how long a deletion waits for a reader of the output that
+	// does not read, as runc's shim does.
 	drainTimeout = 10 * time.Second
-	// flushTimeout bounds how long an exit waits for what the process had
-	// written to be copied.
+	// flushTimeout is how long the news of an exit waits for such a reader.
 	flushTimeout = 5 * time.Second
 	// stopTimeout bounds the end of the sandbox.
 	stopTimeout = 20 * time.Second

@@ -145,6 +145,31 @@ func TestOutputThatNobodyReadsDelaysExitAndDeleteForABoundedTime(t *testing.T) {
 	})
 }
 
+func TestASlowReaderGetsAllOutputBeforeTheExitIsTold(t *testing.T) {
+	dir := bundle(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.drained = make(chan struct{})
+		w.createIn("c1", dir)
+		w.start("c1", "")
+		w.process("c1", "").end(0)
+		began := time.Now()
+		const reads, pace = 10, flushTimeout * 3 / 4
+		go func() {
+			for range reads {
+				time.Sleep(pace)
+				w.copied.Add(1)
+			}
+			close(w.drained)
+		}()
+		w.ended("c1", "", 0)
+		if took := time.Since(began); took != reads*pace {
+			t.Errorf("the exit was told after %s, want %s", took, reads*pace)
+		}
+		w.remove("c1", "")
+	})
+}
+
 func TestDeathOfTheVMEndsEveryProcessWith137(t *testing.T) {
 	w := newWorld(t)
 	w.create("c1")
