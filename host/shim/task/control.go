@@ -26,6 +26,8 @@ func (s *Service) Pause(ctx context.Context, r *api.PauseRequest) (*emptypb.Empt
 	if err := p.do(pause); err != nil {
 		return nil, err
 	}
+	ctx, cancel := firmly(ctx)
+	defer cancel()
 	if err := t.container.Pause(ctx); err != nil {
 		_ = p.do(thawed) // unless it has ended
 		return nil, fmt.Errorf("pause %s: %w", p, err)
@@ -51,6 +53,8 @@ func (s *Service) Resume(ctx context.Context, r *api.ResumeRequest) (*emptypb.Em
 	if err := p.check(resume); err != nil {
 		return nil, err
 	}
+	ctx, cancel := firmly(ctx)
+	defer cancel()
 	if err := t.container.Resume(ctx); err != nil {
 		return nil, fmt.Errorf("resume %s: %w", p, err)
 	}

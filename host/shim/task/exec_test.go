@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -221,5 +222,20 @@ func TestUpdateAndStatistics(t *testing.T) {
 	resp, err := w.Stats(t.Context(), &api.StatsRequest{ID: "c1"})
 	if err != nil || resp.Stats.GetTypeUrl() != "io.containerd.cgroups.v1.Metrics" {
 		t.Errorf("stats: %v, %v", resp, err)
+	}
+}
+
+func TestAClientThatHangsUpDuringAStartDoesNotChangeItsOutcome(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.happened()
+	ctx, cancel := context.WithCancel(t.Context())
+	w.onStart = cancel
+	if _, err := w.Start(ctx, &api.StartRequest{ID: "c1"}); err != nil {
+		t.Errorf("start: %v", err)
+	}
+	w.wantEvents("/tasks/start c1")
+	if got := w.status("c1", ""); got != "RUNNING" {
+		t.Errorf("status %s", got)
 	}
 }

@@ -40,6 +40,7 @@ type world struct {
 	holdBoot  chan struct{} // when set, boots wait for it to close
 	createErr error
 	startErr  error
+	onStart   func()        // called in the middle of a start
 	stuck     bool          // output is never drained
 	drained   chan struct{} // when set, output is drained once it is closed
 	copied    atomic.Uint64 // bytes of output that were read
@@ -246,8 +247,14 @@ func (p *fakeProcess) end(status uint32) {
 	})
 }
 
-func (p *fakeProcess) Start(context.Context) error {
+func (p *fakeProcess) Start(ctx context.Context) error {
 	p.w.note("start %s", p.id)
+	if p.w.onStart != nil {
+		p.w.onStart()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if p.w.startErr != nil {
 		return p.w.startErr
 	}

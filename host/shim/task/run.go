@@ -20,6 +20,16 @@ import (
 // upstream reports it.
 const statusNeverRan = 255
 
+// changeTimeout bounds a change of a process's state in the guest.
+const changeTimeout = time.Minute
+
+// firmly is for a change that the guest may have made although its answer did
+// not come: a client that hangs up must not leave us with the wrong state.
+func firmly(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), changeTimeout,
+		fmt.Errorf("the guest did not answer within %s: %w", changeTimeout, context.DeadlineExceeded))
+}
+
 // Start runs a created container or a registered exec.
 func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
 	t, p, err := s.process(r.ID, r.ExecID)
@@ -33,6 +43,8 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	if err := p.check(start); err != nil {
 		return nil, err
 	}
+	ctx, cancel := firmly(ctx)
+	defer cancel()
 	if r.ExecID == "" {
 		return s.startInit(ctx, t)
 	}
