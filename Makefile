@@ -27,7 +27,7 @@ PACKAGES := bc bison build-essential busybox-static containerd cpio flex git \
 	runc xz-utils
 
 # The packages that have tests with the build tag vm.
-VM_TESTS := ./host/vmm/... ./host/share/... ./test/vsock
+VM_TESTS := ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
 
 ## Start here
 

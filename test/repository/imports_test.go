@@ -58,7 +58,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		because string
 	}{
 		{
-			from:    []string{"host", "cmd/containerd-shim-kata-v2", "cmd/kata-runtime", "cmd/kata-monitor"},
+			from:    []string{"host", "cmd/containerd-shim-kata-v2", "cmd/kata-runtime", "cmd/kata-monitor", "cmd/kata-agent-ctl"},
 			banned:  []string{"guest"},
 			because: "the host knows the guest by the wire only, so that either can be replaced, by upstream's too",
 		},

@@ -54,7 +54,7 @@ Calls:
 
 // columns sets names in columns of a terminal of 80.
 func columns(names []string) string {
-	const width, perLine = 26, 3
+	const width, perLine = 31, 2
 	var b strings.Builder
 	for chunk := range slices.Chunk(names, perLine) {
 		line := ""
@@ -83,14 +83,20 @@ func (p *Parser) helpOn(name string) (string, error) {
 	if len(fields) == 0 {
 		b.WriteString("  it takes no arguments\n")
 	}
+	var lines []pair
 	for _, f := range fields {
-		fmt.Fprintf(&b, "  %-22s  %s\n", f.Name, f.Type)
+		lines = append(lines, pair{f.Name, f.Type})
 		for _, inner := range message.FieldsAt(m.newRequest(), f.Name) {
-			fmt.Fprintf(&b, "    %-20s  %s\n", f.Name+"."+inner.Name, inner.Type)
+			lines = append(lines, pair{"  " + f.Name + "." + inner.Name, inner.Type})
 		}
 	}
-	for _, note := range m.notes() {
-		fmt.Fprintf(&b, "  %-22s  %s\n", note.key, note.value)
+	lines = append(lines, m.notes()...)
+	width := 0
+	for _, line := range lines {
+		width = max(width, len(line.key))
+	}
+	for _, line := range lines {
+		fmt.Fprintf(&b, "  %-*s  %s\n", width, line.key, line.value)
 	}
 	return b.String(), nil
 }
