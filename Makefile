@@ -9,7 +9,9 @@ GO        ?= go
 # The version is said by VERSION; a clone of another owner's must build too.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 GOFLAGS_  := -trimpath -tags no_grpc
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION   := $(shell sed -nE 's/^const Version = "(.*)"/\1/p' host/version/version.go)
+COMMIT    ?= $(shell git describe --match= --always --abbrev=40 --dirty 2>/dev/null || echo unknown)
+LDFLAGS_  := -s -w -X main.version=$(VERSION) -X kata/host/version.commit=$(COMMIT)
 COMMANDS  := $(notdir $(wildcard cmd/*))
 
 PREFIX     ?= /usr/local
@@ -66,7 +68,7 @@ setup: ## install what is missing from the distribution
 .PHONY: build
 build: ## build the binaries into bin/
 	@for c in $(COMMANDS); do \
-		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$$c ./cmd/$$c; \
+		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
 	done
 
 .PHONY: guest

@@ -9,16 +9,11 @@ import (
 
 	"kata/host/shim"
 	"kata/host/shim/bootstrap"
-)
-
-// Set by the linker (-X main.version=... -X main.commit=...).
-var (
-	version = "unknown"
-	commit  = "unknown"
+	"kata/host/version"
 )
 
 func main() {
-	program := shim.New(bootstrap.Build{Version: version, Commit: commit})
+	program := shim.New(bootstrap.Build{Version: version.Version, Commit: version.Commit()})
 	if err := program.Run(context.Background(), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd-shim-kata-v2:", err)
 		os.Exit(1)

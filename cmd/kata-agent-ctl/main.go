@@ -7,12 +7,10 @@ import (
 	"os"
 
 	"kata/host/agentctl"
+	"kata/host/version"
 )
 
-// Set by the linker (-X main.version=...).
-var version = "unknown"
-
 func main() {
-	program := agentctl.Program{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version}
+	program := agentctl.Program{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version.Version}
 	os.Exit(program.Run(context.Background(), os.Args[1:]))
 }
