@@ -9,11 +9,9 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -57,18 +55,7 @@ func run(m *testing.M) (code int, err error) {
 	if suite.repo, err = harness.Repository(); err != nil {
 		return 0, err
 	}
-	dir, err := os.MkdirTemp("", "kata-bench")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	conf := filepath.Join(dir, "configuration.toml")
-	var text bytes.Buffer
-	harness.WriteKataConfig(&text, suite.repo, nil)
-	if err := os.WriteFile(conf, text.Bytes(), 0o600); err != nil {
-		return 0, err
-	}
-	suite.node, err = harness.Start(ctx, harness.Options{ShimDirs: []string{suite.repo.Bin()}, ConfigFile: conf})
+	suite.node, err = harness.Start(ctx, harness.Options{ShimDirs: []string{suite.repo.Bin()}, KataConfig: suite.repo.KataConfig(nil)})
 	if err != nil {
 		return 0, err
 	}

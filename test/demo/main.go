@@ -6,7 +6,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,20 +51,8 @@ func run(ctx context.Context, w io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "kata-demo")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	conf := filepath.Join(dir, "configuration.toml")
-	var text bytes.Buffer
-	harness.WriteKataConfig(&text, repo, nil)
-	if err := os.WriteFile(conf, text.Bytes(), 0o600); err != nil {
-		return err
-	}
-
 	fmt.Fprintln(w, "starting a private containerd and making a busybox image")
-	node, err := harness.Start(ctx, harness.Options{ShimDirs: []string{repo.Bin()}, ConfigFile: conf})
+	node, err := harness.Start(ctx, harness.Options{ShimDirs: []string{repo.Bin()}, KataConfig: repo.KataConfig(nil)})
 	if err != nil {
 		return err
 	}
@@ -81,14 +68,14 @@ func run(ctx context.Context, w io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := show(ctx, w, node, repo, conf); err != nil {
+	if err := show(ctx, w, node, repo); err != nil {
 		return err
 	}
 	return showNothingLeft(ctx, w, node, before)
 }
 
 // show runs the container and prints what it was.
-func show(ctx context.Context, w io.Writer, node *harness.Node, repo harness.Repo, conf string) error {
+func show(ctx context.Context, w io.Writer, node *harness.Node, repo harness.Repo) error {
 	c := harness.Container{
 		ID:      node.NewID("demo"),
 		Image:   image,
@@ -111,7 +98,7 @@ func show(ctx context.Context, w io.Writer, node *harness.Node, repo harness.Rep
 	}
 	fmt.Fprintf(w, "%-22s %s\n", "host kernel", host)
 	fmt.Fprintf(w, "%-22s %s\n", "guest kernel", strings.TrimPrefix(hello, "hello from "))
-	fmt.Fprintf(w, "%-22s %s\n", "accelerator", accelerator(ctx, repo, conf))
+	fmt.Fprintf(w, "%-22s %s\n", "accelerator", accelerator(ctx, repo, node.ConfigFile()))
 	fmt.Fprintf(w, "%-22s %.2f s\n", "time to first output", first.Seconds())
 	if err := showMemory(w, node.Processes(c.ID)); err != nil {
 		return err

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,10 +30,8 @@ func (t *test) withConfig(c harness.Container, settings map[string]string) harne
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	harness.WriteKataConfig(&b, repo, settings)
-	b.WriteString("[agent.kata]\ndial_timeout = " + strconv.Itoa(int(bootDeadline.Seconds())) + "\n")
-	return t.withConfigFile(c, b.String())
+	agent := fmt.Sprintf("[agent.kata]\ndial_timeout = %d\n", int(bootDeadline.Seconds()))
+	return t.withConfigFile(c, repo.KataConfig(settings)+agent)
 }
 
 func (t *test) withConfigFile(c harness.Container, text string) harness.Container {

@@ -22,17 +22,12 @@ func TestContainerd2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf, remove, err := writeConfig(repo, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove()
 	options := harness.Options{
 		Containerd:    programs.Containerd,
 		Ctr:           programs.Ctr,
 		ConfigVersion: 3,
 		ShimDirs:      []string{repo.Bin(), programs.ShimDir},
-		ConfigFile:    conf,
+		KataConfig:    repo.KataConfig(nil),
 	}
 	withNode(t, options, func() {
 		t.Run("both streams and exit status", func(t *testing.T) {

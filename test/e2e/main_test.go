@@ -8,12 +8,10 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -57,12 +55,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	conf, remove, err := writeConfig(repo, nil)
-	if err != nil {
-		return 0, err
-	}
-	defer remove()
-	node, err = harness.Start(ctx, harness.Options{ShimDirs: []string{repo.Bin()}, ConfigFile: conf})
+	node, err = harness.Start(ctx, harness.Options{ShimDirs: []string{repo.Bin()}, KataConfig: repo.KataConfig(nil)})
 	if err != nil {
 		return 0, err
 	}
@@ -330,20 +323,4 @@ func kata(t *testing.T, name string, f func(t *test)) {
 		return
 	}
 	t.Run(name, func(t *testing.T) { f(begin(t, harness.Kata)) })
-}
-
-// writeConfig writes a kata configuration for the guest built in the
-// repository; settings change or add keys, and "" removes one.
-func writeConfig(repo harness.Repo, settings map[string]string) (path string, remove func(), err error) {
-	dir, err := os.MkdirTemp("", "kata-e2e")
-	if err != nil {
-		return "", nil, err
-	}
-	path = filepath.Join(dir, "configuration.toml")
-	var b bytes.Buffer
-	harness.WriteKataConfig(&b, repo, settings)
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		return "", nil, err
-	}
-	return path, func() { os.RemoveAll(dir) }, nil
 }

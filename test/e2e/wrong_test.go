@@ -199,11 +199,7 @@ func TestNoPermissionOnDevKVMIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf, remove, err := writeConfig(repo, map[string]string{"accel": strconv.Quote("kvm")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove()
+	conf := repo.KataConfig(map[string]string{"accel": strconv.Quote("kvm")})
 	dir := t.TempDir()
 	enter := fmt.Sprintf(`
 		test -e /dev/kvm || exit 0
@@ -213,7 +209,7 @@ func TestNoPermissionOnDevKVMIsNamed(t *testing.T) {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		enter = "" // then its absence is what must be named
 	}
-	other := harness.Options{ShimDirs: []string{repo.Bin()}, ConfigFile: conf, Enter: enter}
+	other := harness.Options{ShimDirs: []string{repo.Bin()}, KataConfig: conf, Enter: enter}
 	withNode(t, other, func() {
 		kata(t, "kata", func(t *test) {
 			t.wantOneLine(node.Run(t.ctx, t.container("true")), "/dev/kvm")

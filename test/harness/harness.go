@@ -61,8 +61,9 @@ type Options struct {
 	// ShimDirs are put in front of PATH, so that containerd finds the shims in
 	// them.
 	ShimDirs []string
-	// ConfigFile is handed to the kata shim as KATA_CONF_FILE, unless "".
-	ConfigFile string
+	// KataConfig is the content of the configuration.toml that the kata shim is
+	// told of by KATA_CONF_FILE.
+	KataConfig string
 	// Env is added to the daemon's environment.
 	Env []string
 	// Enter, when set, is a shell script that prepares a private mount
@@ -117,6 +118,9 @@ func (n *Node) Dir() string { return n.dir }
 // LogFile holds what containerd and its shims have logged.
 func (n *Node) LogFile() string { return filepath.Join(n.dir, "containerd.log") }
 
+// ConfigFile is the configuration.toml of the kata shim.
+func (n *Node) ConfigFile() string { return filepath.Join(n.dir, "configuration.toml") }
+
 func (n *Node) socket() string  { return filepath.Join(n.dir, "c.sock") }
 func (n *Node) tempDir() string { return filepath.Join(n.dir, "tmp") }
 func (n *Node) fifoDir() string { return filepath.Join(n.dir, "fifo") }
@@ -130,9 +134,13 @@ func (n *Node) prepare() error {
 	if err := n.writeOwner(); err != nil {
 		return fmt.Errorf("prepare the node: %w", err)
 	}
-	config := containerdConfig(n.dir, n.opts.ConfigVersion)
-	if err := os.WriteFile(filepath.Join(n.dir, "config.toml"), []byte(config), 0o600); err != nil {
-		return fmt.Errorf("prepare the node: %w", err)
+	for file, text := range map[string]string{
+		filepath.Join(n.dir, "config.toml"): containerdConfig(n.dir, n.opts.ConfigVersion),
+		n.ConfigFile():                      n.opts.KataConfig,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return fmt.Errorf("prepare the node: %w", err)
+		}
 	}
 	return nil
 }
@@ -193,9 +201,7 @@ func (n *Node) environment() []string {
 	env := append(os.Environ(), "TMPDIR="+n.tempDir())
 	path := append(slices.Clone(n.opts.ShimDirs), os.Getenv("PATH"))
 	env = append(env, "PATH="+strings.Join(path, ":"))
-	if n.opts.ConfigFile != "" {
-		env = append(env, "KATA_CONF_FILE="+n.opts.ConfigFile)
-	}
+	env = append(env, "KATA_CONF_FILE="+n.ConfigFile())
 	return append(env, n.opts.Env...)
 }
 

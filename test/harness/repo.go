@@ -2,11 +2,12 @@ package harness
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // Repo is the checked-out repository with its build outputs.
@@ -40,17 +41,19 @@ func (r Repo) Kernel() string { return filepath.Join(r.root, "build", "guest", "
 // Initrd is the guest image that `make guest` puts out.
 func (r Repo) Initrd() string { return filepath.Join(r.root, "build", "guest", "kata-initrd.img") }
 
-// WriteKataConfig writes a configuration.toml for the guest built in the
+// KataConfig returns a configuration.toml for the guest built in the
 // repository. Settings, written as TOML values, change or add keys of
 // [hypervisor.qemu].
-func WriteKataConfig(w io.Writer, repo Repo, settings map[string]string) {
+func (r Repo) KataConfig(settings map[string]string) string {
 	keys := map[string]string{
-		"kernel": fmt.Sprintf("%q", repo.Kernel()),
-		"initrd": fmt.Sprintf("%q", repo.Initrd()),
+		"kernel": strconv.Quote(r.Kernel()),
+		"initrd": strconv.Quote(r.Initrd()),
 	}
 	maps.Copy(keys, settings)
-	fmt.Fprintln(w, "[hypervisor.qemu]")
+	var b strings.Builder
+	b.WriteString("[hypervisor.qemu]\n")
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		fmt.Fprintf(w, "%s = %s\n", key, keys[key])
+		fmt.Fprintf(&b, "%s = %s\n", key, keys[key])
 	}
+	return b.String()
 }
