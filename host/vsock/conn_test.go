@@ -338,7 +338,7 @@ func TestClosedConnectionIsResetIfTheGuestDoesNotAgree(t *testing.T) {
 		if n := c.d.count(); n != 1 {
 			t.Errorf("%d connections before the time is over", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if n := c.d.count(); n != 0 {
 			t.Errorf("%d connections after it", n)

@@ -2,7 +2,6 @@ package vsock
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"log/slog"
 	"net"
@@ -27,11 +26,10 @@ type guest struct {
 	dev *Device
 	run chan error
 
-	rx, tx  *vhostusertest.Queue
-	buffers []uint64 // of the receive queue, to be offered again
-	heads   map[uint16]uint64
-	space   uint64 // for packets sent
-	room    int
+	rx, tx *vhostusertest.Queue
+	heads  map[uint16]uint64
+	space  uint64 // for packets sent
+	room   int
 }
 
 // connectVMM makes a device and a VMM that is connected to it.
@@ -261,5 +259,3 @@ func wantErr(tb testing.TB, what string, err, want error) {
 		tb.Errorf("%s = %v, want %v", what, err, want)
 	}
 }
-
-func le64(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }

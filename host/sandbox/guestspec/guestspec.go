@@ -96,7 +96,8 @@ func clip(s string, n int) string {
 
 func (s *Spec) noteIgnored(spec *specs.Spec) {
 	if h := spec.Hooks; h != nil {
-		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + //nolint:staticcheck // prestart is deprecated, not gone
+		//lint:ignore SA1019 prestart hooks are deprecated, not gone
+		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) +
 			len(h.StartContainer) + len(h.Poststart) + len(h.Poststop)
 		if n > 0 {
 			s.Ignored = append(s.Ignored, fmt.Sprintf("hooks (%d)", n))
