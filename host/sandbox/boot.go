@@ -50,9 +50,11 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 	if err := s.connectAgent(ctx, ready); err != nil {
 		return err
 	}
+	s.log.Debug("agent answers")
 	if err := s.agent.setUp(ctx, o.ID, hostname(o)); err != nil {
 		return s.bootError(err)
 	}
+	s.log.Debug("guest is set up")
 	return nil
 }
 

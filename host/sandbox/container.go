@@ -96,6 +96,7 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 	if err := c.init.connect(ctx); err != nil {
 		return err
 	}
+	c.sandbox.log.Debug("stdio connected", "container", c.id)
 	c.undo.push("stdio", func(context.Context) error { c.init.release(); return nil })
 	ports := c.init.ports()
 	ctx, cancel := context.WithTimeout(ctx, c.sandbox.cfg.Runtime.CreateContainerTimeout)
@@ -109,6 +110,7 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 	}
 	c.undo.push("container in the guest", c.removeFromGuest)
 	c.init.watch()
+	c.sandbox.log.Debug("container created", "container", c.id)
 	return nil
 }
 

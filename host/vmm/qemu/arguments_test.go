@@ -80,7 +80,7 @@ func TestArguments(t *testing.T) {
 		"partitioned-image": func(c *command) { c.spec.Initrd, c.spec.Image, c.host.imagePartitioned = "", "/k/image", true },
 		"operator": func(c *command) {
 			c.spec.KernelParams = []string{"agent.log=debug", "panic=0", "quiet"}
-			c.cfg.MachineAccelerators, c.cfg.CPUFeatures, c.cfg.TBSizeMiB = "nosmm,nosmbus", "pmu=off,-avx2", 64
+			c.cfg.MachineAccelerators, c.cfg.CPUFeatures, c.cfg.TBSizeMiB = "nosmm,nosmbus", "pmu=off,-avx2", 32
 		},
 		"commas": func(c *command) {
 			c.spec.ID, c.spec.Image, c.spec.Initrd = "a,b", "/k/a,b", ""

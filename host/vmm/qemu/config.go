@@ -38,15 +38,16 @@ type Config struct {
 	CPUFeatures string
 	// RootPorts is the number of PCIe root ports for devices plugged in later.
 	RootPorts int
-	// TBSizeMiB bounds TCG's cache of translated code; 0 means 16. QEMU's own
-	// default (32 at this size) costs memory and gains little.
+	// TBSizeMiB bounds TCG's cache of translated code; 0 means 64. A boot up to
+	// the first container translates about 50 MiB: with 16 the cache is thrown
+	// away on the way, which costs 300 ms of 1500 and saves 38 MB.
 	TBSizeMiB int
 }
 
 const (
 	machineQ35      = "q35"
 	maxRootPorts    = 16
-	defaultTBSize   = 16
+	defaultTBSize   = 64
 	defaultFSQueue  = 1024
 	defaultQEMUName = "qemu-system-x86_64"
 )
