@@ -25,8 +25,8 @@ FUZZTIME    ?= 20s
 
 # What the build, the tests and the demo need of the distribution.
 PACKAGES := bc bison build-essential busybox-static containerd cpio flex git \
-	iproute2 libelf-dev linux-source-6.1 qemu-system-common qemu-system-x86 \
-	runc xz-utils
+	iproute2 libelf-dev libseccomp-dev linux-source-6.1 qemu-system-common \
+	qemu-system-x86 runc xz-utils
 
 # The packages that have tests with the build tag vm.
 VM_TESTS := ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
@@ -48,7 +48,7 @@ demo: root setup build guest ## run a container in its own VM under a private co
 	@$(GO) run -tags no_grpc ./test/demo
 
 .PHONY: test
-test: root setup build guest test-unit test-vm test-guest test-e2e ## run every test: unit, with and in a VM, end to end
+test: root setup build guest test-unit test-oracle test-vm test-guest test-e2e ## run every test: unit, with and in a VM, end to end
 
 ## Build
 
@@ -94,6 +94,11 @@ test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
 	$(GO) test -race -tags no_grpc ./...
 
+.PHONY: test-oracle
+test-oracle: ## the seccomp compiler against libseccomp
+	@echo "== tests against libseccomp"
+	$(GO) test -tags no_grpc,oracle -count=1 -run Oracle ./host/seccomp
+
 .PHONY: test-vm
 test-vm: guest ## tests of the host's packages that boot a VM
 	@echo "== tests with a VM"
@@ -126,9 +131,9 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [[ -z "$$unformatted" ]] || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	$(GO) vet -tags no_grpc ./...
-	$(GO) vet -tags no_grpc,e2e,bench,vm,vmtest ./...
+	$(GO) vet -tags no_grpc,e2e,bench,vm,vmtest,oracle ./...
 	$(GO) run $(STATICCHECK) -tags no_grpc ./...
-	$(GO) run $(STATICCHECK) -tags no_grpc,e2e,bench,vm,vmtest ./...
+	$(GO) run $(STATICCHECK) -tags no_grpc,e2e,bench,vm,vmtest,oracle ./...
 
 ## Measure
 
