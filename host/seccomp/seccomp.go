@@ -17,7 +17,7 @@
 //     another architecture kills its thread. Architectures that are no x86 are
 //     accepted and have no effect.
 //   - The conditions of a rule must all hold. But when two of them are about
-//     the same argument, each becomes a rule of its own (runc, crun).
+//     the same argument, each becomes a rule of its own (runc#2735).
 //   - Several rules for a call are alternatives, and a call that none matches
 //     gets the default action. A rule whose action is the default action is
 //     left out. A rule without conditions prevails over those with conditions,
@@ -32,12 +32,12 @@
 //   - A call with a higher number than any in the profile is newer than the
 //     profile; it gets ENOSYS, so that programs fall back to what they did
 //     before it existed, unless the default action is to allow, to log or to
-//     trace (runc). This holds for x86_64 also when architectures does not
-//     list it (runc since 1.2).
+//     trace (runc#2750). This holds for x86_64 also when architectures does not
+//     list it (runc#4219).
 //
 // Other than runc, an errnoRet that cannot be told to the kernel and one on an
-// action that returns none are errors, as the specification asks, and without
-// flags none is assumed.
+// action that returns none are errors, as the specification asks. Without
+// flags none is set.
 package seccomp
 
 import (
