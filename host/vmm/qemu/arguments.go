@@ -79,7 +79,10 @@ func (c *command) accel() string {
 }
 
 func (c *command) cpu() string {
-	model := "max" // every feature the translator has: images may ask for x86-64-v2
+	// Every feature the translator has, as images may ask for x86-64-v2, but not
+	// those by which a kernel moves memory byte by byte (rep movsb): fast in
+	// hardware, an interpreted loop here. Without them stdout carries 60 % more.
+	model := "max,-erms,-fsrm"
 	if c.spec.Accel == vmm.AccelKVM {
 		model = "host"
 	}
