@@ -18,6 +18,7 @@ const maxQueued = 1 << 20
 // be used concurrently; answers come in any order.
 type Client struct {
 	conn    io.ReadWriteCloser
+	limit   uint32 // bytes of an answer
 	workers sync.WaitGroup
 	done    chan struct{}
 	wake    chan struct{} // holds one token when out has something for the writer
@@ -47,9 +48,16 @@ type call struct {
 
 // NewClient returns a client that owns conn: Close closes it, and so does the
 // first error. Closing conn must make reads and writes in progress return.
-func NewClient(conn io.ReadWriteCloser) *Client {
+func NewClient(conn io.ReadWriteCloser) *Client { return NewBoundedClient(conn, MaxMessage) }
+
+// NewBoundedClient returns a client that takes answers of at most maxAnswer
+// bytes, up to MaxMessage; a call with a larger one ends in ResourceExhausted.
+// It is for servers that are not trusted: a message of many empty elements
+// takes up to a hundred times its size once it is decoded.
+func NewBoundedClient(conn io.ReadWriteCloser, maxAnswer int) *Client {
 	c := &Client{
 		conn:  conn,
+		limit: uint32(min(maxAnswer, MaxMessage)),
 		done:  make(chan struct{}),
 		wake:  make(chan struct{}, 1),
 		calls: make(map[uint32]*call),
@@ -213,7 +221,7 @@ func (c *Client) write() {
 
 // read settles calls with the answers that come.
 func (c *Client) read() {
-	frames := frameReader{r: c.conn}
+	frames := frameReader{r: c.conn, limit: c.limit}
 	for {
 		h, body, oversized, err := frames.next()
 		if err != nil {
@@ -231,16 +239,17 @@ func (c *Client) read() {
 		if k == nil {
 			continue // the caller gave up
 		}
-		k.err = settle(h, body, oversized, k.resp)
+		if oversized {
+			k.err = Errorf(ResourceExhausted, "answer of %d bytes exceeds %d", h.length, c.limit)
+		} else {
+			k.err = settle(h, body, k.resp)
+		}
 		k.ready <- struct{}{}
 	}
 }
 
 // settle decodes an answer into resp.
-func settle(h header, body []byte, oversized bool, resp Message) error {
-	if oversized {
-		return Errorf(ResourceExhausted, "answer of %d bytes exceeds %d", h.length, MaxMessage)
-	}
+func settle(h header, body []byte, resp Message) error {
 	if h.kind == typeData {
 		return Errorf(Internal, "server sent a stream in answer to a unary call")
 	}

@@ -21,6 +21,11 @@ import (
 // scripted is a server that answers each request with the frame that the script
 // makes for its stream.
 func scripted(t *testing.T, script func(n int, stream uint32) []byte) *ttrpc.Client {
+	return scriptedBounded(t, ttrpc.MaxMessage, script)
+}
+
+// scriptedBounded is scripted for a client that takes answers up to maxAnswer.
+func scriptedBounded(t *testing.T, maxAnswer int, script func(n int, stream uint32) []byte) *ttrpc.Client {
 	near, far := net.Pipe()
 	ended := make(chan struct{})
 	go func() {
@@ -38,7 +43,7 @@ func scripted(t *testing.T, script func(n int, stream uint32) []byte) *ttrpc.Cli
 			}
 		}
 	}()
-	c := ttrpc.NewClient(near)
+	c := ttrpc.NewBoundedClient(near, maxAnswer)
 	t.Cleanup(func() {
 		_ = c.Close()
 		_ = far.Close()
@@ -93,6 +98,22 @@ func TestClientAnswers(t *testing.T) {
 		if !strings.Contains(got, tt.text) {
 			t.Errorf("%s: %.100q, want %q", tt.name, got, tt.text)
 		}
+	}
+}
+
+func TestBoundedClientRefusesLargeAnswersAndGoesOn(t *testing.T) {
+	const bound = 1000
+	c := scriptedBounded(t, bound, func(n int, stream uint32) []byte {
+		if n == 0 {
+			return frame(bound+1, stream, 2, strings.Repeat("x", bound+1))
+		}
+		return frame(6, stream, 2, "\x12\x04\x0a\x02ok")
+	})
+	if _, err := call(t.Context(), c, "Any", ""); ttrpc.CodeOf(err) != ttrpc.ResourceExhausted || !strings.Contains(err.Error(), "exceeds 1000") {
+		t.Errorf("large answer: %v", err)
+	}
+	if got, err := call(t.Context(), c, "Any", ""); err != nil || got != "ok" {
+		t.Errorf("the next call: %q, %v", got, err)
 	}
 }
 

@@ -45,7 +45,7 @@ type job struct {
 
 // serve reads requests until the connection ends.
 func (c *serverConn) serve(ctx context.Context) error {
-	frames := frameReader{r: c.conn}
+	frames := frameReader{r: c.conn, limit: MaxMessage}
 	for {
 		h, body, oversized, err := frames.next()
 		if err != nil {

@@ -53,14 +53,15 @@ func putBigEndian(b []byte, v uint32) {
 
 // frameReader cuts a byte stream into frames.
 type frameReader struct {
-	r io.Reader
+	r     io.Reader
+	limit uint32 // bytes of a body, at most MaxMessage
 	// buf[from:to] is read and not yet handed out.
 	buf      []byte
 	from, to int
 }
 
 // next returns the next frame. The body is valid until the next call. A body
-// over MaxMessage is read, thrown away and reported by oversized. The error is
+// over the limit is read, thrown away and reported by oversized. The error is
 // io.EOF only between two frames.
 func (f *frameReader) next() (h header, body []byte, oversized bool, err error) {
 	if f.from == f.to {
@@ -74,7 +75,7 @@ func (f *frameReader) next() (h header, body []byte, oversized bool, err error) 
 	}
 	h = parseHeader(f.buf[f.from:])
 	f.from += headerSize
-	if h.length > MaxMessage {
+	if h.length > f.limit {
 		return h, nil, true, unexpected(f.discard(int64(h.length)))
 	}
 	n := int(h.length)

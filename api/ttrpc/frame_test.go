@@ -11,7 +11,7 @@ import (
 
 // frames reads everything that r has; bodies are copied.
 func frames(r io.Reader) (got []string, err error) {
-	f := frameReader{r: r}
+	f := frameReader{r: r, limit: MaxMessage}
 	for {
 		h, body, oversized, err := f.next()
 		if err != nil {

@@ -32,6 +32,10 @@ const (
 	entropySize = 512
 )
 
+// maxAnswer is more than any answer of a well-meaning agent takes: output does
+// not come this way. A hostile one makes the shim allocate little.
+const maxAnswer = 256 << 10
+
 // destroyTimeout bounds the guest's part of an orderly stop.
 const destroyTimeout = 5 * time.Second
 
@@ -43,7 +47,7 @@ type agentConn struct {
 }
 
 func newAgentConn(conn net.Conn) *agentConn {
-	client := ttrpc.NewClient(conn)
+	client := ttrpc.NewBoundedClient(conn, maxAnswer)
 	return &agentConn{
 		client:  client,
 		service: agentpb.NewAgentServiceClient(client),
