@@ -21,10 +21,10 @@ const patience = 3 * time.Second
 type Tests interface{ Run() int }
 
 // Run runs the tests and then looks for goroutines with a function whose name
-// has the given part, such as "kata/host/stdio.", and for descriptors that were
-// not open before. It returns the exit status of the test program, which is
+// has the given part, such as "kata/host/stdio.", for descriptors that were not
+// open before, and for mappings of files with one of the given names. It returns the exit status of the test program, which is
 // not 0 when something is left.
-func Run(m Tests, part string) int {
+func Run(m Tests, part string, mapped ...string) int {
 	warmUp()
 	before := descriptors()
 	if code := m.Run(); code != 0 {
@@ -32,7 +32,7 @@ func Run(m Tests, part string) int {
 	}
 	var left []string
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		left = append(goroutines(part), opened(before)...)
+		left = append(append(goroutines(part), opened(before)...), mappings(mapped)...)
 		if len(left) == 0 || time.Now().After(deadline) {
 			break
 		}
@@ -58,6 +58,20 @@ func goroutines(part string) []string {
 	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		if strings.Contains(stack, part) && !strings.Contains(stack, "leaktest.goroutines") {
 			left = append(left, stack)
+		}
+	}
+	return left
+}
+
+func mappings(names []string) []string {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var left []string
+	for _, name := range names {
+		if strings.Contains(string(maps), name) {
+			left = append(left, "a mapping of "+name)
 		}
 	}
 	return left
