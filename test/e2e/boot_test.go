@@ -112,6 +112,7 @@ func TestGuestThatNeverComesUpFailsWithinTheDeadlineAndShowsItsConsole(t *testin
 			settings: func(t *test) map[string]string {
 				return map[string]string{"kernel": strconv.Quote(t.file("garbage.kernel", garbage))}
 			},
+			console: "garbage.kernel is neither",
 		},
 	}
 	for _, tt := range tests {

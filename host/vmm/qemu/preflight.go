@@ -44,7 +44,7 @@ func preflight(spec *vmm.Spec, cfg *Config, spawner *process.Spawner) (binary st
 			return "", facts, err
 		}
 	}
-	if err := checkReadable("guest kernel", spec.Kernel); err != nil {
+	if err := checkKernel(spec.Kernel); err != nil {
 		return "", facts, err
 	}
 	if spec.Initrd != "" {
@@ -71,6 +71,27 @@ func checkKVM() error {
 		return fmt.Errorf("accelerator kvm: %w", err)
 	}
 	return device.Close()
+}
+
+// checkKernel reports a file that QEMU would take for an old kernel, or for
+// none, and say so without naming it.
+func checkKernel(path string) error {
+	file, err := openRegular("guest kernel", path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	const magicAt = 0x202 // Documentation/arch/x86/boot.rst, header
+	head := make([]byte, magicAt+4)
+	n, err := io.ReadFull(file, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("guest kernel: %w", err)
+	}
+	head = head[:n]
+	if bytes.HasPrefix(head, []byte("\x7fELF")) || n == magicAt+4 && string(head[magicAt:]) == "HdrS" {
+		return nil
+	}
+	return fmt.Errorf("guest kernel: %s is neither an ELF kernel nor a bzImage", path)
 }
 
 // checkReadable opens a file as QEMU will: existence alone would say nothing

@@ -17,7 +17,11 @@ func sound(t *testing.T) (vmm.Spec, Config) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"vmlinux", "initrd", "image"} {
-		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1024), 0o600); err != nil {
+		content := make([]byte, 1024)
+		if name == "vmlinux" {
+			copy(content, "\x7fELF")
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,9 +49,10 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 			s.Kernel = filepath.Join(s.Dir, "fifo")
 			_ = syscall.Mkfifo(s.Kernel, 0o600)
 		}, []string{"guest kernel", "not a regular file"}},
-		"kernel is empty": {func(s *vmm.Spec, _ *Config) { _ = os.Truncate(s.Kernel, 0) }, []string{"guest kernel", "is empty"}},
-		"no initrd":       {func(s *vmm.Spec, _ *Config) { s.Initrd = "/nowhere/initrd" }, []string{"guest initrd", "/nowhere/initrd"}},
-		"no image":        {func(s *vmm.Spec, _ *Config) { s.Initrd, s.Image = "", "/nowhere/image" }, []string{"guest image", "/nowhere/image"}},
+		"kernel is no kernel": {func(s *vmm.Spec, _ *Config) { s.Kernel = s.Initrd }, []string{"guest kernel", "initrd is neither an ELF kernel nor a bzImage"}},
+		"kernel is empty":     {func(s *vmm.Spec, _ *Config) { _ = os.Truncate(s.Kernel, 0) }, []string{"guest kernel", "is empty"}},
+		"no initrd":           {func(s *vmm.Spec, _ *Config) { s.Initrd = "/nowhere/initrd" }, []string{"guest initrd", "/nowhere/initrd"}},
+		"no image":            {func(s *vmm.Spec, _ *Config) { s.Initrd, s.Image = "", "/nowhere/image" }, []string{"guest image", "/nowhere/image"}},
 		"image too short": {func(s *vmm.Spec, _ *Config) {
 			s.Initrd, s.Image = "", s.Initrd
 			_ = os.Truncate(s.Image, 100)
