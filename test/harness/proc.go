@@ -134,14 +134,15 @@ func (n *Node) Processes(id string) []Process {
 }
 
 // AwaitProcess waits until the container has a process whose program's name
-// starts with one of the prefixes, and returns it.
+// starts with one of the prefixes, and returns it. containerd's calls of the
+// shim (start, delete), which come and go, are not the shim.
 func (n *Node) AwaitProcess(ctx context.Context, id string, prefixes ...string) (Process, error) {
 	var found Process
 	what := fmt.Sprintf("a %s process of %s", strings.Join(prefixes, " or "), id)
 	err := Await(ctx, what, func() (bool, error) {
 		for _, p := range n.Processes(id) {
 			for _, prefix := range prefixes {
-				if strings.HasPrefix(p.Program(), prefix) {
+				if strings.HasPrefix(p.Program(), prefix) && !p.isShimCall() {
 					found = p
 					return true, nil
 				}
@@ -150,6 +151,12 @@ func (n *Node) AwaitProcess(ctx context.Context, id string, prefixes ...string) 
 		return false, nil
 	})
 	return found, err
+}
+
+// isShimCall tells a call that containerd awaits from the server that stays.
+func (p Process) isShimCall() bool {
+	last := p.Args[len(p.Args)-1]
+	return last == "start" || last == "delete"
 }
 
 // hasToken says whether the id stands in text as a whole, not as the start of
