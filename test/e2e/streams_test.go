@@ -153,9 +153,11 @@ func TestStdoutKeepsItsOrder(t *testing.T) {
 }
 
 // A reader that dawdles slows the container down; it costs no memory without
-// bound and no data.
+// bound and no data. Without runc: ctr 1.6 stops reading when it learns of the
+// exit, and runc's shim tells it while the last of the output is in its pipes,
+// so one run in several loses it.
 func TestASlowReaderOfStdoutLosesNothing(t *testing.T) {
-	both(t, func(t *test) {
+	kata(t, "kata", func(t *test) {
 		const times = 16
 		want, got := newSum(), newSum()
 		if _, err := io.Copy(want, repeated(times*int64(len(data)))); err != nil {
