@@ -230,7 +230,24 @@ func (n *Node) Close() error {
 	if n.daemon != nil {
 		errs = append(errs, n.stopDaemon())
 	}
-	errs = append(errs, n.killLeftovers(), n.unmountAll(), n.removeState(), os.RemoveAll(n.dir))
+	errs = append(errs, n.killLeftovers(), n.unmountAll(), n.removeState(), removeCgroups(), os.RemoveAll(n.dir))
+	return errors.Join(errs...)
+}
+
+// removeCgroups removes the namespace's cgroups, which runc makes as parents of
+// its containers' and leaves. One that another node still uses stays.
+func removeCgroups() error {
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		dirs, err := filepath.Glob(pattern + Namespace)
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			err := syscall.Rmdir(dir)
+			if err != nil && err != syscall.ENOENT && err != syscall.EBUSY {
+				errs = append(errs, &os.PathError{Op: "rmdir", Path: dir, Err: err})
+			}
+		}
+	}
 	return errors.Join(errs...)
 }
 
