@@ -88,6 +88,13 @@ func (s *Service) Register(server *ttrpc.Server) {
 	agent.SetGuestDateTime(handle(s, s.setGuestDateTime))
 	agent.ReseedRandomDev(handle(s, s.reseedRandomDev))
 	agent.GetGuestDetails(handle(s, s.getGuestDetails))
+
+	s.registerNetwork(agent)
+	s.registerIPTables(agent)
+	s.registerHotplug(agent)
+	s.registerVolumes(agent)
+	s.registerFiles(agent)
+	s.registerObservation(agent)
 }
 
 // handle gives the errors of a handler their codes.
