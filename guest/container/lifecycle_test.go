@@ -247,7 +247,7 @@ func TestValidate(t *testing.T) {
 			s.Linux.Sysctl = map[string]string{"net.no.such": "1"}
 		}},
 		{"an unknown propagation", `linux.rootfsPropagation: unknown mount propagation "far"`, func(s *ocipb.Spec) { s.Linux.RootfsPropagation = "far" }},
-		{"seccomp that is not compiled", "linux.seccomp has rules but no compiled filter; the agent does not compile profiles", func(s *ocipb.Spec) {
+		{"seccomp that is not compiled", `linux.seccomp.filters is empty: the profile (default action "SCMP_ACT_ALLOW", 0 rules) is not compiled, which is for the host to do`, func(s *ocipb.Spec) {
 			s.Linux.Seccomp = &ocipb.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW"}
 		}},
 		{"a cgroup path that is the root", `cgroup path "/a/.." is the root`, func(s *ocipb.Spec) { s.Linux.CgroupsPath = "/a/.." }},

@@ -9,6 +9,7 @@ import (
 	"kata/api/ocipb"
 	"kata/guest/container/stage"
 	"kata/guest/mount"
+	"kata/guest/seccomp"
 )
 
 // maxID is the longest container ID: it becomes the name of a directory.
@@ -165,16 +166,14 @@ func validateSeccomp(s *ocipb.LinuxSeccomp) error {
 		return nil
 	}
 	if len(s.Filters) == 0 {
-		return specErrorf("linux.seccomp has rules but no compiled filter; the agent does not compile profiles")
+		return specErrorf("linux.seccomp.filters is empty: the profile (default action %q, %d rules) is not compiled, which is for the host to do",
+			s.DefaultAction, len(s.Syscalls))
 	}
-	const instruction = 8 // bytes, struct sock_filter
-	for i, filter := range s.Filters {
-		if n := len(filter); n == 0 || n%instruction != 0 || n/instruction > unix.BPF_MAXINSNS {
-			return specErrorf("linux.seccomp.filters[%d] has %d bytes, which is not a program", i, n)
-		}
+	if seccomp.Listens(s.FilterFlags) {
+		return specErrorf("linux.seccomp.filterFlags %#x ask for a listener, whose descriptor cannot be handed out of the guest", s.FilterFlags)
 	}
-	if s.FilterFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-		return specErrorf("linux.seccomp: notification is not supported")
+	if err := seccomp.Check(s.Filters, s.FilterFlags); err != nil {
+		return specErrorf("linux.seccomp: %v", err)
 	}
 	return nil
 }

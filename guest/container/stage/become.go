@@ -72,10 +72,10 @@ func become(c conn, spec *ocipb.Spec) error {
 	if err := c.awaitGo(); err != nil {
 		unix.Exit(1) // the runtime gave up
 	}
+	resetSignals() // a filter may forbid it
 	if err := restrict(caps, spec); err != nil {
 		return err
 	}
-	resetSignals()
 	err = syscall.Exec(path, p.Args, env)
 	return commandError{fmt.Errorf("exec %s: %w", path, err)}
 }

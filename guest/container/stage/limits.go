@@ -2,12 +2,11 @@ package stage
 
 import (
 	"fmt"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/seccomp"
 )
 
 var rlimits = map[string]int{
@@ -39,19 +38,8 @@ func setRlimit(limit *ocipb.POSIXRlimit) error {
 	return nil
 }
 
-// loadSeccomp loads the compiled programs of a profile.
+// loadSeccomp loads the compiled programs of a profile, for the calling thread.
 func loadSeccomp(s *ocipb.LinuxSeccomp) error {
-	for _, filter := range s.GetFilters() {
-		const instruction = 8 // bytes, struct sock_filter
-		program := unix.SockFprog{
-			Len:    uint16(len(filter) / instruction),
-			Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0])),
-		}
-		_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(s.FilterFlags), uintptr(unsafe.Pointer(&program)))
-		runtime.KeepAlive(filter)
-		if errno != 0 {
-			return fmt.Errorf("load the seccomp filter: %w", errno)
-		}
-	}
-	return nil
+	_, err := seccomp.Load(s.GetFilters(), s.GetFilterFlags()) // the runtime allows no listener
+	return err
 }

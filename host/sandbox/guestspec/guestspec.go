@@ -30,8 +30,7 @@ type Options struct {
 	// SharedShm is the pod's shared memory in the guest; a bind mount on
 	// /dev/shm comes from there, not from the host.
 	SharedShm string
-	// DropSeccomp leaves the seccomp profile out; otherwise one is an error, as
-	// long as nothing compiles it.
+	// DropSeccomp leaves the seccomp profile out; otherwise it is compiled.
 	DropSeccomp bool
 	// SandboxPidns makes the container join the pod's pid namespace.
 	SandboxPidns bool
@@ -108,9 +107,6 @@ func (s *Spec) noteIgnored(spec *specs.Spec) {
 	}
 	if l := spec.Process.SelinuxLabel; l != "" {
 		s.Ignored = append(s.Ignored, "process.selinuxLabel "+l)
-	}
-	if spec.Linux.IntelRdt != nil {
-		s.Ignored = append(s.Ignored, "linux.intelRdt")
 	}
 }
 

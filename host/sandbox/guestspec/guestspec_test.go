@@ -49,7 +49,18 @@ func TestWhatTheGuestCannotHonourIsNamed(t *testing.T) {
 		{"device access letters", func(s *specs.Spec) {
 			s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwx"}}}
 		}, `linux.resources.devices[0].access "rwx"`},
-		{"seccomp that nothing compiles", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, "linux.seccomp"},
+		{"a mount namespace of the host", func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "mount", Path: "/proc/1/ns/mnt"}}
+		}, "a mount namespace of the host (/proc/1/ns/mnt)"},
+		{"a time namespace of the host", func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time", Path: "/proc/1/ns/time"}}
+		}, "a time namespace of the host (/proc/1/ns/time)"},
+		{"network devices of the host", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth7": {}}
+		}, `linux.netDevices "eth7"`},
+		{"a class of the processor's caches", func(s *specs.Spec) {
+			s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "gold"}
+		}, `linux.intelRdt (closID "gold")`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := minimal()
@@ -122,7 +133,7 @@ func TestBindMountsOfTheHostAreSetApart(t *testing.T) {
 func TestWhatHasNoEffectIsListed(t *testing.T) {
 	spec := minimal()
 	spec.Process.ApparmorProfile = "cri-default"
-	spec.Linux.Seccomp = &specs.LinuxSeccomp{}
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "not even read"}
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
 	out, err := Convert(spec, Options{Rootfs: "/r", DropSeccomp: true})
 	if err != nil {

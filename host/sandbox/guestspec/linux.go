@@ -1,7 +1,6 @@
 package guestspec
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -43,21 +42,42 @@ func (s *Spec) convertLinux(l *specs.Linux, o Options) error {
 		}
 		out.Devices = append(out.Devices, device)
 	}
-	if l.Seccomp != nil {
-		if !o.DropSeccomp {
-			return errors.New("spec: linux.seccomp cannot be applied yet; set disable_guest_seccomp = true to run without it")
-		}
+	switch {
+	case l.Seccomp == nil:
+	case o.DropSeccomp:
 		s.Ignored = append(s.Ignored, "linux.seccomp (disable_guest_seccomp is set)")
+	default:
+		if out.Seccomp, err = s.convertSeccomp(l.Seccomp); err != nil {
+			return err
+		}
 	}
-	return s.convertNamespaces(l.Namespaces)
+	if err := s.convertPlacement(l); err != nil {
+		return err
+	}
+	return s.convertNamespaces(l)
+}
+
+// convertPlacement translates what says where a container's memory, cache and
+// devices come from: only the guest's own memory can be had.
+func (s *Spec) convertPlacement(l *specs.Linux) error {
+	if m := l.MemoryPolicy; m != nil {
+		s.OCI.Linux.MemoryPolicy = &ocipb.LinuxMemoryPolicy{Mode: string(m.Mode), Nodes: m.Nodes, Flags: words(m.Flags)}
+	}
+	for name := range l.NetDevices {
+		return fmt.Errorf("spec: linux.netDevices %q: a network device of the host cannot be moved into a virtual machine", name)
+	}
+	if l.IntelRdt != nil {
+		return fmt.Errorf("spec: linux.intelRdt (closID %q): a virtual machine has no control over the processor's caches", l.IntelRdt.ClosID)
+	}
+	return nil
 }
 
 // convertNamespaces keeps what the guest makes for the container. Host paths
 // mean nothing there: a network namespace is the pod's, and so is a pid
 // namespace with a path (kata-upstream.md, section 3.7).
-func (s *Spec) convertNamespaces(namespaces []specs.LinuxNamespace) error {
+func (s *Spec) convertNamespaces(l *specs.Linux) error {
 	seen := map[specs.LinuxNamespaceType]bool{}
-	for i, n := range namespaces {
+	for i, n := range l.Namespaces {
 		if seen[n.Type] {
 			return fmt.Errorf("spec: linux.namespaces[%d]: type %q is there twice", i, n.Type)
 		}
@@ -70,10 +90,16 @@ func (s *Spec) convertNamespaces(namespaces []specs.LinuxNamespace) error {
 				s.SandboxPidns = true
 				continue
 			}
-		case specs.MountNamespace, specs.UTSNamespace, specs.IPCNamespace, specs.CgroupNamespace:
-		case specs.UserNamespace, specs.TimeNamespace:
+		case specs.UTSNamespace, specs.IPCNamespace, specs.CgroupNamespace:
+		case specs.UserNamespace:
+			// That of a pod: containerd names it and repeats its mappings, with
+			// which the guest makes one that is like it.
+			if n.Path != "" && (len(l.UIDMappings) == 0 || len(l.GIDMappings) == 0) {
+				return hostNamespace(i, n)
+			}
+		case specs.MountNamespace, specs.TimeNamespace:
 			if n.Path != "" {
-				return fmt.Errorf("spec: linux.namespaces[%d]: a %s namespace of the host (%s) cannot be joined from a VM", i, n.Type, n.Path)
+				return hostNamespace(i, n)
 			}
 		default:
 			return fmt.Errorf("spec: linux.namespaces[%d].type %q is unknown", i, n.Type)
@@ -81,6 +107,10 @@ func (s *Spec) convertNamespaces(namespaces []specs.LinuxNamespace) error {
 		s.OCI.Linux.Namespaces = append(s.OCI.Linux.Namespaces, &ocipb.LinuxNamespace{Type: string(n.Type)})
 	}
 	return nil
+}
+
+func hostNamespace(i int, n specs.LinuxNamespace) error {
+	return fmt.Errorf("spec: linux.namespaces[%d]: a %s namespace of the host (%s) cannot be joined from a VM", i, n.Type, n.Path)
 }
 
 func mappings(in []specs.LinuxIDMapping) []*ocipb.LinuxIDMapping {
