@@ -65,6 +65,8 @@ type Hypervisor struct {
 	// KernelParams are appended to the guest kernel's command line,
 	// separated by spaces.
 	KernelParams string
+	// GuestHookPath is a folder of the guest with hooks, "" for none.
+	GuestHookPath string
 	// Firmware is the VMM's firmware; "" is the driver's choice.
 	Firmware string
 	// MachineType is QEMU's machine: "q35".
@@ -131,7 +133,7 @@ type Runtime struct {
 	// request. Seconds in the file.
 	CreateContainerTimeout time.Duration
 	// DisableGuestSeccomp drops seccomp profiles instead of applying them in
-	// the guest. Always true so far: false is refused.
+	// the guest.
 	DisableGuestSeccomp bool
 	// InterNetworkingModel is how the pod's network reaches the VM:
 	// "tcfilter" or "none".

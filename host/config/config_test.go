@@ -58,6 +58,7 @@ kernel = "/k"
 image = "/i"
 kernel_params = "a=1 b"
 firmware = "/f"
+guest_hook_path = "/h"
 machine_accelerators = "nosmm"
 cpu_features = "pmu=off"
 pcie_root_port = 2
@@ -82,6 +83,7 @@ create_container_timeout = 9
 internetworking_model = "none"
 enable_debug = true
 hypervisor_name = "qemu"
+disable_guest_seccomp = false
 `
 	got, err := Decode("f", text, big)
 	if err != nil {
@@ -91,7 +93,7 @@ hypervisor_name = "qemu"
 		Path: "f",
 		Hypervisor: Hypervisor{
 			Name: "qemu", Path: "/q", Kernel: "/k", Image: "/i", KernelParams: "a=1 b",
-			Firmware: "/f", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2,
+			Firmware: "/f", GuestHookPath: "/h", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2,
 			MachineType: "q35", Accel: "tcg", VCPUs: 2, MaxVCPUs: 3, MemoryMiB: 128,
 			SharedFS: "virtio-fs", VirtioFSDaemon: "/v", VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"-o", "x"}, VirtioFSQueueSize: 512,
@@ -100,8 +102,8 @@ hypervisor_name = "qemu"
 		},
 		Agent: Agent{DialTimeout: 7 * time.Second, Debug: true},
 		Runtime: Runtime{
-			CreateContainerTimeout: 9 * time.Second, DisableGuestSeccomp: true,
-			InterNetworkingModel: "none", Debug: true,
+			CreateContainerTimeout: 9 * time.Second,
+			InterNetworkingModel:   "none", Debug: true,
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "source")); diff != "" {

@@ -141,9 +141,9 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 			"[hypervisor.qemu]\nconfidential_guest = true\n",
 			`f.toml:2: hypervisor.qemu.confidential_guest = true: not implemented yet, and ignoring it would run the guest unprotected`,
 		},
-		"seccomp": {
-			"[runtime]\ndisable_guest_seccomp = false\n",
-			`f.toml:2: runtime.disable_guest_seccomp = false: not implemented yet, and ignoring it would run containers without their seccomp profile`,
+		"a relative path of the guest's hooks": {
+			"[hypervisor.qemu]\nguest_hook_path = \"hooks\"\n",
+			`f.toml:2: hypervisor.qemu.guest_hook_path = "hooks": must be an absolute path`,
 		},
 		"too many root ports": {
 			"[hypervisor.qemu]\npcie_root_port = 17\n",

@@ -20,7 +20,6 @@ func machinePending() []key {
 		moot("disable_nesting_checks", boolean),
 		moot("use_legacy_serial", boolean),
 		moot("kernel_verity_params", text),
-		pending("guest_hook_path", text),
 		moot("boot_to_be_template", boolean),
 		moot("boot_from_template", boolean),
 		pending("extra_monitor_socket", text),

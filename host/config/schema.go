@@ -27,6 +27,7 @@ func hypervisorKeys() []key {
 		setPath("initrd", func(c *Config) *string { return &c.Hypervisor.Initrd }),
 		setPath("image", func(c *Config) *string { return &c.Hypervisor.Image }),
 		setText("kernel_params", func(c *Config) *string { return &c.Hypervisor.KernelParams }, printable),
+		setPath("guest_hook_path", func(c *Config) *string { return &c.Hypervisor.GuestHookPath }),
 		setPath("firmware", func(c *Config) *string { return &c.Hypervisor.Firmware }),
 		{"machine_type", text, applyMachineType},
 		setText("machine_accelerators", func(c *Config) *string { return &c.Hypervisor.MachineAccelerators }, printable),
@@ -65,7 +66,7 @@ func runtimeKeys() []key {
 		setFlag("enable_debug", func(c *Config) *bool { return &c.Runtime.Debug }),
 		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
 		{"internetworking_model", text, applyNetworkModel},
-		{"disable_guest_seccomp", boolean, applySeccomp},
+		setFlag("disable_guest_seccomp", func(c *Config) *bool { return &c.Runtime.DisableGuestSeccomp }),
 		{"hypervisor_name", text, onlyName("qemu")},
 		{"agent_name", text, onlyName("kata")},
 		{"name", text, onlyName("virt_container")},
@@ -187,13 +188,6 @@ func applyNetworkModel(d *decoder, value any) error {
 		return errors.New("not implemented yet; tcfilter and none are")
 	default:
 		return errors.New("must be tcfilter or none")
-	}
-	return nil
-}
-
-func applySeccomp(d *decoder, value any) error {
-	if !value.(bool) {
-		return errors.New("not implemented yet, and ignoring it would run containers without their seccomp profile")
 	}
 	return nil
 }

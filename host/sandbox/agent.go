@@ -58,8 +58,8 @@ func newAgentConn(conn net.Conn) *agentConn {
 func (a *agentConn) lost() <-chan struct{} { return a.client.Done() }
 
 // setUp makes a booted guest ready for containers: clock, entropy, hostname,
-// the share and the pod's shared memory.
-func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname string) error {
+// the folder of its hooks, the share and the pod's shared memory.
+func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname, hooks string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		now := time.Now()
@@ -76,7 +76,7 @@ func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname string) error
 	})
 	group.Go(func() error {
 		_, err := a.service.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
-			SandboxId: sandboxID, Hostname: hostname,
+			SandboxId: sandboxID, Hostname: hostname, GuestHookPath: hooks,
 			Storages: []*agentpb.Storage{
 				{Driver: "virtio-fs", Source: shareTag, Fstype: "virtiofs", MountPoint: guestShare},
 				{

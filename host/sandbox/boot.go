@@ -51,7 +51,7 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 		return err
 	}
 	s.log.Debug("agent answers")
-	if err := s.agent.setUp(ctx, o.ID, hostname(o)); err != nil {
+	if err := s.agent.setUp(ctx, o.ID, hostname(o), s.cfg.Hypervisor.GuestHookPath); err != nil {
 		return s.bootError(err)
 	}
 	s.log.Debug("guest is set up")
