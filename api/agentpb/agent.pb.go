@@ -318,6 +318,9 @@ type WaitProcessResponse struct {
 	StderrBytes uint64 `protobuf:"varint,1001,opt,name=stderr_bytes,json=stderrBytes,proto3" json:"stderrBytes,omitempty"`
 	// When it exited: nanoseconds since the epoch by the guest's clock.
 	ExitedAt int64 `protobuf:"varint,1002,opt,name=exited_at,json=exitedAt,proto3" json:"exitedAt,omitempty"`
+	// How many OOM events of the container, counted from its creation, belong
+	// before this exit: who has both has to tell of as many first.
+	OomEvents uint64 `protobuf:"varint,1003,opt,name=oom_events,json=oomEvents,proto3" json:"oomEvents,omitempty"`
 }
 
 func (x *WaitProcessResponse) Reset() {
@@ -350,6 +353,13 @@ func (x *WaitProcessResponse) GetStderrBytes() uint64 {
 func (x *WaitProcessResponse) GetExitedAt() int64 {
 	if x != nil {
 		return x.ExitedAt
+	}
+	return 0
+}
+
+func (x *WaitProcessResponse) GetOomEvents() uint64 {
+	if x != nil {
+		return x.OomEvents
 	}
 	return 0
 }
@@ -2913,6 +2923,7 @@ func (m *WaitProcessResponse) EncodeVT(e *wire.Encoder) {
 	if m == nil {
 		return
 	}
+	e.Varint(1003, uint64(m.OomEvents))
 	e.Varint(1002, uint64(m.ExitedAt))
 	e.Varint(1001, uint64(m.StderrBytes))
 	e.Varint(1000, uint64(m.StdoutBytes))
@@ -2932,6 +2943,8 @@ func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
 			m.StderrBytes = d.Uint64()
 		case 8016:
 			m.ExitedAt = int64(d.Uint64())
+		case 8024:
+			m.OomEvents = d.Uint64()
 		}
 	}
 	return d.Err()
