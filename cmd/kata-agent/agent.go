@@ -16,6 +16,7 @@ import (
 	service "kata/guest/agent"
 	"kata/guest/boot"
 	"kata/guest/container"
+	"kata/guest/device"
 	"kata/guest/log"
 	"kata/guest/reaper"
 	"kata/guest/sandbox"
@@ -188,7 +189,10 @@ func (a *agent) serve(ctx context.Context) error {
 	defer hub.Close()
 	ready := make(chan struct{})
 	pod := a.newSandbox(children, hub, ready)
-	calls := service.New(service.Config{Version: version, Sandbox: pod, Init: a.init, Log: a.log, Called: newIdle().called})
+	calls := service.New(service.Config{
+		Version: version, Sandbox: pod, Init: a.init, Log: a.log,
+		Devices: device.NewFinder(a.params.HotplugTimeout), Called: newIdle().called,
+	})
 	server := ttrpc.NewServer(ttrpc.ServerOptions{OnPanic: a.panicked})
 	calls.Register(server)
 

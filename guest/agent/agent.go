@@ -22,6 +22,7 @@ import (
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 	"kata/guest/container"
+	"kata/guest/device"
 	"kata/guest/log"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
@@ -39,6 +40,8 @@ type Config struct {
 	// change the machine are refused.
 	Init bool
 	Log  *log.Logger
+	// Devices finds what the host plugs in.
+	Devices *device.Finder
 	// Called, if set, is called at the end of each call.
 	Called func()
 }
