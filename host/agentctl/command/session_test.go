@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +26,8 @@ import (
 // agent is a fake agent that writes down what it is asked.
 type agent struct {
 	*testing.T
-	asked    []string // "Call {request}"
+	mu       sync.Mutex
+	asked    []string // "Call {request}"; guarded by mu: a call given up may still run
 	out, err strings.Builder
 	session  *Session
 	parser   *Parser
@@ -34,6 +36,8 @@ type agent struct {
 // handle answers a call with a fixed answer.
 func handle[Req, Resp any](a *agent, name string, answer *Resp, err error) func(context.Context, *Req) (*Resp, error) {
 	return func(_ context.Context, req *Req) (*Resp, error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		a.asked = append(a.asked, name+" "+string(render.JSON(req)))
 		return answer, err
 	}
@@ -103,6 +107,8 @@ func (a *agent) must(lines ...string) {
 // wants compares what was asked.
 func (a *agent) wants(asked ...string) {
 	a.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if diff := cmp.Diff(asked, a.asked); diff != "" {
 		a.Error(diff)
 	}
