@@ -150,8 +150,13 @@ func (c *serverConn) answer(j *job, resp Message, err error) {
 	if err != nil {
 		c.buf = appendStatus(c.buf, j.stream, codeOfFailure(err), err.Error())
 	}
+	failure := err
 	if err := c.flush(); err != nil {
-		c.cancel(fmt.Errorf("writing answer: %w", err))
+		failure = fmt.Errorf("writing answer: %w", err)
+		c.cancel(failure)
+	}
+	if tracked, ok := resp.(Tracked); ok {
+		tracked.Sent(failure)
 	}
 }
 

@@ -40,3 +40,13 @@ type Message interface {
 	// UnmarshalVT decodes into the message.
 	UnmarshalVT([]byte) error
 }
+
+// Tracked is an answer that is told what became of it.
+type Tracked interface {
+	Message
+	// Sent is called once the connection has taken the answer, or with the
+	// reason why it has not. Answers are written one after the other: what is
+	// answered after Sent has been called comes later on the same connection.
+	// It must not block.
+	Sent(err error)
+}

@@ -18,6 +18,7 @@ import (
 	"kata/guest/container"
 	"kata/guest/device"
 	"kata/guest/log"
+	"kata/guest/oom"
 	"kata/guest/reaper"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
@@ -188,9 +189,14 @@ func (a *agent) serve(ctx context.Context) error {
 	hub := stream.NewHub(stream.HubConfig{MaxUnclaimed: maxUnclaimed, Patience: patience, Log: a.log})
 	defer hub.Close()
 	ready := make(chan struct{})
-	pod := a.newSandbox(children, hub, ready)
+	kills, err := oom.NewWatcher(a.log)
+	if err != nil {
+		return fmt.Errorf("watch for OOM kills: %w", err)
+	}
+	defer kills.Close()
+	pod := a.newSandbox(children, hub, kills, ready)
 	calls := service.New(service.Config{
-		Version: version, Sandbox: pod, Init: a.init, Log: a.log,
+		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
 		Devices: device.NewFinder(a.params.HotplugTimeout), Called: newIdle().called,
 	})
 	server := ttrpc.NewServer(ttrpc.ServerOptions{OnPanic: a.panicked})
@@ -200,6 +206,7 @@ func (a *agent) serve(ctx context.Context) error {
 	go func() { served <- server.Serve(ctx, callListener{a.calls}) }()
 	go func() { streamed <- hub.Serve(a.streams) }()
 	go func() { _ = children.Run(ctx) }()
+	go a.watchKills(kills)
 	if err := a.finish(ready); err != nil {
 		return err
 	}
@@ -227,12 +234,21 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 }
 
-func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, ready <-chan struct{}) *sandbox.Sandbox {
+// watchKills learns of OOM kills until the watcher is closed. Without it those
+// of processes that have no exit to tell are noticed late.
+func (a *agent) watchKills(kills *oom.Watcher) {
+	if err := kills.Run(); err != nil {
+		a.log.Error("OOM kills are noticed late", "error", err)
+	}
+}
+
+func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, kills *oom.Watcher, ready <-chan struct{}) *sandbox.Sandbox {
 	cfg := sandbox.Config{
 		Runtime:    container.NewRuntime(container.Config{Exe: a.executable(), Reaper: children, CgroupRoot: boot.CgroupRoot, Log: a.log}),
 		Storages:   storage.NewManager(storage.Root),
 		Hub:        hub,
 		Buffers:    stream.NewBuffers(),
+		OOM:        kills,
 		PipeSize:   a.params.PipeSize,
 		Ready:      ready,
 		ResolvConf: storage.Root + "/sandbox/resolv.conf",

@@ -24,6 +24,7 @@ import (
 	"kata/guest/container"
 	"kata/guest/device"
 	"kata/guest/log"
+	"kata/guest/oom"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
 )
@@ -42,6 +43,8 @@ type Config struct {
 	Log  *log.Logger
 	// Devices finds what the host plugs in.
 	Devices *device.Finder
+	// OOM has the events of GetOOMEvent; nil for none.
+	OOM *oom.Watcher
 	// Called, if set, is called at the end of each call.
 	Called func()
 }
@@ -97,7 +100,7 @@ func (s *Service) Register(server *ttrpc.Server) {
 	s.registerHotplug(agent)
 	s.registerVolumes(agent)
 	s.registerFiles(agent)
-	s.registerObservation(agent)
+	s.registerObservation(server, agent)
 }
 
 // handle gives the errors of a handler their codes.

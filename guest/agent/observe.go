@@ -1,8 +1,57 @@
 package agent
 
-import "kata/api/agentpb"
+import (
+	"context"
+	"time"
+
+	"kata/api/agentpb"
+	"kata/api/ttrpc"
+	"kata/guest/oom"
+)
 
 // registerObservation registers the calls that tell what happens in the guest.
-func (s *Service) registerObservation(agent agentpb.AgentServiceRegistrar) {
-	// GetMetrics GetOOMEvent GetDiagnosticData
+// GetOOMEvent has to know whether its answer was sent.
+func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentServiceRegistrar) {
+	next := handle(s, s.getOOMEvent)
+	server.Handle("grpc.AgentService", "GetOOMEvent", ttrpc.Handler{
+		New: func() ttrpc.Message { return new(agentpb.GetOOMEventRequest) },
+		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
+			answer, err := next(ctx, req.(*agentpb.GetOOMEventRequest))
+			if err != nil {
+				return nil, err
+			}
+			return answer, nil
+		},
+	})
+}
+
+// oomAnswer is an event on its way: it waits again if it does not arrive.
+type oomAnswer struct {
+	agentpb.OOMEvent
+	event *oom.Event
+}
+
+// Sent implements ttrpc.Tracked.
+func (a *oomAnswer) Sent(err error) { a.event.Done(err) }
+
+// giveUpBefore is how long before its deadline a call stops waiting for an event:
+// the client's clock for it started earlier, and an event that comes when the
+// client has just given up would be nobody's.
+const giveUpBefore = 100 * time.Millisecond
+
+func (s *Service) getOOMEvent(ctx context.Context, _ *agentpb.GetOOMEventRequest) (*oomAnswer, error) {
+	if s.cfg.OOM == nil {
+		return nil, ttrpc.Errorf(ttrpc.FailedPrecondition, "OOM kills are not watched")
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		early := deadline.Add(-min(giveUpBefore, time.Until(deadline)/2))
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, early)
+		defer cancel()
+	}
+	event, err := s.cfg.OOM.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &oomAnswer{OOMEvent: agentpb.OOMEvent{ContainerId: event.ContainerID()}, event: event}, nil
 }

@@ -85,7 +85,8 @@ func (s *Service) waitProcess(ctx context.Context, req *agentpb.WaitProcessReque
 		return nil, err
 	}
 	return &agentpb.WaitProcessResponse{
-		Status: int32(exit.Status), StdoutBytes: exit.Stdout, StderrBytes: exit.Stderr, ExitedAt: exit.Time.UnixNano(),
+		Status: int32(exit.Status), StdoutBytes: exit.Stdout, StderrBytes: exit.Stderr,
+		ExitedAt: exit.Time.UnixNano(), OomEvents: exit.OOMEvents,
 	}, nil
 }
 

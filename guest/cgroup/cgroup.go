@@ -31,6 +31,8 @@ type Group struct {
 	path string // in the file system
 	dir  int    // O_PATH descriptor of path
 
+	oomBefore uint64 // OOM kills of a group that was taken over
+
 	devices deviceFilter
 
 	destroy sync.Mutex // held by Destroy only
@@ -86,6 +88,7 @@ func Create(root, path string) (*Group, error) {
 		unix.Close(dir)
 		return nil, fmt.Errorf("create cgroup %s: %w", path, err)
 	}
+	g.oomBefore, _ = oomKills(dir) // none without the controller
 	return g, nil
 }
 

@@ -8,9 +8,12 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/guest/oom"
 	"kata/guest/storage"
 	"kata/guest/stream"
 )
@@ -23,6 +26,8 @@ type Container struct {
 	// alive ends when removal begins; operations run under it.
 	alive context.Context
 	kill  context.CancelCauseFunc
+
+	oom *oom.Container // set before there is a process
 
 	mu         sync.Mutex
 	removing   bool
@@ -106,7 +111,9 @@ func (c *Container) create(ctx context.Context, o ContainerOptions, storages *st
 		p.streams.Close()
 		return err
 	}
+	c.oom = c.sandbox.cfg.OOM.Watch(c.id, created.Cgroup())
 	if err := p.run(created.Init()); err != nil {
+		c.oom.Close()
 		err = errors.Join(err, created.Destroy(context.WithoutCancel(ctx)))
 		p.close()
 		return err
@@ -226,6 +233,11 @@ func (c *Container) remove(ctx context.Context) error {
 	c.mu.Lock()
 	r, processes, storages := c.runtime, c.order, c.storages
 	c.mu.Unlock()
+	// After this nothing can be killed for want of memory any more.
+	if err := r.SignalAll(unix.SIGKILL); err != nil {
+		return err
+	}
+	c.oom.Close()
 	if err := r.Destroy(ctx); err != nil {
 		return err
 	}

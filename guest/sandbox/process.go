@@ -30,6 +30,8 @@ type Exit struct {
 	// Stdout and Stderr are the bytes that had been written to each stream by
 	// then.
 	Stdout, Stderr uint64
+	// OOMEvents is how many OOM events of the container there were by then.
+	OOMEvents uint64
 }
 
 // Process is a container's first process or an exec.
@@ -89,7 +91,8 @@ func (p *Process) run(process *container.Process) error {
 	return nil
 }
 
-// await records the exit as soon as it is known. Streams that are connections
+// await records the exit as soon as it is known and what the kernel has killed
+// for want of memory has been told. Streams that are connections
 // are released when nothing holds their other ends any more; what calls have to
 // read stays.
 func (p *Process) await() {
@@ -97,6 +100,7 @@ func (p *Process) await() {
 	exit := p.process.Exit()
 	p.exit = Exit{Status: exit.Status, Time: exit.Time}
 	p.exit.Stdout, p.exit.Stderr = p.streams.Written()
+	p.exit.OOMEvents = p.container.oom.Exited()
 	close(p.exited)
 	if p.streams.Connected() {
 		p.streams.Wait()

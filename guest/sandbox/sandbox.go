@@ -12,6 +12,7 @@ import (
 	"kata/api/agentpb"
 	"kata/guest/container"
 	"kata/guest/log"
+	"kata/guest/oom"
 	"kata/guest/storage"
 	"kata/guest/stream"
 )
@@ -22,6 +23,8 @@ type Config struct {
 	Storages *storage.Manager
 	Hub      *stream.Hub
 	Buffers  *stream.Buffers
+	// OOM watches the containers; nil for none.
+	OOM *oom.Watcher
 	// PipeSize is the capacity of the pipes of processes in bytes, 0 for the
 	// kernel's default.
 	PipeSize int
