@@ -243,9 +243,11 @@ func (a *agent) watchKills(kills *oom.Watcher) {
 }
 
 func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, kills *oom.Watcher, ready <-chan struct{}) *sandbox.Sandbox {
+	devices := device.NewFinder(a.params.HotplugTimeout)
 	cfg := sandbox.Config{
 		Runtime:    container.NewRuntime(container.Config{Exe: a.executable(), Reaper: children, CgroupRoot: boot.CgroupRoot, Log: a.log}),
-		Storages:   storage.NewManager(storage.Root),
+		Storages:   storage.NewManager(storage.Root, devices),
+		Devices:    devices,
 		Hub:        hub,
 		Buffers:    stream.NewBuffers(),
 		OOM:        kills,

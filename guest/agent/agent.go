@@ -23,6 +23,7 @@ import (
 	"kata/api/ttrpc"
 	"kata/guest/container"
 	"kata/guest/device"
+	"kata/guest/device/assign"
 	"kata/guest/log"
 	"kata/guest/oom"
 	"kata/guest/sandbox"
@@ -123,6 +124,9 @@ func coded(err error) error {
 		return err
 	}
 	if invalid := (*storage.InvalidError)(nil); errors.As(err, &invalid) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	if invalid := (*assign.InvalidError)(nil); errors.As(err, &invalid) {
 		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
 	}
 	if spec := (*container.SpecError)(nil); errors.As(err, &spec) {

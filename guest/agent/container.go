@@ -66,8 +66,6 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 		return nil, invalid("OCI", "", "is missing")
 	case req.OCI.Process == nil:
 		return nil, invalid("OCI.Process", "", "is missing")
-	case len(req.Devices) != 0:
-		return nil, invalid("devices[0].type", req.Devices[0].GetType(), "has no handler")
 	case len(req.SharedMounts) != 0:
 		return nil, invalid("shared_mounts[0].name", req.SharedMounts[0].GetName(), "is not possible")
 	}
@@ -78,7 +76,7 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 		return nil, err
 	}
 	err := s.sandbox.CreateContainer(ctx, sandbox.ContainerOptions{
-		ID: req.ContainerId, ExecID: req.ExecId, Spec: req.OCI, Storages: req.Storages,
+		ID: req.ContainerId, ExecID: req.ExecId, Spec: req.OCI, Storages: req.Storages, Devices: req.Devices,
 		Ports: ports, SandboxPidns: req.SandboxPidns,
 	})
 	if err != nil {

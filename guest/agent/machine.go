@@ -14,6 +14,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/guest/device/assign"
 	"kata/guest/storage"
 )
 
@@ -86,7 +87,7 @@ func (s *Service) getGuestDetails(_ context.Context, req *agentpb.GuestDetailsRe
 	// SupportsSeccomp would make upstream's shim send profiles that somebody has
 	// to compile; here the host does that, and the extra feature tells it so.
 	resp := &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{
-		Version: s.cfg.Version, InitDaemon: s.cfg.Init, StorageHandlers: storage.Drivers(),
+		Version: s.cfg.Version, InitDaemon: s.cfg.Init, StorageHandlers: storage.Drivers(), DeviceHandlers: assign.Types(),
 		ExtraFeatures: []string{"seccomp-filters"},
 	}}
 	if req.MemBlockSize {

@@ -13,6 +13,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/guest/device/assign"
 	"kata/guest/oom"
 	"kata/guest/storage"
 	"kata/guest/stream"
@@ -28,6 +29,8 @@ type Container struct {
 	kill  context.CancelCauseFunc
 
 	oom *oom.Container // set before there is a process
+
+	devices *assign.Set // set before anybody can see the Container
 
 	mu         sync.Mutex
 	removing   bool
@@ -51,7 +54,9 @@ type ContainerOptions struct {
 	ExecID   string
 	Spec     *ocipb.Spec
 	Storages []*agentpb.Storage
-	Ports    stream.Ports
+	// Devices are written into Spec.
+	Devices []*agentpb.Device
+	Ports   stream.Ports
 	// SandboxPidns puts it into the pod's pid namespace, which the first such
 	// container makes.
 	SandboxPidns bool
@@ -81,7 +86,17 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (err 
 	case <-ctx.Done():
 		return fmt.Errorf("container %s: wait for the machine: %w", c.id, context.Cause(ctx))
 	}
-	storages, err := s.cfg.Storages.Mount(ctx, o.Storages)
+	devices, err := assign.Assign(ctx, s.cfg.Devices, o.Devices, o.Spec)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, devices.Release())
+		}
+	}()
+	c.devices = devices
+	storages, err := s.cfg.Storages.Mount(ctx, c.id, o.Storages)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
@@ -249,7 +264,7 @@ func (c *Container) remove(ctx context.Context) error {
 		}
 		p.close()
 	}
-	err := storages.Unmount()
+	err := errors.Join(storages.Release(), c.devices.Release())
 	c.sandbox.forget(c)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/guest/container"
+	"kata/guest/device"
 	"kata/guest/log"
 	"kata/guest/oom"
 	"kata/guest/storage"
@@ -21,6 +22,8 @@ import (
 type Config struct {
 	Runtime  *container.Runtime
 	Storages *storage.Manager
+	// Devices finds the devices of containers.
+	Devices *device.Finder
 	Hub      *stream.Hub
 	Buffers  *stream.Buffers
 	// OOM watches the containers; nil for none.
@@ -101,7 +104,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 			return fmt.Errorf("write name servers: %w", err)
 		}
 	}
-	storages, err = s.cfg.Storages.Mount(ctx, o.Storages)
+	storages, err = s.cfg.Storages.Mount(ctx, "", o.Storages)
 	return err
 }
 
@@ -157,7 +160,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	s.mu.Lock()
 	storages := s.storages
 	s.mu.Unlock()
-	return errors.Join(errors.Join(errs...), storages.Unmount())
+	return errors.Join(errors.Join(errs...), s.cfg.Storages.Close(), storages.Unmount())
 }
 
 // Container returns the container called id.

@@ -1,12 +1,35 @@
 // Package storage mounts what the host gives to a pod or a container in the
-// guest: shared folders, memory, directories (message Storage of the agent API).
+// guest: shared folders, disks, memory, directories, and overlays of them
+// (message Storage of the agent API).
 //
-// A [Manager] mounts a list of storages as one step: all of them or none. What
-// several containers use is mounted once and counted. The package does not make
-// the mounts of an OCI spec; those are in a container's own mount namespace.
+// A [Manager] mounts a list of storages as one step: all of them or none, and
+// what it had to make for them, directories included, is gone again after a
+// failure. What several containers use is mounted once and counted. The package
+// does not make the mounts of an OCI spec; those are in a container's own mount
+// namespace.
 //
 // Mount points lie below one directory, and nothing on the way to them can lead
 // out of it, whatever a container has written there (package inroot).
+//
+// # Drivers
+//
+//   - virtio-fs, 9p: the source is the device's tag. Among 9p's options trans=
+//     may be missing, and is virtio.
+//   - blk: the source is a PCI path (package device), or a node below /dev.
+//     The file system is fstype; "bind" gives the node itself.
+//   - scsi: the source is TARGET:LUN. mmioblk, nvdimm: a node below /dev.
+//   - ephemeral: a tmpfs, the size of which is among the options, or hugetlbfs,
+//     with the options pagesize= and size= in bytes, for which so many huge
+//     pages are reserved.
+//   - local: a directory, with the option mode= in octal.
+//   - bind: the source is a path in the guest.
+//   - overlayfs: lowerdir=, upperdir= and workdir= are among the options. With
+//     io.katacontainers.fs-opt.overlay-rw the upper and work directories are
+//     made, in the guest's memory, and go with the container.
+//   - erofs.multi-layer: an overlay of disks; see layers.go.
+//
+// The option fsgid= of ephemeral and local is the group that the directory is
+// given to; fs_group does that for whole file systems.
 package storage
 
 import (
@@ -19,6 +42,7 @@ import (
 	"sync"
 
 	"kata/api/agentpb"
+	"kata/guest/device"
 )
 
 // Root is the directory below which mount points may lie; upstream's.
@@ -31,34 +55,75 @@ func (e *InvalidError) Error() string {
 	return fmt.Sprintf("storage: %s %q %s", e.Field, e.Value, e.Reason)
 }
 
+// release undoes something.
+type release func() error
+
 // handler makes one storage available at its mount point and returns how to
 // undo that.
-type handler func(m *Manager, s *agentpb.Storage) (undo func() error, err error)
+type handler func(ctx context.Context, m *Manager, j *job) (release, error)
 
-// handlers returns what there is by the name of the driver.
-func handlers() map[string]handler {
-	return map[string]handler{
-		"virtio-fs": mountVirtioFS,
-		"ephemeral": mountEphemeral,
-		"local":     makeLocal,
-		"bind":      mountBind,
+// job is one mount to make.
+type job struct {
+	*agentpb.Storage
+	// index is its place in the request.
+	index int
+	// owner is the ID of the container that it is for; empty for the pod's.
+	owner string
+	// layers are what an overlay of disks is made of.
+	layers []*agentpb.Storage
+}
+
+// driver is a kind of storage.
+type driver struct {
+	name  string
+	mount handler
+	// group says that its files may be given to a group.
+	group bool
+}
+
+// drivers are all there are, in the order of their names.
+func drivers() []driver {
+	return []driver{
+		{"9p", mount9P, false},
+		{"bind", mountBind, true},
+		{"blk", mountDisk, true},
+		{"ephemeral", mountEphemeral, true},
+		{driverLayers, mountLayers, false},
+		{"local", makeLocal, true},
+		{"mmioblk", mountDisk, true},
+		{"nvdimm", mountDisk, true},
+		{"overlayfs", mountOverlay, false},
+		{"scsi", mountDisk, true},
+		{"virtio-fs", mountVirtioFS, false},
 	}
 }
 
-// Drivers returns the drivers that there are, sorted.
+// Drivers returns the names of the drivers that there are, sorted.
 func Drivers() []string {
 	var names []string
-	for name := range handlers() {
-		names = append(names, name)
+	for _, d := range drivers() {
+		names = append(names, d.name)
 	}
-	slices.Sort(names)
 	return names
+}
+
+// find returns the driver of a name.
+func find(name string) (driver, bool) {
+	for _, d := range drivers() {
+		if d.name == name {
+			return d, true
+		}
+	}
+	return driver{}, false
 }
 
 // Manager mounts storages and knows which are mounted. The zero value is not
 // usable: see NewManager.
 type Manager struct {
-	root string
+	root    string
+	devices *device.Finder
+	// pages is held by who changes the number of huge pages.
+	pages chan struct{}
 
 	mu      sync.Mutex // guards mounted and the counts in it; never held while mounting
 	mounted map[string]*mounted
@@ -66,19 +131,22 @@ type Manager struct {
 
 // mounted is a storage at its mount point.
 type mounted struct {
-	point   string
-	storage *agentpb.Storage
-	users   int           // guarded by the Manager's mu; 0: being undone
-	ready   chan struct{} // closed when undo and err are set
-	gone    chan struct{} // closed when it is undone
-	undo    func() error
-	err     error
+	point string
+	job   *job
+	users int           // guarded by the Manager's mu; 0: being undone
+	kept  bool          // guarded by the Manager's mu: one of the users is the pod
+	ready chan struct{} // closed when undo and err are set
+	gone  chan struct{} // closed when it is undone
+	undo  release
+	err   error
 }
 
 // NewManager returns a manager of mount points below root, an existing
-// directory.
-func NewManager(root string) *Manager {
-	return &Manager{root: path.Clean(root), mounted: make(map[string]*mounted)}
+// directory. It waits for devices with devices.
+func NewManager(root string, devices *device.Finder) *Manager {
+	return &Manager{
+		root: path.Clean(root), devices: devices, pages: make(chan struct{}, 1), mounted: make(map[string]*mounted),
+	}
 }
 
 // Set is what one Mount has mounted.
@@ -89,64 +157,117 @@ type Set struct {
 	entries []*mounted // in the order mounted
 }
 
-// Mount mounts storages in their order. If one fails those before it are undone
-// and the error names it. A mount point that is mounted already, from the same
-// storage, is used with the others that use it.
-func (m *Manager) Mount(ctx context.Context, storages []*agentpb.Storage) (*Set, error) {
+// Mount mounts storages in their order, for the container called owner, or for
+// the pod if that is empty. If one fails those before it are undone and the
+// error names it. A mount point that is mounted already, from the same storage,
+// is used with the others that use it.
+func (m *Manager) Mount(ctx context.Context, owner string, storages []*agentpb.Storage) (*Set, error) {
+	jobs, err := m.plan(owner, storages)
+	if err != nil {
+		return nil, err
+	}
 	set := &Set{manager: m}
-	for i, s := range storages {
-		entry, err := m.mountOne(ctx, s)
+	for _, j := range jobs {
+		entry, err := m.mountOne(ctx, j)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("storages[%d]: %w", i, err), set.Unmount())
+			return nil, errors.Join(j.named(err), set.Unmount())
 		}
 		set.entries = append(set.entries, entry)
 	}
 	return set, nil
 }
 
-func (m *Manager) mountOne(ctx context.Context, s *agentpb.Storage) (*mounted, error) {
-	if err := m.check(s); err != nil {
-		return nil, err
+// named says which storage an error is about.
+func (j *job) named(err error) error { return fmt.Errorf("storages[%d]: %w", j.index, err) }
+
+// plan checks storages and makes jobs of them.
+func (m *Manager) plan(owner string, storages []*agentpb.Storage) ([]*job, error) {
+	var jobs []*job
+	var layered *job
+	for i, s := range storages {
+		j := &job{Storage: s, index: i, owner: owner}
+		if s != nil && isLayer(s) {
+			if layered == nil {
+				layered = &job{Storage: &agentpb.Storage{Driver: driverLayers}, index: i, owner: owner}
+				jobs = append(jobs, layered)
+			}
+			layered.layers = append(layered.layers, s)
+			continue
+		}
+		jobs = append(jobs, j)
 	}
-	entry, first, err := m.enter(ctx, s)
+	if layered != nil {
+		if err := layered.setTop(); err != nil {
+			return nil, layered.named(err)
+		}
+	}
+	for _, j := range jobs {
+		if err := m.check(j); err != nil {
+			return nil, j.named(err)
+		}
+	}
+	return jobs, nil
+}
+
+func (m *Manager) mountOne(ctx context.Context, j *job) (*mounted, error) {
+	entry, first, err := m.enter(ctx, j)
 	if err != nil {
 		return nil, err
 	}
 	if first {
-		entry.undo, entry.err = handlers()[s.Driver](m, s)
+		d, _ := find(j.Driver)
+		entry.undo, entry.err = d.mount(ctx, m, j)
 		close(entry.ready)
 	}
-	if err := entry.await(ctx, s); err != nil {
+	if err := entry.await(ctx, j); err != nil {
 		return nil, errors.Join(err, m.leave(entry))
 	}
 	return entry, nil
 }
 
-// check finds out whether s makes sense at all.
-func (m *Manager) check(s *agentpb.Storage) error {
-	if s == nil {
+// check finds out whether a storage makes sense at all.
+func (m *Manager) check(j *job) error {
+	if j.Storage == nil {
 		return &InvalidError{"entry", "", "is empty"}
 	}
-	if _, ok := handlers()[s.Driver]; !ok {
-		return &InvalidError{"driver", s.Driver, "is not one of " + strings.Join(Drivers(), ", ")}
+	d, ok := find(j.Driver)
+	if !ok {
+		return &InvalidError{"driver", j.Driver, "is not one of " + strings.Join(Drivers(), ", ")}
 	}
-	if len(s.DriverOptions) != 0 {
-		return &InvalidError{"driver_options", s.DriverOptions[0], "is unknown to driver " + s.Driver}
+	if len(j.DriverOptions) != 0 {
+		return refuse(j.DriverOptions[0], j.Driver)
 	}
-	if s.MountPoint == "" || strings.IndexByte(s.MountPoint, 0) >= 0 || !strings.HasPrefix(path.Clean(s.MountPoint), m.root+"/") {
-		return &InvalidError{"mount_point", s.MountPoint, "is not a path below " + m.root}
+	if j.MountPoint == "" || strings.IndexByte(j.MountPoint, 0) >= 0 || !strings.HasPrefix(path.Clean(j.MountPoint), m.root+"/") {
+		return &InvalidError{"mount_point", j.MountPoint, "is not a path below " + m.root}
+	}
+	if j.FsGroup != nil && !d.group {
+		return &InvalidError{"fs_group", fmt.Sprint(j.FsGroup.GroupId), "is not possible with driver " + j.Driver}
+	}
+	if p := j.FsGroup.GetGroupChangePolicy(); p != 0 && p != 1 {
+		return &InvalidError{"fs_group.group_change_policy", fmt.Sprint(int(p)), "is neither Always (0) nor OnRootMismatch (1)"}
 	}
 	return nil
 }
 
+// refuse returns the error for a driver option; there are none that this agent
+// knows, but some that it does not have on purpose.
+func refuse(option, driver string) error {
+	key, _, _ := strings.Cut(option, "=")
+	switch key {
+	case "encryption_key", "encryptType", "confidential":
+		return &InvalidError{"driver_options", option, "is not possible: this agent has no confidential data hub to ask for keys"}
+	}
+	return &InvalidError{"driver_options", option, "is unknown to driver " + driver}
+}
+
 // enter counts one user more of a mount point; the first one has to mount it.
-func (m *Manager) enter(ctx context.Context, s *agentpb.Storage) (entry *mounted, first bool, err error) {
-	point := path.Clean(s.MountPoint)
+func (m *Manager) enter(ctx context.Context, j *job) (entry *mounted, first bool, err error) {
+	point := path.Clean(j.MountPoint)
 	for {
 		m.mu.Lock()
 		entry = m.mounted[point]
 		if entry == nil {
-			entry = &mounted{point: point, storage: s, users: 1, ready: make(chan struct{}), gone: make(chan struct{})}
+			entry = &mounted{point: point, job: j, users: 1, ready: make(chan struct{}), gone: make(chan struct{})}
 			m.mounted[point] = entry
 			m.mu.Unlock()
 			return entry, true, nil
@@ -165,9 +286,9 @@ func (m *Manager) enter(ctx context.Context, s *agentpb.Storage) (entry *mounted
 	}
 }
 
-// await waits until the entry is mounted and finds out whether it is what s
-// asks for.
-func (e *mounted) await(ctx context.Context, s *agentpb.Storage) error {
+// await waits until the entry is mounted and finds out whether it is what j asks
+// for.
+func (e *mounted) await(ctx context.Context, j *job) error {
 	select {
 	case <-e.ready:
 	case <-ctx.Done():
@@ -176,10 +297,19 @@ func (e *mounted) await(ctx context.Context, s *agentpb.Storage) error {
 	if e.err != nil {
 		return e.err
 	}
-	if have := e.storage; have.Driver != s.Driver || have.Source != s.Source || have.Fstype != s.Fstype || !slices.Equal(have.Options, s.Options) {
-		return &InvalidError{"mount_point", s.MountPoint, "is in use by another storage"}
+	if !e.job.same(j) {
+		return &InvalidError{"mount_point", j.MountPoint, "is in use by another storage"}
 	}
 	return nil
+}
+
+// same reports whether two jobs mount the same.
+func (j *job) same(o *job) bool {
+	return same(j.Storage, o.Storage) && slices.EqualFunc(j.layers, o.layers, same)
+}
+
+func same(a, b *agentpb.Storage) bool {
+	return a.Driver == b.Driver && a.Source == b.Source && a.Fstype == b.Fstype && slices.Equal(a.Options, b.Options)
 }
 
 // leave counts one user less of a mount point; the last one has to undo it.
@@ -211,13 +341,62 @@ func (s *Set) Unmount() error {
 	if s == nil {
 		return nil
 	}
+	return s.each(s.manager.leave)
+}
+
+// Release is Unmount for a container that has come to its regular end: storages
+// that are marked as shared stay until [Manager.Close], for the next container
+// to find them.
+func (s *Set) Release() error {
+	if s == nil {
+		return nil
+	}
+	return s.each(func(entry *mounted) error {
+		if entry.job.Shared && s.manager.keep(entry) {
+			return nil
+		}
+		return s.manager.leave(entry)
+	})
+}
+
+func (s *Set) each(do func(*mounted) error) error {
 	s.mu.Lock()
 	entries := s.entries
 	s.entries = nil
 	s.mu.Unlock()
 	var errs []error
 	for _, entry := range slices.Backward(entries) {
-		errs = append(errs, s.manager.leave(entry))
+		errs = append(errs, do(entry))
+	}
+	return errors.Join(errs...)
+}
+
+// keep makes the pod a user in the place of the one that leaves, unless it is
+// one.
+func (m *Manager) keep(entry *mounted) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if entry.kept {
+		return false
+	}
+	entry.kept = true
+	return true
+}
+
+// Close undoes the mounts that were kept for the pod.
+func (m *Manager) Close() error {
+	var kept []*mounted
+	m.mu.Lock()
+	for _, entry := range m.mounted {
+		if entry.kept {
+			entry.kept = false
+			kept = append(kept, entry)
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, entry := range kept {
+		errs = append(errs, m.leave(entry))
 	}
 	return errors.Join(errs...)
 }
