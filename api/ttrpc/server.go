@@ -162,6 +162,7 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 func (s *Server) ServeConn(ctx context.Context, conn io.ReadWriteCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(ErrClosed)
+	ctx = context.WithValue(ctx, connectionKey{}, ctx)
 	c := &serverConn{server: s, conn: conn, cancel: cancel}
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	defer func() { _ = conn.Close() }()

@@ -21,12 +21,15 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
+	"kata/guest/boot"
 	"kata/guest/container"
 	"kata/guest/device"
 	"kata/guest/device/assign"
+	"kata/guest/hotplug"
 	"kata/guest/log"
 	"kata/guest/oom"
 	"kata/guest/sandbox"
+	"kata/guest/sharedfile"
 	"kata/guest/storage"
 )
 
@@ -54,13 +57,18 @@ type Config struct {
 type Service struct {
 	cfg       Config
 	sandbox   *sandbox.Sandbox
+	machine   *hotplug.Machine
+	files     *sharedfile.Tree
 	destroyed chan struct{}
 	once      sync.Once
 }
 
 // New returns a service.
 func New(cfg Config) *Service {
-	return &Service{cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{})}
+	return &Service{
+		cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{}),
+		machine: hotplug.New(boot.CgroupRoot, cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root),
+	}
 }
 
 // Destroyed is closed when DestroySandbox has done its work: the agent is to end

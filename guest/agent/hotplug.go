@@ -1,8 +1,118 @@
 package agent
 
-import "kata/api/agentpb"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/agentpb"
+	"kata/api/ttrpc"
+	"kata/guest/device"
+	"kata/guest/hotplug"
+)
 
 // registerHotplug registers the calls about CPUs, memory and swap that come at run time.
 func (s *Service) registerHotplug(agent agentpb.AgentServiceRegistrar) {
-	// OnlineCPUMem MemHotplugByProbe AddSwap AddSwapPath
+	agent.OnlineCPUMem(handle(s, s.onlineCPUMem))
+	agent.MemHotplugByProbe(handle(s, s.memHotplugByProbe))
+	agent.AddSwap(handle(s, s.addSwap))
+	agent.AddSwapPath(handle(s, s.addSwapPath))
+}
+
+// onlineCPUMem answers when everything is online whether it is asked to wait or
+// not, as upstream's agent does: its hosts never ask and rely on it.
+func (s *Service) onlineCPUMem(ctx context.Context, req *agentpb.OnlineCPUMemRequest) (*agentpb.Empty, error) {
+	if err := s.needInit("bring CPUs and memory online"); err != nil {
+		return nil, err
+	}
+	if req.NbCpus != 0 {
+		if err := s.machine.OnlineCPUs(ctx, int(req.NbCpus)); err != nil {
+			return nil, hotplugged(fmt.Errorf("nb_cpus %d: %w", req.NbCpus, err))
+		}
+	}
+	if req.CpuOnly {
+		return &agentpb.Empty{}, nil
+	}
+	return empty(s.machine.OnlineMemory(ctx))
+}
+
+// maxProbes is more memory blocks than one call can have a reason to name.
+const maxProbes = 1024
+
+func (s *Service) memHotplugByProbe(_ context.Context, req *agentpb.MemHotplugByProbeRequest) (*agentpb.Empty, error) {
+	if n := len(req.MemHotplugProbeAddr); n == 0 || n > maxProbes {
+		return nil, invalid("memHotplugProbeAddr", n, "addresses: use 1 to 1024")
+	}
+	if err := s.needInit("announce memory"); err != nil {
+		return nil, err
+	}
+	if err := s.machine.ProbeMemory(req.MemHotplugProbeAddr); err != nil {
+		return nil, hotplugged(fmt.Errorf("memHotplugProbeAddr: %w", err))
+	}
+	return &agentpb.Empty{}, nil
+}
+
+func (s *Service) addSwap(ctx context.Context, req *agentpb.AddSwapRequest) (*agentpb.Empty, error) {
+	path, err := device.NewPCIPath(req.PCIPath...)
+	if err != nil {
+		return nil, ttrpc.Errorf(ttrpc.InvalidArgument, "PCIPath %v: %w", req.PCIPath, err)
+	}
+	if err := s.needInit("add swap"); err != nil {
+		return nil, err
+	}
+	block, err := s.cfg.Devices.BlockAt(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("PCIPath %v: %w", path, err)
+	}
+	return empty(hotplugged(hotplug.Swap(block.Path)))
+}
+
+func (s *Service) addSwapPath(_ context.Context, req *agentpb.AddSwapPathRequest) (*agentpb.Empty, error) {
+	if err := checkPath("path", req.Path); err != nil {
+		return nil, err
+	}
+	if err := s.needInit("add swap"); err != nil {
+		return nil, err
+	}
+	return empty(hotplugged(hotplug.Swap(req.Path)))
+}
+
+// hotplugged gives an error of package hotplug its code.
+func hotplugged(err error) error {
+	return kinds(err, hotplug.ErrInvalid, hotplug.ErrNotFound, hotplug.ErrExists, hotplug.ErrUnable)
+}
+
+// kinds gives err the code of the first of these that it is: InvalidArgument,
+// NotFound, AlreadyExists or FailedPrecondition. A kind that there is not is nil.
+func kinds(err, invalid, notFound, exists, unable error) error {
+	for _, kind := range [...]struct {
+		err  error
+		code ttrpc.Code
+	}{
+		{invalid, ttrpc.InvalidArgument},
+		{notFound, ttrpc.NotFound},
+		{exists, ttrpc.AlreadyExists},
+		{unable, ttrpc.FailedPrecondition},
+	} {
+		if kind.err != nil && errors.Is(err, kind.err) {
+			return ttrpc.Errorf(kind.code, "%w", err)
+		}
+	}
+	return err
+}
+
+// checkPath refuses what is no absolute path.
+func checkPath(field, path string) error {
+	switch {
+	case path == "":
+		return invalid(field, path, "is missing")
+	case len(path) >= unix.PathMax:
+		return invalid(field, len(path), "bytes long is too long")
+	case !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0:
+		return invalid(field, path, "is not an absolute path")
+	}
+	return nil
 }

@@ -43,6 +43,7 @@ func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxR
 func (s *Service) destroySandbox(ctx context.Context, _ *agentpb.DestroySandboxRequest) (*agentpb.Empty, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
+	s.files.Close()
 	err := s.sandbox.Destroy(ctx)
 	s.once.Do(func() { close(s.destroyed) })
 	if err != nil {

@@ -1,0 +1,222 @@
+// Package sharedfile takes files, directories and symbolic links from the host
+// where no folder is shared: CopyFile of the agent API.
+//
+// Everything lands below one directory. Containers can write there too, so no
+// symbolic link on the way is ever followed, and nothing is done by path that
+// could be done by descriptor.
+//
+// # Whole files
+//
+// A large file comes in pieces. It is written to a file without a name and gets
+// its name, owner and mode all at once when the last byte is there: whoever reads
+// the old file reads all of it, and nobody sees half of the new one.
+//
+// Pieces name their file by its path only. Pieces of one connection with the same
+// path, size, owner and modes make one file, and each has to go on where the one
+// before ended, or to repeat what is there. One that contradicts what is there
+// belongs to another copy and is refused, so two copies of a file never mix;
+// on connections of their own both succeed, and the last to finish stays.
+//
+// What is unfinished is given up when its connection ends, when a piece cannot be
+// written, when something new needs its place and it has been idle for a while,
+// and with Close. There is a bound on how many there are.
+package sharedfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Root is the directory that upstream's hosts copy to.
+	Root = "/run/kata-containers/shared/containers"
+	// MaxSize is the size of the largest file.
+	MaxSize = 1 << 40
+	// MaxUnfinished is the number of files that have begun to come.
+	MaxUnfinished = 64
+	// patience is how long an unfinished file is safe from others.
+	patience = 10 * time.Second
+)
+
+// Errors that callers tell apart, for errors.Is.
+var (
+	// ErrConflict: something else is there, or going on.
+	ErrConflict = errors.New("conflict")
+	// ErrLimit: as many files are unfinished as may be.
+	ErrLimit = errors.New("limit reached")
+	// ErrClosed: the tree takes nothing any more.
+	ErrClosed = errors.New("no files are taken any more")
+)
+
+// InvalidError is a piece that makes no sense.
+type InvalidError struct{ Field, Value, Reason string }
+
+func (e *InvalidError) Error() string { return e.Field + " " + e.Value + " " + e.Reason }
+
+func invalid(field string, value int64, reason string) error {
+	return &InvalidError{field, strconv.FormatInt(value, 10), reason}
+}
+
+// Piece is a part of a file, or a whole directory or symbolic link.
+type Piece struct {
+	// Path is absolute and below the tree's root.
+	Path string
+	// Size of the whole file in bytes.
+	Size int64
+	// Mode is as in st_mode. Without a file type it is a regular file's.
+	Mode uint32
+	// DirMode is the mode of directories on the way that are missing; they get
+	// the owner of the file. 0 means 0750.
+	DirMode  uint32
+	UID, GID int32
+	// Offset is where Data goes.
+	Offset int64
+	// Data is the target if Mode is a symbolic link's.
+	Data []byte
+}
+
+// Tree is a directory that files are put into. Methods may be called
+// concurrently. The zero value is not usable: see New.
+type Tree struct {
+	root     string
+	patience time.Duration
+
+	mu         sync.Mutex // never held while doing anything with files
+	closed     bool
+	unfinished map[identity]*upload
+}
+
+// New returns the tree below root, which is made when it is needed. The caller
+// closes it.
+func New(root string) *Tree {
+	return &Tree{root: path.Clean(root), patience: patience, unfinished: make(map[identity]*upload)}
+}
+
+// Put takes a piece. owner is the context of the connection that it came on and
+// ends with it; ctx is the call's. A piece that makes no sense is an
+// InvalidError and changes nothing.
+func (t *Tree) Put(ctx, owner context.Context, p Piece) error {
+	below, err := t.check(&p)
+	if err != nil {
+		return err
+	}
+	if t.isClosed() {
+		return ErrClosed
+	}
+	switch p.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		err = t.directory(below, &p)
+	case unix.S_IFLNK:
+		err = t.link(below, &p)
+	default:
+		err = t.file(ctx, owner, below, &p)
+	}
+	if err != nil {
+		return fmt.Errorf("copy to %s: %w", p.Path, err)
+	}
+	return nil
+}
+
+// check finds out whether p makes sense, gives fields that have one their default
+// and returns the path below the root.
+func (t *Tree) check(p *Piece) (below string, err error) {
+	if below, err = t.checkPath(p.Path); err != nil {
+		return "", err
+	}
+	const bits = unix.S_IFMT | 0o7777
+	switch {
+	case p.Mode == 0:
+		return "", invalid("file_mode", 0, "is missing")
+	case p.Mode&^bits != 0:
+		return "", invalid("file_mode", int64(p.Mode), "is not a file's mode")
+	case p.DirMode&^bits != 0, p.DirMode&unix.S_IFMT != 0 && p.DirMode&unix.S_IFMT != unix.S_IFDIR:
+		return "", invalid("dir_mode", int64(p.DirMode), "is not a directory's mode")
+	case p.UID < 0:
+		return "", invalid("uid", int64(p.UID), "is not a user")
+	case p.GID < 0:
+		return "", invalid("gid", int64(p.GID), "is not a group")
+	case p.Offset < 0:
+		return "", invalid("offset", p.Offset, "is negative")
+	case p.Size < 0:
+		return "", invalid("file_size", p.Size, "is negative")
+	}
+	if p.DirMode &= 0o7777; p.DirMode == 0 {
+		p.DirMode = 0o750
+	}
+	switch p.Mode & unix.S_IFMT {
+	case 0, unix.S_IFREG:
+		return below, checkFile(p)
+	case unix.S_IFDIR, unix.S_IFLNK:
+		return below, checkWhole(p)
+	}
+	return "", &InvalidError{"file_mode", "0" + strconv.FormatUint(uint64(p.Mode), 8), "is not that of a file, directory or symbolic link"}
+}
+
+func (t *Tree) checkPath(name string) (below string, err error) {
+	refuse := func(reason string) (string, error) {
+		return "", &InvalidError{"path", strconv.Quote(name), reason}
+	}
+	switch {
+	case name == "":
+		return refuse("is missing")
+	case len(name) >= unix.PathMax:
+		return "", invalid("path", int64(len(name)), "bytes long is too long")
+	case strings.IndexByte(name, 0) >= 0:
+		return refuse("holds a zero byte")
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return refuse("leads upwards")
+		}
+		if len(part) > 255 { // NAME_MAX
+			return refuse("has a part of more than 255 bytes")
+		}
+	}
+	below, ok := strings.CutPrefix(path.Clean(name), t.root+"/")
+	if !ok {
+		return refuse("is not below " + t.root)
+	}
+	return below, nil
+}
+
+func checkFile(p *Piece) error {
+	data := int64(len(p.Data))
+	switch {
+	case p.Size > MaxSize:
+		return invalid("file_size", p.Size, "is more than "+strconv.Itoa(MaxSize))
+	case p.Offset > p.Size:
+		return invalid("offset", p.Offset, "is beyond file_size "+strconv.FormatInt(p.Size, 10))
+	case data > p.Size-p.Offset:
+		return invalid("data", data, "bytes long is more than file_size "+strconv.FormatInt(p.Size, 10)+" and offset leave")
+	case data == 0 && p.Size > 0:
+		return &InvalidError{"data", `""`, "is missing"}
+	}
+	return nil
+}
+
+func checkWhole(p *Piece) error {
+	isLink := p.Mode&unix.S_IFMT == unix.S_IFLNK
+	switch {
+	case p.Offset != 0:
+		return invalid("offset", p.Offset, "is for regular files only")
+	case isLink && (len(p.Data) == 0 || len(p.Data) >= unix.PathMax || strings.IndexByte(string(p.Data), 0) >= 0):
+		return invalid("data", int64(len(p.Data)), "bytes long is not the target of a symbolic link")
+	case !isLink && len(p.Data) != 0:
+		return invalid("data", int64(len(p.Data)), "bytes long is for regular files and symbolic links only")
+	}
+	return nil
+}
+
+func (t *Tree) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
