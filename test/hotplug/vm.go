@@ -1,0 +1,325 @@
+package hotplug
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/agentpb"
+	"kata/api/ttrpc"
+	"kata/host/vmm/qemu/qmp"
+	"kata/host/vsock"
+	"kata/image/initrd"
+	"kata/test/harness"
+)
+
+const (
+	guestCID = 3
+	// The ports of design.md.
+	portCalls = 1024
+	portReady = 1028
+
+	// limit bounds what has to happen soon, on a machine of any speed.
+	limit = 2 * time.Minute
+
+	// AgentEnv names another agent than bin/kata-agent.
+	AgentEnv = "KATA_TEST_AGENT"
+	// Rootfs is where the guest has a root file system with busybox, read-only.
+	Rootfs = "/rootfs"
+)
+
+// Options say what to boot.
+type Options struct {
+	// Params are kernel parameters. A hotplug time-out of a minute is among
+	// them already.
+	Params []string
+	// Args are further arguments of QEMU.
+	Args []string
+	SMP  string // "1" when empty
+	// Machine is appended to the options of -machine.
+	Machine string
+	// Memory is the option of -m; "512M" when empty.
+	Memory string
+}
+
+// VM is a machine with a running agent.
+type VM struct {
+	testing.TB
+	Dir   string // for disks
+	Agent *agentpb.AgentServiceClient
+	QMP   *qmp.Client
+
+	device  *vsock.Device
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	console string // file
+	probes  int
+}
+
+// buses are the places for devices, by the names that device_add takes, with
+// their PCI paths:
+//
+//	port0, port1, port2   04, 05, 06     root ports
+//	legacy                07             a PCI bridge on the root bus
+//	switch                08/00/00       a downstream port of a PCIe switch
+//	deep                  09/00/01       a PCI bridge behind a PCIe-to-PCI one
+//	scsi                  0a             the SCSI host
+var buses = []string{
+	"-device", "pcie-root-port,id=port0,chassis=1,addr=04",
+	"-device", "pcie-root-port,id=port1,chassis=2,addr=05",
+	"-device", "pcie-root-port,id=port2,chassis=3,addr=06",
+	"-device", "pci-bridge,id=legacy,chassis_nr=4,addr=07",
+	"-device", "pcie-root-port,id=port4,chassis=5,addr=08",
+	"-device", "x3130-upstream,id=up,bus=port4",
+	"-device", "xio3130-downstream,id=switch,bus=up,chassis=6,slot=1",
+	"-device", "pcie-root-port,id=port5,chassis=7,addr=09",
+	"-device", "pcie-pci-bridge,id=topci,bus=port5",
+	"-device", "pci-bridge,id=deep,bus=topci,chassis_nr=8,addr=01",
+	"-device", "virtio-scsi-pci,id=scsi,addr=0a",
+}
+
+// Boot boots a machine and returns when its agent listens.
+func Boot(tb testing.TB, o Options) *VM {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "hotplug") // short: sockets lie below it
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	v := &VM{TB: tb, Dir: dir, exited: make(chan struct{}), console: filepath.Join(dir, "console")}
+	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: guestCID, Log: slog.New(slog.DiscardHandler)})
+	v.Must(err)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = v.device.Run(context.Background())
+	}()
+	v.Cleanup(func() {
+		_ = v.device.Close()
+		<-served
+	})
+	ready, err := v.device.Listen(portReady)
+	v.Must(err)
+	defer ready.Close()
+	v.start(o)
+	v.control()
+	v.await(ready)
+	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	defer cancel()
+	conn, err := v.device.Dial(ctx, portCalls)
+	v.Must(err)
+	client := ttrpc.NewClient(conn)
+	v.Cleanup(func() { _ = client.Close() })
+	v.Agent = agentpb.NewAgentServiceClient(client)
+	return v
+}
+
+// start starts QEMU.
+func (v *VM) start(o Options) {
+	v.Helper()
+	repo, err := harness.Repository()
+	v.Must(err)
+	agent := os.Getenv(AgentEnv)
+	if agent == "" {
+		agent = filepath.Join(repo.Bin(), "kata-agent")
+	}
+	image := filepath.Join(v.Dir, "initrd.img")
+	v.Must(writeInitrd(image, agent))
+	params := append([]string{
+		"console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp tsc=reliable transparent_hugepage=madvise",
+		fmt.Sprintf("agent.ready_vport=%d agent.hotplug_timeout=60", portReady),
+	}, o.Params...)
+	memory, smp := o.Memory, o.SMP
+	if memory == "" {
+		memory = "512M"
+	}
+	if smp == "" {
+		smp = "1"
+	}
+	size, _, _ := strings.Cut(memory, ",")
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,usb=off" + o.Machine,
+		"-accel", "tcg,tb-size=64,thread=single", "-cpu", "max", "-smp", smp, "-m", memory,
+		"-object", "memory-backend-memfd,id=memory,share=on,size=" + size,
+		"-kernel", repo.Kernel(), "-initrd", image, "-append", strings.Join(params, " "),
+		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(v.Dir, "qmp.sock"), "-mon", "chardev=qmp,mode=control",
+		"-serial", "file:" + v.console,
+		"-chardev", "socket,id=vsock,path=" + filepath.Join(v.Dir, "vsock.sock"), "-device", "vhost-user-vsock-pci,chardev=vsock,addr=03",
+		"-device", "virtio-rng-pci,addr=02",
+	}
+	args = append(args, buses...)
+	v.cmd = exec.Command("qemu-system-x86_64", append(args, o.Args...)...)
+	var said strings.Builder
+	v.cmd.Stderr = &said
+	v.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	v.Must(v.cmd.Start())
+	go func() {
+		defer close(v.exited)
+		_ = v.cmd.Wait()
+	}()
+	v.Cleanup(func() {
+		_ = v.cmd.Process.Signal(unix.SIGKILL)
+		<-v.exited
+		if v.Failed() {
+			v.Logf("QEMU wrote: %s\nthe console ended with:\n%s", said.String(), v.Console())
+		}
+	})
+}
+
+// writeInitrd writes the guest's image with an agent and the root file system.
+func writeInitrd(path, agent string) error {
+	binary, err := os.ReadFile(agent)
+	if err != nil {
+		return err
+	}
+	image, err := harness.Busybox("")
+	if err != nil {
+		return err
+	}
+	root := strings.TrimPrefix(Rootfs, "/")
+	entries := append(initrd.Guest(binary), initrd.Dir(root, 0o755))
+	for _, f := range image.Files {
+		name := root + "/" + strings.TrimSuffix(f.Name, "/")
+		switch {
+		case strings.HasSuffix(f.Name, "/"):
+			entries = append(entries, initrd.Dir(name, uint32(f.Mode)))
+		case f.Link != "":
+			entries = append(entries, initrd.Link(name, f.Link))
+		default:
+			entries = append(entries, initrd.File(name, uint32(f.Mode), f.Data))
+		}
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(initrd.Write(file, entries), file.Close())
+}
+
+// control connects to QEMU, which makes its socket when it gets to that.
+func (v *VM) control() {
+	v.Helper()
+	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	defer cancel()
+	for {
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(v.Dir, "qmp.sock"), Net: "unix"})
+		if err == nil {
+			v.QMP, err = qmp.New(ctx, conn)
+			v.Must(err)
+			v.Cleanup(v.QMP.Close)
+			return
+		}
+		select { // nothing tells when it listens
+		case <-v.exited:
+			v.Fatalf("QEMU has ended: %v", v.cmd.ProcessState)
+		case <-ctx.Done():
+			v.Fatalf("QEMU does not listen: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// await waits for the agent's knock.
+func (v *VM) await(ready net.Listener) {
+	v.Helper()
+	knocked := make(chan error, 1)
+	go func() {
+		conn, err := ready.Accept()
+		if err == nil {
+			err = conn.Close()
+		}
+		knocked <- err
+	}()
+	select {
+	case err := <-knocked:
+		v.Must(err)
+	case <-v.exited:
+		v.Fatalf("QEMU has ended: %v", v.cmd.ProcessState)
+	case <-time.After(limit):
+		v.Fatalf("the agent was not up within %s", limit)
+	}
+}
+
+// Console returns the end of what the guest wrote to its console.
+func (v *VM) Console() string {
+	text, _ := os.ReadFile(v.console)
+	return string(text[max(0, len(text)-4000):])
+}
+
+// Must fails the test at once for an error.
+func (v *VM) Must(err error) {
+	v.Helper()
+	if err != nil {
+		v.Fatal(err)
+	}
+}
+
+// Do executes a command of QEMU's.
+func (v *VM) Do(command string, args map[string]any) json.RawMessage {
+	v.Helper()
+	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	defer cancel()
+	var result json.RawMessage
+	if err := v.QMP.Execute(ctx, command, args, &result); err != nil {
+		v.Fatalf("%s %v: %v", command, args, err)
+	}
+	return result
+}
+
+// AddDisk makes a file known to QEMU as a disk called id, for device_add.
+func (v *VM) AddDisk(id, file string) {
+	v.Helper()
+	v.Do("blockdev-add", map[string]any{
+		"driver": "raw", "node-name": id, "file": map[string]any{"driver": "file", "filename": file},
+	})
+}
+
+// Plug adds a device. Its properties are pairs of a name and a value.
+func (v *VM) Plug(driver, id, bus string, properties map[string]any) {
+	v.Helper()
+	args := map[string]any{"driver": driver, "id": id, "bus": bus}
+	for key, value := range properties {
+		args[key] = value
+	}
+	v.Do("device_add", args)
+}
+
+// Unplug removes a device and returns when the guest has let it go.
+func (v *VM) Unplug(id string) {
+	v.Helper()
+	events := v.QMP.Subscribe(64)
+	defer events.Close()
+	v.Do("device_del", map[string]any{"id": id})
+	deadline := time.After(limit)
+	for {
+		select {
+		case e, ok := <-events.Events():
+			if !ok {
+				v.Fatalf("unplug %s: QEMU has ended", id)
+			}
+			var data struct{ Device string }
+			_ = json.Unmarshal(e.Data, &data)
+			switch {
+			case e.Name == "DEVICE_DELETED" && data.Device == id:
+				return
+			case e.Name == "DEVICE_UNPLUG_GUEST_ERROR":
+				v.Fatalf("unplug %s: the guest refuses: %s", id, e.Data)
+			}
+		case <-deadline:
+			v.Fatalf("unplug %s: the guest has not let it go within %s", id, limit)
+		}
+	}
+}
