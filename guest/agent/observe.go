@@ -6,6 +6,9 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/guest/container"
+	"kata/guest/diagnostic"
+	"kata/guest/metrics"
 	"kata/guest/oom"
 )
 
@@ -23,6 +26,34 @@ func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentS
 			return answer, nil
 		},
 	})
+	collector := new(metrics.Collector)
+	agent.GetMetrics(handle(s, func(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
+		return &agentpb.Metrics{Metrics: string(collector.Collect())}, nil
+	}))
+	agent.GetDiagnosticData(handle(s, s.getDiagnosticData))
+}
+
+func (s *Service) getDiagnosticData(_ context.Context, req *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+	var data string
+	var err error
+	switch req.LogType {
+	case "termination-log":
+		var c *container.Container
+		if c, err = s.runtime(req.ContainerId); err == nil {
+			data, err = diagnostic.TerminationMessage(c.Spec())
+		}
+	case "kernel-log":
+		if req.ContainerId != "" {
+			return nil, invalid("container_id", req.ContainerId, "has no kernel log of its own")
+		}
+		data, err = diagnostic.KernelLog()
+	default:
+		return nil, invalid("log_type", req.LogType, "is neither termination-log nor kernel-log")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.GetDiagnosticDataResponse{Data: data}, nil
 }
 
 // oomAnswer is an event on its way: it waits again if it does not arrive.
