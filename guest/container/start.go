@@ -87,20 +87,31 @@ func (r *Runtime) forkStage(s stageStart, socket int) (*reaper.Process, error) {
 }
 
 // inPIDNamespace runs fork on a thread whose children are born in the pid
-// namespace ns. The thread is not used for anything afterwards: it ends with
-// its goroutine.
+// namespace ns meanwhile. A thread that cannot be turned back ends with its
+// goroutine.
 func inPIDNamespace(ns int, fork func() (int, error)) (pid int, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked
+		own, err2 := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err2 != nil {
+			err = fmt.Errorf("open the own pid namespace: %w", err2)
+			return
+		}
+		defer unix.Close(own)
+		runtime.LockOSThread()
 		if err = unix.Setns(ns, unix.CLONE_NEWPID); err != nil {
+			runtime.UnlockOSThread()
 			err = fmt.Errorf("join the pid namespace: %w", err)
 			return
 		}
 		pid, err = fork()
 		if errors.Is(err, unix.ENOMEM) {
 			err = fmt.Errorf("the pid namespace has no init any more: %w", err) // pid_namespaces(7)
+		}
+		// Threads are not free: each leaves its stacks behind.
+		if unix.Setns(own, unix.CLONE_NEWPID) == nil {
+			runtime.UnlockOSThread()
 		}
 	}()
 	<-done

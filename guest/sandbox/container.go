@@ -123,7 +123,7 @@ func (c *Container) create(ctx context.Context, o ContainerOptions, storages *st
 	}
 	created, err := c.sandbox.cfg.Runtime.Create(ctx, c.id, o.Spec, p.child(), options)
 	if err != nil {
-		p.streams.Close()
+		p.close()
 		return err
 	}
 	c.oom = c.sandbox.cfg.OOM.Watch(c.id, created.Cgroup())

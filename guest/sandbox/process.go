@@ -38,14 +38,21 @@ type Exit struct {
 type Process struct {
 	container *Container
 	execID    string
-	process   *container.Process // set by run, before anybody can see the Process
-	streams   *stream.Set
+	// running is nil when the process has exited and its streams have ended: of
+	// what stays known only the exit is kept.
+	running atomic.Pointer[running]
 
 	exited chan struct{} // closed when exit is set
 	exit   Exit
 
 	waited  atomic.Bool // somebody has got the exit
 	drained atomic.Bool // nothing is copied any more
+}
+
+// running is what a process needs until its end.
+type running struct {
+	process *container.Process // set by run, before anybody can see the Process
+	streams *stream.Set
 }
 
 // String names the process in errors.
@@ -67,27 +74,30 @@ func (c *Container) openStreams(ctx context.Context, execID string, ports stream
 	if err != nil {
 		return nil, err
 	}
-	return &Process{container: c, execID: execID, streams: streams, exited: make(chan struct{})}, nil
+	p := &Process{container: c, execID: execID, exited: make(chan struct{})}
+	p.running.Store(&running{streams: streams})
+	return p, nil
 }
 
 // child returns the process's ends of its streams.
 func (p *Process) child() container.Stdio {
-	child := p.streams.Child()
+	child := p.Streams().Child()
 	return container.Stdio{Stdin: child.Stdin, Stdout: child.Stdout, Stderr: child.Stderr}
 }
 
 // run connects the streams of a process that has been made, and awaits its exit
 // in the background. After an error its streams are still to be closed.
 func (p *Process) run(process *container.Process) error {
-	p.process = process
-	p.streams.CloseChild()
+	r := p.running.Load()
+	r.process = process
+	r.streams.CloseChild()
 	if console := process.Console(); console != nil {
-		if err := p.streams.SetConsole(console); err != nil {
+		if err := r.streams.SetConsole(console); err != nil {
 			return fmt.Errorf("use the terminal of %s: %w", p, err)
 		}
 	}
-	p.streams.Start()
-	go p.await()
+	r.streams.Start()
+	go p.await(r)
 	return nil
 }
 
@@ -95,16 +105,17 @@ func (p *Process) run(process *container.Process) error {
 // for want of memory has been told. Streams that are connections
 // are released when nothing holds their other ends any more; what calls have to
 // read stays.
-func (p *Process) await() {
-	<-p.process.Done()
-	exit := p.process.Exit()
+func (p *Process) await(r *running) {
+	<-r.process.Done()
+	exit := r.process.Exit()
 	p.exit = Exit{Status: exit.Status, Time: exit.Time}
-	p.exit.Stdout, p.exit.Stderr = p.streams.Written()
+	p.exit.Stdout, p.exit.Stderr = r.streams.Written()
 	p.exit.OOMEvents = p.container.oom.Exited()
 	close(p.exited)
-	if p.streams.Connected() {
-		p.streams.Wait()
+	if r.streams.Connected() {
+		r.streams.Wait()
 		p.close()
+		p.running.Store(nil)
 	}
 	p.drained.Store(true)
 }
@@ -112,8 +123,15 @@ func (p *Process) await() {
 // close releases the streams of a process that has exited, or that nobody knows.
 // It may be called again.
 func (p *Process) close() {
-	p.streams.Close()
-	if console := p.process.Console(); console != nil {
+	r := p.running.Load()
+	if r == nil {
+		return
+	}
+	r.streams.Close()
+	if r.process == nil {
+		return
+	}
+	if console := r.process.Console(); console != nil {
 		_ = console.Close()
 	}
 }
@@ -158,7 +176,7 @@ func (c *Container) exec(ctx context.Context, r *container.Container, o ExecOpti
 	}
 	process, err := r.Exec(ctx, o.ID, o.Process, p.child())
 	if err != nil {
-		p.streams.Close()
+		p.close()
 		return nil, err
 	}
 	if err := p.run(process); err != nil {
@@ -239,12 +257,21 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	return p.exit, nil
 }
 
-// Streams returns the process's standard streams.
-func (p *Process) Streams() *stream.Set { return p.streams }
+// Streams returns the process's standard streams; one that has ended has none.
+func (p *Process) Streams() *stream.Set {
+	if r := p.running.Load(); r != nil {
+		return r.streams
+	}
+	return new(stream.Set)
+}
 
 // Signal sends a signal to this process alone.
 func (p *Process) Signal(signal unix.Signal) error {
-	err := p.process.Signal(signal)
+	r := p.running.Load()
+	if r == nil {
+		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+	}
+	err := r.process.Signal(signal)
 	if errors.Is(err, container.ErrNotRunning) {
 		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
 	}
@@ -253,8 +280,12 @@ func (p *Process) Signal(signal unix.Signal) error {
 
 // Resize sets the size of the process's terminal in characters.
 func (p *Process) Resize(rows, columns uint32) error {
-	if p.process.Console() == nil {
+	r := p.running.Load()
+	if r == nil {
+		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+	}
+	if r.process.Console() == nil {
 		return fmt.Errorf("%s has no terminal: %w", p, ErrState)
 	}
-	return p.process.Resize(columns, rows)
+	return r.process.Resize(columns, rows)
 }
