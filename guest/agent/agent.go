@@ -27,6 +27,7 @@ import (
 	"kata/guest/device/assign"
 	"kata/guest/hotplug"
 	"kata/guest/log"
+	"kata/guest/netdev"
 	"kata/guest/oom"
 	"kata/guest/sandbox"
 	"kata/guest/sharedfile"
@@ -59,6 +60,7 @@ type Service struct {
 	sandbox   *sandbox.Sandbox
 	machine   *hotplug.Machine
 	files     *sharedfile.Tree
+	network   *netdev.Network
 	destroyed chan struct{}
 	once      sync.Once
 }
@@ -67,7 +69,7 @@ type Service struct {
 func New(cfg Config) *Service {
 	return &Service{
 		cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{}),
-		machine: hotplug.New(boot.CgroupRoot, cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root),
+		machine: hotplug.New(boot.CgroupRoot, cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root), network: netdev.New(),
 	}
 }
 

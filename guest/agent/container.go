@@ -173,7 +173,11 @@ func (s *Service) statsContainer(_ context.Context, req *agentpb.StatsContainerR
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %s: %w", req.ContainerId, err)
 	}
-	return &agentpb.StatsContainerResponse{CgroupStats: stats}, nil
+	network, err := s.networkStats()
+	if err != nil {
+		return nil, fmt.Errorf("statistics of the network: %w", err)
+	}
+	return &agentpb.StatsContainerResponse{CgroupStats: stats, NetworkStats: network}, nil
 }
 
 // empty is the answer of a call that has none.

@@ -1,8 +1,242 @@
 package agent
 
-import "kata/api/agentpb"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/agentpb"
+	"kata/api/ttrpc"
+	"kata/api/typespb"
+	"kata/guest/device"
+	"kata/guest/netdev"
+	"kata/guest/netlink"
+	"kata/guest/uevent"
+)
 
 // registerNetwork registers the calls that set the pod's network up.
 func (s *Service) registerNetwork(agent agentpb.AgentServiceRegistrar) {
-	// UpdateInterface UpdateRoutes ListInterfaces ListRoutes AddARPNeighbors
+	agent.UpdateInterface(handle(s, s.updateInterface))
+	agent.UpdateRoutes(handle(s, s.updateRoutes))
+	agent.ListInterfaces(handle(s, s.listInterfaces))
+	agent.ListRoutes(handle(s, s.listRoutes))
+	agent.AddARPNeighbors(handle(s, s.addARPNeighbors))
+}
+
+func (s *Service) updateInterface(ctx context.Context, req *agentpb.UpdateInterfaceRequest) (*typespb.Interface, error) {
+	if req.Interface == nil {
+		return nil, invalid("interface", "", "is missing")
+	}
+	which, want, err := parseInterface(req.Interface)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.needInit("set up a network interface"); err != nil {
+		return nil, err
+	}
+	if which.Index, err = s.awaitInterface(ctx, req.Interface.DevicePath, which.MAC); err != nil {
+		return nil, err
+	}
+	got, err := s.network.SetInterface(ctx, which, want)
+	if err != nil {
+		return nil, networkError(err, "interface")
+	}
+	return interfaceMessage(got), nil
+}
+
+// awaitInterface waits for the interface to be there, and returns its number if
+// it is known by its path: the PCI path, or the path in sysfs.
+func (s *Service) awaitInterface(ctx context.Context, path string, mac netdev.MAC) (index int, err error) {
+	const field = "interface.devicePath"
+	switch {
+	case path == "" && mac == "":
+		return 0, nil // SetInterface says what is missing
+	case path == "":
+		timeout := s.cfg.Devices.Timeout()
+		err := uevent.Await(ctx, "hwAddr "+string(mac), timeout, func() (bool, error) { return s.network.Exists(mac) })
+		if late := (*uevent.TimeoutError)(nil); errors.As(err, &late) {
+			return 0, ttrpc.Errorf(ttrpc.NotFound, "interface.hwAddr %q is not the address of a network interface, nor of one that came within %v", mac, timeout)
+		}
+		return 0, err
+	case path[0] == '/':
+		dir, err := device.SysPath(path)
+		if err != nil {
+			return 0, invalid(field, path, "is not the path of a device in sysfs")
+		}
+		if index, err = s.cfg.Devices.NetIn(ctx, dir); err != nil {
+			return 0, fmt.Errorf("%s %q: %w", field, path, err)
+		}
+	default:
+		pci, err := device.ParsePCIPath(path)
+		if err != nil {
+			return 0, ttrpc.Errorf(ttrpc.InvalidArgument, "%s %w", field, err)
+		}
+		if index, err = s.cfg.Devices.NetAt(ctx, pci); err != nil {
+			return 0, fmt.Errorf("%s %q: %w", field, path, err)
+		}
+	}
+	return index, nil
+}
+
+func (s *Service) listInterfaces(context.Context, *agentpb.ListInterfacesRequest) (*agentpb.Interfaces, error) {
+	list, err := s.network.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	resp := &agentpb.Interfaces{Interfaces: make([]*typespb.Interface, len(list))}
+	for i := range list {
+		resp.Interfaces[i] = interfaceMessage(list[i])
+	}
+	return resp, nil
+}
+
+func interfaceMessage(i netdev.Interface) *typespb.Interface {
+	m := &typespb.Interface{Device: i.Name, Name: i.Name, HwAddr: string(i.MAC), Mtu: uint64(i.MTU), Type: i.Kind}
+	if i.NoARP {
+		m.RawFlags = unix.IFF_NOARP
+	}
+	for _, p := range i.Addresses {
+		m.IPAddresses = append(m.IPAddresses, &typespb.IPAddress{
+			Family: addressFamily(p.Addr), Address: p.Addr.String(), Mask: strconv.Itoa(int(p.Bits)),
+		})
+	}
+	return m
+}
+
+func addressFamily(a netdev.Addr) typespb.IPFamily {
+	if a.Is6() {
+		return typespb.IPFamily_v6
+	}
+	return typespb.IPFamily_v4
+}
+
+// updateRoutes answers with the routes as they are then.
+func (s *Service) updateRoutes(ctx context.Context, req *agentpb.UpdateRoutesRequest) (*agentpb.Routes, error) {
+	if req.Routes == nil {
+		return nil, invalid("routes", "", "is missing: no routes are an empty list")
+	}
+	list, err := parseRoutes(req.Routes.Routes)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.needInit("set routes"); err != nil {
+		return nil, err
+	}
+	if err := s.network.SetRoutes(ctx, list); err != nil {
+		return nil, networkError(err, "routes.Routes")
+	}
+	return s.listRoutes(ctx, nil)
+}
+
+func (s *Service) listRoutes(context.Context, *agentpb.ListRoutesRequest) (*agentpb.Routes, error) {
+	list, err := s.network.Routes()
+	if err != nil {
+		return nil, err
+	}
+	resp := &agentpb.Routes{Routes: make([]*typespb.Route, len(list))}
+	for i, r := range list {
+		m := &typespb.Route{
+			Dest: r.Dst.String(), Gateway: r.Gateway.String(), Device: r.Device, Source: r.Source.String(),
+			Scope: uint32(r.Scope), Family: addressFamily(r.Dst.Addr), Mtu: r.MTU,
+		}
+		if r.Onlink {
+			m.Flags = unix.RTNH_F_ONLINK
+		}
+		if r.Metric != 0 {
+			m.Metric = &r.Metric
+		}
+		resp.Routes[i] = m
+	}
+	return resp, nil
+}
+
+func (s *Service) addARPNeighbors(ctx context.Context, req *agentpb.AddARPNeighborsRequest) (*agentpb.Empty, error) {
+	if req.Neighbors == nil {
+		return nil, invalid("neighbors", "", "is missing")
+	}
+	list, err := parseNeighbours(req.Neighbors.ARPNeighbors)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.needInit("set neighbours"); err != nil {
+		return nil, err
+	}
+	if err := s.network.AddNeighbours(ctx, list); err != nil {
+		return nil, networkError(err, "neighbors.ARPNeighbors")
+	}
+	return &agentpb.Empty{}, nil
+}
+
+// networkStats returns the counters of the pod's interfaces.
+func (s *Service) networkStats() ([]*agentpb.NetworkStats, error) {
+	list, err := s.network.Statistics()
+	if err != nil {
+		return nil, err
+	}
+	stats := make([]*agentpb.NetworkStats, len(list))
+	for i, c := range list {
+		stats[i] = &agentpb.NetworkStats{
+			Name:    c.Name,
+			RxBytes: c.RxBytes, RxPackets: c.RxPackets, RxErrors: c.RxErrors, RxDropped: c.RxDropped,
+			TxBytes: c.TxBytes, TxPackets: c.TxPackets, TxErrors: c.TxErrors, TxDropped: c.TxDropped,
+		}
+	}
+	return stats, nil
+}
+
+// networkError gives an error about the field of a request, or about an element
+// of it if it is a list, its name and code.
+func networkError(err error, field string) error {
+	if e := (*netdev.InvalidError)(nil); errors.As(err, &e) {
+		switch {
+		case field != "interface":
+			field = element(field, e.Index)
+		case e.Field == "address":
+			field = element(field+".IPAddresses", e.Index)
+		}
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%s.%w", field, e)
+	}
+	if errors.Is(err, netdev.ErrNotFound) {
+		return ttrpc.Errorf(ttrpc.NotFound, "%s: %w", field, err)
+	}
+	code := errnoCode(err)
+	if e := (*netdev.RouteError)(nil); errors.As(err, &e) {
+		if e.Index >= 0 {
+			field = element(field, e.Index)
+		}
+		if e.Restore != nil {
+			code = ttrpc.Internal
+		}
+	}
+	if e := (*netdev.NeighbourError)(nil); errors.As(err, &e) {
+		field = element(field, e.Index)
+	}
+	if code == ttrpc.Internal {
+		return fmt.Errorf("%s: %w", field, err) // which may have ended with the context
+	}
+	return ttrpc.Errorf(code, "%s: %w", field, err)
+}
+
+func element(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
+
+// errnoCode returns the code for what the kernel says.
+func errnoCode(err error) ttrpc.Code {
+	e := (*netlink.Error)(nil)
+	if !errors.As(err, &e) {
+		return ttrpc.Internal
+	}
+	switch e.Errno {
+	case unix.EINVAL, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.ERANGE:
+		return ttrpc.InvalidArgument
+	case unix.ENETDOWN:
+		return ttrpc.FailedPrecondition
+	case unix.EEXIST:
+		return ttrpc.AlreadyExists
+	case unix.ENODEV:
+		return ttrpc.NotFound
+	}
+	return ttrpc.Internal
 }

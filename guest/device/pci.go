@@ -205,16 +205,6 @@ func (f *Finder) BlockAt(ctx context.Context, p PCIPath) (Block, error) {
 	return b, err
 }
 
-// NetAt waits for the network device of the PCI device at p and returns its
-// present name.
-func (f *Finder) NetAt(ctx context.Context, p PCIPath) (name string, err error) {
-	err = uevent.Await(ctx, "network device at PCI path "+p.String(), f.timeout, func() (bool, error) {
-		name, err = f.child(p, "net")
-		return name != "", err
-	})
-	return name, err
-}
-
 // child returns the name of the device of a class that belongs to the PCI
 // device at p, or "" if there is none yet. It lies below the PCI device itself
 // or below its virtio device.

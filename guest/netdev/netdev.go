@@ -1,16 +1,86 @@
-// Package netdev configures network devices of the guest.
+// Package netdev sets up the network of the guest: the names, addresses and MTU
+// of its devices, the routes, the neighbours.
 //
-// At boot that is the loopback device; addresses, routes and neighbours of the
-// pod's devices follow with the calls that set them. It knows nothing of
-// network namespaces: it acts on the one of the calling process.
+// What is asked for is a state, not a step: [Network.SetInterface] and
+// [Network.SetRoutes] look at what is there and change what differs, so that the
+// same call again changes nothing, and nothing is interrupted that stays. When
+// a change fails in the middle, what had been changed before is put back, and
+// the error says which part failed. What makes no sense is an [InvalidError] and
+// found before anything is changed.
+//
+// The loopback device is set up at boot ([Up]) and never touched afterwards. What
+// the kernel makes by itself, connected routes and link-local addresses, stays
+// the kernel's.
+//
+// The package knows nothing of network namespaces: it acts on the one of the
+// calling thread.
 package netdev
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"kata/guest/netlink"
 )
+
+// Network is the network of this machine. Its methods may be called
+// concurrently; changes are made one after the other.
+type Network struct {
+	changing chan struct{} // has room while no change is made
+}
+
+// New returns the network.
+func New() *Network { return &Network{changing: make(chan struct{}, 1)} }
+
+// ErrNotFound is a device that is not there.
+var ErrNotFound = errors.New("no such network device")
+
+// InvalidError is a value that makes no sense.
+type InvalidError struct {
+	// Index is that of the list's element, where there is a list.
+	Index int
+	// Field names the value.
+	Field string
+	Value string
+	// Reason says what is wrong with the value: "is …".
+	Reason string
+}
+
+func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, e.Value, e.Reason) }
+
+// session is a conversation with the kernel.
+type session struct {
+	conn *netlink.Conn
+}
+
+// change calls do with a session, and lets nobody else change anything
+// meanwhile.
+func (n *Network) change(ctx context.Context, do func(*session) error) error {
+	select {
+	case n.changing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-n.changing }()
+	return n.look(do)
+}
+
+// look calls do with a session.
+func (n *Network) look(do func(*session) error) (err error) {
+	conn, err := netlink.Dial()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	return do(&session{conn})
+}
+
+// isErrno reports whether the kernel has answered with errno.
+func isErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }
 
 // Up sets the device called name up, as in ip link set NAME up.
 func Up(name string) error {

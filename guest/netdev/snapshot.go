@@ -1,0 +1,110 @@
+package netdev
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// localTable is the table of the machine's own addresses, which the kernel keeps
+// (RT_TABLE_LOCAL).
+const localTable = unix.RT_TABLE_LOCAL
+
+// belongings are what a device loses when it is set down: IPv6 addresses, routes,
+// and neighbours that stay until they are deleted; of IPv4 addresses nothing.
+type belongings struct {
+	addresses  []address
+	routes     []route
+	neighbours []neighbour
+}
+
+// belongings returns what the device with a number has.
+func (s *session) belongings(links []link, index int) (b belongings, err error) {
+	addresses, err := s.addresses(links)
+	if err != nil {
+		return b, err
+	}
+	for _, a := range addresses {
+		if a.index == index {
+			b.addresses = append(b.addresses, a)
+		}
+	}
+	routes, err := s.routes()
+	if err != nil {
+		return b, err
+	}
+	for _, r := range routes {
+		// What routers announce is asked for again by the kernel.
+		if r.on(index) && !r.cloned && r.table != localTable && r.protocol != unix.RTPROT_RA && r.kind == unix.RTN_UNICAST {
+			b.routes = append(b.routes, r)
+		}
+	}
+	neighbours, err := s.neighbours()
+	if err != nil {
+		return b, err
+	}
+	for _, n := range neighbours {
+		// The kernel makes those of multicast addresses.
+		if n.index == index && lasts(n) && !n.addr.IsMulticast() {
+			b.neighbours = append(b.neighbours, n)
+		}
+	}
+	return b, nil
+}
+
+// restore gives the device with a number back what it has no more: first
+// addresses, on which routes depend, then routes, those first that others reach
+// their gateways by.
+func (s *session) restore(links []link, index int, had belongings) error {
+	has, err := s.belongings(links, index)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range had.addresses {
+		if hasAddress(has.addresses, a.prefix) {
+			continue
+		}
+		if err := s.restoreAddress(a); err != nil && !isErrno(err, unix.EEXIST) {
+			errs = append(errs, err)
+		}
+	}
+	for _, direct := range [...]bool{true, false} {
+		for i := range had.routes {
+			r := &had.routes[i]
+			if r.direct() != direct || hasRoute(has.routes, r) {
+				continue
+			}
+			if err := s.restoreRoute(r); err != nil {
+				errs = append(errs, fmt.Errorf("add route %s: %w", r.String(links), err))
+			}
+		}
+	}
+	for _, n := range had.neighbours {
+		if !hasNeighbour(has.neighbours, n) {
+			if err := s.addNeighbour(n); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func hasAddress(list []address, p Prefix) bool {
+	for _, a := range list {
+		if a.prefix == p {
+			return true
+		}
+	}
+	return false
+}
+
+func hasRoute(list []route, r *route) bool {
+	for i := range list {
+		if list[i].same(r) {
+			return true
+		}
+	}
+	return false
+}
