@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kata/guest/mount"
 )
 
@@ -97,6 +99,14 @@ func (m *Manager) reserve(ctx context.Context, pageSize, pages uint64) (release,
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil, &InvalidError{"option", fmt.Sprintf("pagesize=%d", pageSize), "is no size of huge pages of this machine"}
 	}
+	// The kernel would take everything for them, and then kill for want of memory.
+	available, err := availableMemory()
+	if err != nil {
+		return nil, err
+	}
+	if available < spareMemory || pages > (available-spareMemory)/pageSize {
+		return nil, fmt.Errorf("%d huge pages of %d bytes: %w (%d bytes are available)", pages, pageSize, unix.ENOMEM, available)
+	}
 	got, err := m.addPages(ctx, file, int64(pages))
 	if err == nil && got < int64(pages) {
 		_, back := m.addPages(context.WithoutCancel(ctx), file, -got)
@@ -130,6 +140,25 @@ func (m *Manager) addPages(ctx context.Context, file string, n int64) (int64, er
 	}
 	after, err := readNumber(file)
 	return after - before, err
+}
+
+// spareMemory is what huge pages leave for everything else.
+const spareMemory = 32 << 20
+
+// availableMemory returns how many bytes can be had without swapping.
+func availableMemory() (uint64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	const key = "MemAvailable:"
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, key); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/meminfo has no %s", key)
 }
 
 func readNumber(file string) (int64, error) {
