@@ -26,7 +26,7 @@ FUZZTIME    ?= 20s
 # What the build, the tests and the demo need of the distribution.
 PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs erofs-utils flex git \
 	iproute2 libelf-dev libseccomp-dev linux-source-6.1 qemu-system-common \
-	qemu-system-x86 runc xz-utils
+	qemu-system-x86 runc xfsprogs xz-utils
 
 # The packages that have tests with the build tag vm.
 VM_TESTS := ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
