@@ -1,0 +1,63 @@
+package iptables
+
+import (
+	"strings"
+)
+
+// splitWords splits a line at blanks. Double quotes hold a word together, and a
+// backslash takes what follows it inside them for what it is.
+func splitWords(line string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	inWord, inQuotes := false, false
+	for i := 0; i < len(line); i++ {
+		c := line[i]
+		switch {
+		case inQuotes && c == '\\' && i+1 < len(line):
+			i++
+			word.WriteByte(line[i])
+		case c == '"':
+			inQuotes = !inQuotes
+			inWord = true
+		case !inQuotes && isBlank(c):
+			if inWord {
+				words = append(words, word.String())
+				word.Reset()
+			}
+			inWord = false
+		default:
+			word.WriteByte(c)
+			inWord = true
+		}
+	}
+	if inQuotes {
+		return nil, problem("a quotation mark is missing")
+	}
+	if inWord {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f' }
+
+// splitCounters splits [PACKETS:BYTES] from the start of a line.
+func splitCounters(line string) (packets, bytes uint64, rest string, err error) {
+	inside, rest, closed := strings.Cut(strings.TrimPrefix(line, "["), "]")
+	if closed {
+		if packets, bytes, err = parseCounters(inside); err == nil {
+			return packets, bytes, strings.TrimSpace(rest), nil
+		}
+	}
+	return 0, 0, "", problem("the counters are not [PACKETS:BYTES]")
+}
+
+func parseCounters(s string) (packets, bytes uint64, err error) {
+	p, b, two := strings.Cut(s, ":")
+	packets, ok := parseNumber(p, 1<<64-1)
+	bytes, valid := parseNumber(b, 1<<64-1)
+	if !two || !ok || !valid {
+		return 0, 0, wrong("counters", s, "they are not PACKETS:BYTES")
+	}
+	return packets, bytes, nil
+}
