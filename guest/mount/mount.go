@@ -20,6 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Hold returns the tree at a descriptor, which then belongs to the Tree.
+func Hold(fd int) *Tree { return &Tree{fd: fd} }
+
 // Tree is a mount, or several below one another, held by a descriptor. Until
 // it is attached, Close also destroys it.
 type Tree struct {
@@ -141,14 +144,20 @@ func (t *Tree) Attach(target int) error {
 	return os.NewSyscallError("move_mount", unix.MoveMount(t.fd, "", target, "", flags))
 }
 
-// Configure applies what options say beyond the parameters of the file system:
-// attributes and propagation. Attributes of the one mount come after the
-// recursive ones, so that the top can differ.
+// SetIDMap makes the mount, or all of the tree, show the owners of files as the
+// user namespace at the descriptor users maps them. No mount of the tree may be
+// attached or mapped yet.
+func (t *Tree) SetIDMap(users int, recursive bool) error {
+	return t.setattr(unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users)}, recursive)
+}
+
+// Configure applies the attributes that options give. The recursive ones come
+// last and win, as in runc.
 func (t *Tree) Configure(o *Options) error {
-	if err := t.SetAttr(o.AttrRec, true); err != nil {
+	if err := t.SetAttr(o.Attr, false); err != nil {
 		return err
 	}
-	return t.SetAttr(o.Attr, false)
+	return t.SetAttr(o.AttrRec, true)
 }
 
 // Propagate applies the propagation of the options. It comes after Attach: a

@@ -43,6 +43,8 @@ func TestParse(t *testing.T) {
 		}},
 		{"an equals sign in a value", "trans=a=b", Options{Data: []Param{{Key: "trans", Value: "a=b"}}}},
 		{"defaults mean nothing", "defaults", Options{}},
+		{"ID mapping", "bind,idmap", Options{Bind: true, IDMap: true}},
+		{"ID mapping of a tree", "rbind,ridmap", Options{Bind: true, Recursive: true, IDMap: true, IDMapRecursive: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := Parse(strings.Split(tt.options, ","))
@@ -54,7 +56,7 @@ func TestParse(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []string{"idmap", "ridmap", "a\x00b"} {
+	for _, bad := range []string{"a\x00b"} {
 		if _, err := Parse([]string{bad}); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}

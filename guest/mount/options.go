@@ -14,6 +14,8 @@ type Options struct {
 	Bind, Recursive bool
 	// CopyUp is set by "tmpcopyup": a tmpfs starts with what it covers.
 	CopyUp bool
+	// IDMap is set by "idmap" and "ridmap", IDMapRecursive by the latter.
+	IDMap, IDMapRecursive bool
 	// Attr applies to the one mount, AttrRec to all mounts of the tree.
 	Attr, AttrRec Attr
 	// Propagation holds MS_PRIVATE and its kind in the order given, together
@@ -28,6 +30,14 @@ type Options struct {
 // whole (mount_setattr(2)).
 type Attr struct {
 	Set, Clear uint64
+}
+
+// Then returns the change that a and then b make.
+func (a Attr) Then(b Attr) Attr {
+	if b.Clear&unix.MOUNT_ATTR__ATIME != 0 {
+		a.Set &^= unix.MOUNT_ATTR__ATIME
+	}
+	return Attr{Set: a.Set&^b.Clear | b.Set, Clear: a.Clear&^b.Set | b.Clear}
 }
 
 // Empty reports whether a changes nothing.
@@ -141,7 +151,8 @@ func (o *Options) add(option string) error {
 		o.CopyUp = true
 		return nil
 	case "idmap", "ridmap":
-		return fmt.Errorf("mount option %q is not supported", option)
+		o.IDMap, o.IDMapRecursive = true, option == "ridmap"
+		return nil
 	}
 	if ignoredOptions[option] {
 		return nil
