@@ -96,11 +96,23 @@ func Measure(path string) (Stats, error) {
 		},
 		Inodes: Usage{Total: stat.Files, Available: stat.Ffree, Used: stat.Files - min(stat.Ffree, stat.Files)},
 	}
-	// A file system in trouble may still count its blocks.
-	root, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		s.Problem = err.Error()
-		return s, nil
+	s.Problem = problem(fd)
+	return s, nil
+}
+
+// problem tries to read from a directory or file: a file system in trouble may
+// still count its blocks.
+func problem(fd int) string {
+	var stat unix.Stat_t
+	err := unix.Fstat(fd, &stat)
+	if kind := stat.Mode & unix.S_IFMT; err == nil && (kind == unix.S_IFDIR || kind == unix.S_IFREG) {
+		var root int
+		if root, err = unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			unix.Close(root)
+		}
 	}
-	return s, unix.Close(root)
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
