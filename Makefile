@@ -25,7 +25,7 @@ FUZZTIME    ?= 20s
 
 # What the build, the tests and the demo need of the distribution.
 PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs erofs-utils flex git \
-	iproute2 libelf-dev libseccomp-dev linux-source-6.1 qemu-system-common \
+	iproute2 iptables libelf-dev libseccomp-dev linux-source-6.1 qemu-system-common \
 	qemu-system-x86 runc xfsprogs xz-utils
 
 # The packages that have tests with the build tag vm.

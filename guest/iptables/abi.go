@@ -108,13 +108,13 @@ var (
 		addr: 4, ifaces: 16, proto: 80, flags: 82, inverted: 83, flagFrag: 1, flagGoto: 2,
 		targetOffset: 88, nextOffset: 90, counters: 96, header: 112,
 		domain: unix.AF_INET, level: unix.IPPROTO_IP, revisionMatch: 66, revisionTo: 67,
-		list: "/proc/net/ip_tables_names",
+		list: "/proc/thread-self/net/ip_tables_names",
 	}
 	layout6 = layout{
 		addr: 16, ifaces: 64, proto: 128, flags: 131, inverted: 132, flagProto: 1, flagGoto: 4,
 		targetOffset: 140, nextOffset: 142, counters: 152, header: 168,
 		domain: unix.AF_INET6, level: unix.IPPROTO_IPV6, revisionMatch: 68, revisionTo: 69,
-		list: "/proc/net/ip6_tables_names",
+		list: "/proc/thread-self/net/ip6_tables_names",
 	}
 )
 

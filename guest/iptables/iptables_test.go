@@ -112,6 +112,19 @@ func TestOtherWaysToSayIt(t *testing.T) {
 	}
 }
 
+func TestConntrackZones(t *testing.T) {
+	// The guest's kernel has none; iptables-legacy-save prints these lines so.
+	text := "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT DROP [0:0]\n-A PREROUTING -j CT --zone 5\n-A PREROUTING -j CT --zone mark\n" +
+		"-A OUTPUT -j CT --zone-orig mark\n-A OUTPUT -j CT --zone-reply 3\n-A OUTPUT -j CT --helper ftp --timeout slow\nCOMMIT\n"
+	got, err := thereAndBack(IPv4, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(text, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestMistakesAreNamed(t *testing.T) {
 	for _, tt := range []struct {
 		text string

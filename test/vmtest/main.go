@@ -4,10 +4,11 @@
 //	go run ./test/vmtest ./guest/container -- -test.run Exec -test.v
 //
 // Tests are compiled with the build tag vmtest. Each package gets a VM of its
-// own, with the guest kernel, busybox, the package's testdata folder, and
-// every file system and cgroup controller a guest has. Output arrives as it is
-// written. With one package the exit status is that of its tests; with several
-// it is that of the first that failed.
+// own, with the guest kernel, busybox, the package's testdata folder, the files
+// of the host that testdata/host-files names, and every file system and cgroup
+// controller a guest has. Output arrives as it is written. With one package the
+// exit status is that of its tests; with several it is that of the first that
+// failed.
 //
 // The kernel is the one KATA_TEST_KERNEL names, or build/guest/vmlinux.
 package main

@@ -82,7 +82,11 @@ func (o *options) test(ctx context.Context, p pkg, dir, initBinary, busybox stri
 		fmt.Printf("FAIL\t%s [build failed]\n", p.ImportPath)
 		return 2
 	}
-	err := vm.WriteInitrd(image, o.payload(p, binary, initBinary, busybox))
+	payload := o.payload(p, binary, initBinary, busybox)
+	err := hostFiles(p.Dir, payload.Files)
+	if err == nil {
+		err = vm.WriteInitrd(image, payload)
+	}
 	if err != nil {
 		fmt.Printf("%v\nFAIL\t%s [set-up failed]\n", err, p.ImportPath)
 		return 2
