@@ -57,13 +57,19 @@ func addProgram(at, file string, files map[string]string) error {
 		return err
 	}
 	files[at] = target
-	program, err := elf.Open(target)
-	if format := (*elf.FormatError)(nil); errors.As(err, &format) {
-		return nil
-	} else if err != nil {
+	f, err := os.Open(target)
+	if err != nil {
 		return err
 	}
-	defer program.Close()
+	defer f.Close()
+	magic := make([]byte, len(elf.ELFMAG))
+	if n, _ := f.ReadAt(magic, 0); string(magic[:n]) != elf.ELFMAG {
+		return nil
+	}
+	program, err := elf.NewFile(f)
+	if err != nil {
+		return err
+	}
 	for _, s := range program.Progs {
 		if s.Type != elf.PT_INTERP {
 			continue
