@@ -51,26 +51,18 @@ type Block struct {
 // that can be opened: the node exists a little before the device answers.
 func (f *Finder) open(node string) (Block, error) {
 	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	switch {
-	case err == unix.ENOMEDIUM || err == unix.EBUSY:
-		// It is there; the rest is for those to find out who use it.
-		fd, err = unix.Open(node, unix.O_PATH|unix.O_CLOEXEC, 0)
-	case err == unix.EACCES || err == unix.EPERM:
-		fd, err = unix.Open(node, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+	} else if gone(err) {
+		return Block{}, nil
 	}
-	if err != nil {
-		if ignoreMissing(err) == nil {
-			return Block{}, nil
-		}
-		return Block{}, &os.PathError{Op: "open", Path: node, Err: err}
-	}
-	defer unix.Close(fd)
+	// Other errors (no medium, in use) are for those to find out who use it.
 	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return Block{}, &os.PathError{Op: "stat", Path: node, Err: err}
+	if err := unix.Stat(node, &stat); err != nil {
+		return Block{}, ignoreMissing(&os.PathError{Op: "stat", Path: node, Err: err})
 	}
 	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return Block{}, fmt.Errorf("%s is not a block device", node)
+		return Block{}, errors.New(node + " is not a block device")
 	}
 	return Block{Path: node, Major: unix.Major(stat.Rdev), Minor: unix.Minor(stat.Rdev)}, nil
 }
@@ -84,7 +76,7 @@ func IsNode(text string) bool {
 // virtio-mmio ones, persistent memory, and what was there at boot.
 func (f *Finder) BlockNamed(ctx context.Context, node string) (Block, error) {
 	if !IsNode(node) {
-		return Block{}, fmt.Errorf("%q is not a path below /dev", node)
+		return Block{}, errors.New(strconv.Quote(node) + " is not a path below /dev")
 	}
 	var b Block
 	err := uevent.Await(ctx, "block device "+node, f.timeout, func() (found bool, err error) {
@@ -104,12 +96,16 @@ func ParseSCSIAddress(text string) (SCSIAddress, error) {
 	t, err1 := strconv.ParseUint(target, 10, 16)
 	l, err2 := strconv.ParseUint(lun, 10, 32)
 	if !ok || err1 != nil || err2 != nil {
-		return SCSIAddress{}, fmt.Errorf("%q is not a SCSI address, TARGET:LUN", text)
+		return SCSIAddress{}, errors.New(strconv.Quote(text) + " is not a SCSI address, TARGET:LUN")
 	}
 	return SCSIAddress{uint32(t), uint32(l)}, nil
 }
 
-func (a SCSIAddress) String() string { return fmt.Sprintf("%d:%d", a.Target, a.LUN) }
+func (a SCSIAddress) String() string { return a.join(":") }
+
+func (a SCSIAddress) join(with string) string {
+	return strconv.FormatUint(uint64(a.Target), 10) + with + strconv.FormatUint(uint64(a.LUN), 10)
+}
 
 // SCSI waits for the disk at a, after it has made each SCSI host look there.
 func (f *Finder) SCSI(ctx context.Context, a SCSIAddress) (Block, error) {
@@ -169,7 +165,7 @@ func (f *Finder) scan(a SCSIAddress, scanned []string) (fresh []string, err erro
 		}
 		// Channel, target, logical unit (Documentation/scsi/scsi-parameters.rst).
 		file := filepath.Join(hosts, host, "scan")
-		if err := write(file, fmt.Sprintf("0 %d %d", a.Target, a.LUN)); ignoreMissing(err) != nil {
+		if err := write(file, "0 "+a.join(" ")); ignoreMissing(err) != nil {
 			return nil, fmt.Errorf("scan for SCSI disk %s: %w", a, err)
 		}
 		fresh = append(fresh, host)

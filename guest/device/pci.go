@@ -3,7 +3,6 @@ package device
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +27,13 @@ type PCIPath struct {
 // slot is a place on a PCI bus.
 type slot struct{ device, function uint8 }
 
-func (s slot) String() string { return fmt.Sprintf("%02x.%d", s.device, s.function) }
+func (s slot) String() string { return hex(s.device) + "." + strconv.Itoa(int(s.function)) }
+
+// hex returns a number as two hexadecimal digits.
+func hex(n uint8) string {
+	const digits = "0123456789abcdef"
+	return string([]byte{digits[n>>4], digits[n&0xf]})
+}
 
 // ParsePCIPath parses a path in upstream's form: slots in hexadecimal, each with
 // its function where that is not 0, from the root bus down: "02", "02/01",
@@ -38,17 +43,17 @@ func ParsePCIPath(text string) (PCIPath, error) {
 	p := PCIPath{bus: rootBus}
 	parts := strings.Split(text, "/")
 	if len(parts) >= 3 {
-		if bus, ok := parseHex(parts[0], 2); ok && bus > maxSlot {
-			p.bus, parts = fmt.Sprintf("0000:%02x", bus), parts[1:]
+		if bus, ok := parseHex(parts[0], 0xff); ok && bus > maxSlot {
+			p.bus, parts = "0000:"+hex(bus), parts[1:]
 		}
 	}
 	if len(parts) > maxDepth {
-		return PCIPath{}, fmt.Errorf("%.32q… is not a PCI path: it is deeper than %d", text, maxDepth)
+		return PCIPath{}, errors.New(text[:32] + "… is not a PCI path: it is deeper than " + strconv.Itoa(maxDepth))
 	}
 	for _, part := range parts {
 		s, ok := parseSlot(part)
 		if !ok {
-			return PCIPath{}, fmt.Errorf("%q is not a PCI path: %q is not a slot of 00 to 1f, with a function as in 1f.7", text, part)
+			return PCIPath{}, errors.New(strconv.Quote(text) + " is not a PCI path of slots from 00 to 1f, as 02/01 or 02/1f.7")
 		}
 		p.slots = append(p.slots, s)
 	}
@@ -60,12 +65,12 @@ func NewPCIPath(slots ...uint32) (PCIPath, error) {
 	p := PCIPath{bus: rootBus}
 	for _, s := range slots {
 		if s > maxSlot {
-			return PCIPath{}, fmt.Errorf("%d is not a PCI slot of 0 to %d", s, maxSlot)
+			return PCIPath{}, errors.New(strconv.FormatUint(uint64(s), 10) + " is not a PCI slot of 0 to 31")
 		}
 		p.slots = append(p.slots, slot{device: uint8(s)})
 	}
 	if len(p.slots) == 0 || len(p.slots) > maxDepth {
-		return PCIPath{}, fmt.Errorf("a PCI path has 1 to %d slots, not %d", maxDepth, len(p.slots))
+		return PCIPath{}, errors.New("a PCI path has 1 to 256 slots, not " + strconv.Itoa(len(p.slots)))
 	}
 	return p, nil
 }
@@ -77,38 +82,20 @@ const (
 	maxDepth = 256
 )
 
-func parseSlot(text string) (slot, bool) {
+// parseSlot parses a slot, with its function behind a dot.
+func parseSlot(text string) (s slot, ok bool) {
 	device, function, dotted := strings.Cut(text, ".")
-	d, ok := parseHex(device, 2)
-	if !ok || d > maxSlot {
-		return slot{}, false
+	s.device, ok = parseHex(device, maxSlot)
+	if dotted && ok {
+		s.function, ok = parseHex(function, maxFunction)
 	}
-	s := slot{device: uint8(d)}
-	if dotted {
-		f, ok := parseHex(function, 1)
-		if !ok || f > maxFunction {
-			return slot{}, false
-		}
-		s.function = uint8(f)
-	}
-	return s, true
+	return s, ok
 }
 
-// parseHex parses a number of at most so many hexadecimal digits.
-func parseHex(text string, digits int) (uint64, bool) {
-	if len(text) > digits {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(text, 16, 32)
-	return n, err == nil
-}
-
-// isBus reports whether text is DDDD:BB.
-func isBus(text string) bool {
-	domain, bus, _ := strings.Cut(text, ":")
-	_, ok := parseHex(domain, 8)
-	_, ok2 := parseHex(bus, 2)
-	return ok && ok2 && len(domain) >= 4 && len(bus) == 2
+// parseHex parses a hexadecimal number of one or two digits, of at most limit.
+func parseHex(text string, limit uint8) (uint8, bool) {
+	n, err := strconv.ParseUint(text, 16, 8)
+	return uint8(n), err == nil && uint8(n) <= limit && len(text) <= 2 && !(limit <= 0xf && len(text) > 1)
 }
 
 // ParsePCIAddress parses the address of a PCI device, DDDD:BB:DD.F or without
@@ -118,12 +105,14 @@ func ParsePCIAddress(text string) (string, error) {
 	if strings.Count(address, ":") == 1 {
 		address = "0000:" + address
 	}
-	if i := strings.LastIndexByte(address, ':'); i >= 0 && isBus(address[:i]) {
-		if s, ok := parseSlot(address[i+1:]); ok && s.String() == address[i+1:] {
-			return address, nil
-		}
+	domain, rest, _ := strings.Cut(address, ":")
+	bus, place, _ := strings.Cut(rest, ":")
+	s, ok := parseSlot(place)
+	_, ok2 := parseHex(bus, 0xff)
+	if _, err := strconv.ParseUint(domain, 16, 32); err == nil && ok && ok2 && len(domain) >= 4 && len(bus) == 2 && s.String() == place {
+		return address, nil
 	}
-	return "", fmt.Errorf("%q is not the address of a PCI device, DDDD:BB:DD.F", text)
+	return "", errors.New(text + " is not the address of a PCI device, DDDD:BB:DD.F")
 }
 
 // String returns the path as [ParsePCIPath] takes it.
@@ -134,7 +123,7 @@ func (p PCIPath) String() string {
 	}
 	for _, s := range p.slots {
 		if s.function == 0 {
-			parts = append(parts, fmt.Sprintf("%02x", s.device))
+			parts = append(parts, hex(s.device))
 		} else {
 			parts = append(parts, s.String())
 		}
@@ -172,11 +161,11 @@ func (f *Finder) busBehind(dir string) (string, error) {
 	case len(names) == 1:
 		return names[0], nil
 	case len(names) > 1:
-		return "", fmt.Errorf("PCI device %s leads to the buses %s, of which one was expected", filepath.Base(dir), strings.Join(names, ", "))
+		return "", errors.New("PCI device " + filepath.Base(dir) + " leads to the buses " + strings.Join(names, ", ") + ", of which one was expected")
 	}
 	// Base class 06 is a bridge; one that has just come has no bus yet.
 	if class, err := os.ReadFile(filepath.Join(dir, "class")); err == nil && !strings.HasPrefix(string(class), "0x06") {
-		return "", fmt.Errorf("PCI device %s is not a bridge", filepath.Base(dir))
+		return "", errors.New("PCI device " + filepath.Base(dir) + " is not a bridge")
 	}
 	return "", nil
 }
@@ -237,13 +226,16 @@ func (f *Finder) child(p PCIPath, class string) (string, error) {
 	return "", nil
 }
 
-// ignoreMissing drops the error of something that is not there, also because it
-// has just gone.
+// gone reports whether an error says that something is not there, also because
+// it has just gone.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOTDIR)
+}
+
+// ignoreMissing drops an error for which gone is true.
 func ignoreMissing(err error) error {
-	for _, gone := range [...]error{unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.ENOTDIR} {
-		if errors.Is(err, gone) {
-			return nil
-		}
+	if gone(err) {
+		return nil
 	}
 	return err
 }

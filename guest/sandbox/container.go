@@ -96,7 +96,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (err 
 		}
 	}()
 	c.devices = devices
-	storages, err := s.cfg.Storages.Mount(ctx, c.id, o.Storages)
+	storages, err := s.cfg.Storages.Mount(ctx, o.Storages)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}

@@ -104,7 +104,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 			return fmt.Errorf("write name servers: %w", err)
 		}
 	}
-	storages, err = s.cfg.Storages.Mount(ctx, "", o.Storages)
+	storages, err = s.cfg.Storages.Mount(ctx, o.Storages)
 	return err
 }
 

@@ -3,10 +3,8 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -23,16 +21,15 @@ func mountVirtioFS(_ context.Context, m *Manager, j *job) (release, error) {
 
 // mount9P mounts the shared folder whose tag is the source by 9P on virtio.
 func mount9P(_ context.Context, m *Manager, j *job) (release, error) {
-	options := j.Options
-	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "trans=") }) {
-		options = append(slices.Clone(options), "trans=virtio")
+	if isOption(j.Options, "trans=") {
+		return m.mountTag("9p", j, j.Options)
 	}
-	return m.mountTag("9p", j, options)
+	return m.mountTag("9p", j, append([]string{"trans=virtio"}, j.Options...))
 }
 
 func (m *Manager) mountTag(fstype string, j *job, options []string) (release, error) {
 	if j.Source == "" {
-		return nil, &InvalidError{"source", "", "is not the tag of a device"}
+		return nil, invalid("source", "", "is not the tag of a device")
 	}
 	if j.Fstype != "" && j.Fstype != fstype {
 		return nil, &InvalidError{"fstype", j.Fstype, "is not " + fstype}
@@ -43,7 +40,7 @@ func (m *Manager) mountTag(fstype string, j *job, options []string) (release, er
 	}
 	tree, err := mount.FS(fstype, j.Source, o.Data, o.Attr)
 	if err != nil {
-		return nil, fmt.Errorf("mount %s %q: %w", fstype, j.Source, err)
+		return nil, failed("mount "+fstype+" "+strconv.Quote(j.Source), err)
 	}
 	return m.attach(tree, &o, j, true)
 }
@@ -52,7 +49,7 @@ func (m *Manager) mountTag(fstype string, j *job, options []string) (release, er
 func parse(options []string) (mount.Options, error) {
 	o, err := mount.Parse(options)
 	if err != nil {
-		return o, &InvalidError{"options", strings.Join(options, ","), "are not mount options: " + err.Error()}
+		return o, invalid("options", strings.Join(options, ","), "are not mount options: "+err.Error())
 	}
 	return o, nil
 }
@@ -60,7 +57,7 @@ func parse(options []string) (mount.Options, error) {
 // mountDisk waits for a disk and mounts its file system, or its node.
 func mountDisk(ctx context.Context, m *Manager, j *job) (release, error) {
 	if j.Fstype == "" {
-		return nil, &InvalidError{"fstype", "", "is missing"}
+		return nil, invalid("fstype", "", "is missing")
 	}
 	o, err := parse(j.Options)
 	if err != nil {
@@ -71,20 +68,36 @@ func mountDisk(ctx context.Context, m *Manager, j *job) (release, error) {
 		return nil, err
 	}
 	if o.Attr.Readonly() && j.FsGroup != nil {
-		return nil, &InvalidError{"fs_group", fmt.Sprint(j.FsGroup.GroupId), "is not possible with option ro"}
+		return nil, noGroup(j.Storage, "is not possible with option ro")
 	}
+	if j.Fstype == "bind" || o.Bind {
+		block, err := find(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return m.bind(ctx, j, block.Path, &o)
+	}
+	tree, err := mountFound(ctx, find, j.Fstype, j.Source, &o)
+	if err != nil {
+		return nil, err
+	}
+	return m.attachOwned(ctx, tree, &o, j, true)
+}
+
+// finder waits for a disk.
+type finder = func(context.Context) (device.Block, error)
+
+// mountFound waits for a disk, which source names, and mounts its file system.
+func mountFound(ctx context.Context, find finder, fstype, source string, o *mount.Options) (*mount.Tree, error) {
 	block, err := find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if j.Fstype == "bind" || o.Bind {
-		return m.bind(ctx, j, block.Path, &o)
-	}
-	tree, err := mount.FS(j.Fstype, block.Path, o.Data, o.Attr)
+	tree, err := mount.FS(fstype, block.Path, o.Data, o.Attr)
 	if err != nil {
-		return nil, fmt.Errorf("mount %s %s (%s): %w", j.Fstype, block.Path, j.Source, err)
+		return nil, failed("mount "+fstype+" "+block.Path+" ("+source+")", err)
 	}
-	return m.attachOwned(ctx, tree, &o, j, true)
+	return tree, nil
 }
 
 // attachOwned is attach after the files have been given to a group: nobody sees
@@ -97,22 +110,22 @@ func (m *Manager) attachOwned(ctx context.Context, tree *mount.Tree, o *mount.Op
 }
 
 // disk returns how to wait for the disk that a driver's source names.
-func (m *Manager) disk(driver, source string) (func(context.Context) (device.Block, error), error) {
+func (m *Manager) disk(driver, source string) (finder, error) {
 	switch {
 	case driver == "scsi":
 		address, err := device.ParseSCSIAddress(source)
 		if err != nil {
-			return nil, &InvalidError{"source", source, "is not a SCSI address, TARGET:LUN"}
+			return nil, invalid("source", source, "is not a SCSI address, TARGET:LUN")
 		}
 		return func(ctx context.Context) (device.Block, error) { return m.devices.SCSI(ctx, address) }, nil
 	case device.IsNode(source):
 		return func(ctx context.Context) (device.Block, error) { return m.devices.BlockNamed(ctx, source) }, nil
 	case driver == "mmioblk" || driver == "nvdimm" || strings.HasPrefix(source, "/"):
-		return nil, &InvalidError{"source", source, "is not the path of a device below /dev"}
+		return nil, invalid("source", source, "is not the path of a device below /dev")
 	}
 	p, err := device.ParsePCIPath(source)
 	if err != nil {
-		return nil, &InvalidError{"source", source, "is neither a path below /dev nor a PCI path, as 02/01"}
+		return nil, invalid("source", source, "is neither a path below /dev nor a PCI path, as 02/01")
 	}
 	return func(ctx context.Context) (device.Block, error) { return m.devices.BlockAt(ctx, p) }, nil
 }
@@ -124,7 +137,7 @@ func mountEphemeral(ctx context.Context, m *Manager, j *job) (release, error) {
 		return mountHugePages(ctx, m, j)
 	case "", "tmpfs":
 	default:
-		return nil, &InvalidError{"fstype", j.Fstype, "is neither tmpfs nor hugetlbfs"}
+		return nil, invalid("fstype", j.Fstype, "is neither tmpfs nor hugetlbfs")
 	}
 	group, options, err := j.takeGroup()
 	if err != nil {
@@ -140,10 +153,10 @@ func mountEphemeral(ctx context.Context, m *Manager, j *job) (release, error) {
 	}
 	tree, err := mount.FS("tmpfs", source, o.Data, o.Attr)
 	if err != nil {
-		return nil, fmt.Errorf("mount tmpfs: %w", err)
+		return nil, failed("mount tmpfs", err)
 	}
 	if err := giveTo(tree.FD(), group); err != nil {
-		return nil, errors.Join(fmt.Errorf("give %s to group %d: %w", j.MountPoint, group, err), tree.Close())
+		return nil, errors.Join(failed("give "+j.MountPoint+" to a group", err), tree.Close())
 	}
 	return m.attachOwned(ctx, tree, &o, j, true)
 }
@@ -160,13 +173,13 @@ func makeLocal(ctx context.Context, m *Manager, j *job) (release, error) {
 		value, ok := strings.CutPrefix(option, "mode=")
 		n, err := strconv.ParseUint(value, 8, 32)
 		if !ok || err != nil || n > 0o7777 {
-			return nil, &InvalidError{"option", option, "is neither mode=OCTAL nor fsgid=NUMBER"}
+			return nil, invalid("option", option, "is neither mode=OCTAL nor fsgid=NUMBER")
 		}
 		mode = uint32(n)
 	}
 	point, err := m.makePoint(j.MountPoint, true)
 	if err != nil {
-		return nil, fmt.Errorf("make directory %s: %w", j.MountPoint, err)
+		return nil, failed("make directory "+j.MountPoint, err)
 	}
 	defer point.close()
 	err = unix.Chmod(procPath(point.fd), mode)
@@ -177,7 +190,7 @@ func makeLocal(ctx context.Context, m *Manager, j *job) (release, error) {
 		err = j.own(ctx, point.fd)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make directory %s: %w", j.MountPoint, err), point.remove())
+		return nil, errors.Join(failed("make directory "+j.MountPoint, err), point.remove())
 	}
 	return point.remove, nil
 }
@@ -185,10 +198,10 @@ func makeLocal(ctx context.Context, m *Manager, j *job) (release, error) {
 // mountBind makes a file or directory of the guest available in another place.
 func mountBind(ctx context.Context, m *Manager, j *job) (release, error) {
 	if !path.IsAbs(j.Source) || strings.IndexByte(j.Source, 0) >= 0 {
-		return nil, &InvalidError{"source", j.Source, "is not an absolute path"}
+		return nil, invalid("source", j.Source, "is not an absolute path")
 	}
 	if j.Fstype != "" && j.Fstype != "bind" {
-		return nil, &InvalidError{"fstype", j.Fstype, "is not bind"}
+		return nil, invalid("fstype", j.Fstype, "is not bind")
 	}
 	o, err := parse(j.Options)
 	if err != nil {
@@ -199,7 +212,7 @@ func mountBind(ctx context.Context, m *Manager, j *job) (release, error) {
 
 func (m *Manager) bind(ctx context.Context, j *job, from string, o *mount.Options) (release, error) {
 	if len(o.Data) != 0 {
-		return nil, &InvalidError{"option", o.Data[0].String(), "is not one of a bind mount"}
+		return nil, invalid("option", o.Data[0].String(), "is not one of a bind mount")
 	}
 	source, err := unix.Open(from, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -212,7 +225,7 @@ func (m *Manager) bind(ctx context.Context, j *job, from string, o *mount.Option
 	}
 	tree, err := mount.Bind(source, o.Recursive)
 	if err != nil {
-		return nil, fmt.Errorf("bind %s: %w", from, err)
+		return nil, failed("bind "+from, err)
 	}
 	return m.attachOwned(ctx, tree, o, j, stat.Mode&unix.S_IFMT == unix.S_IFDIR)
 }

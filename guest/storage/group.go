@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -36,7 +35,7 @@ func (j *job) own(ctx context.Context, fd int) error {
 		return err
 	}
 	if err := chownTree(ctx, fd, int(group.GroupId), 0); err != nil {
-		return fmt.Errorf("give %s to group %d: %w", j.MountPoint, group.GroupId, err)
+		return failed("give "+j.MountPoint+" to group "+strconv.FormatUint(uint64(group.GroupId), 10), err)
 	}
 	return nil
 }
@@ -65,7 +64,7 @@ func chownTree(ctx context.Context, fd, group, depth int) error {
 		return err
 	}
 	if depth == maxDepth {
-		return fmt.Errorf("directories are deeper than %d", maxDepth)
+		return errors.New("directories are deeper than 10000")
 	}
 	dir, err := openDir(fd)
 	if err != nil {
@@ -76,7 +75,7 @@ func chownTree(ctx context.Context, fd, group, depth int) error {
 		names, err := dir.Readdirnames(256)
 		for _, name := range names {
 			if err := chownEntry(ctx, int(dir.Fd()), name, group, depth+1); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+				return failed(name, err)
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -150,7 +149,7 @@ func (j *job) takeGroup() (group int, options []string, err error) {
 		}
 		n, err := strconv.ParseUint(value, 10, 32)
 		if err != nil || n == 1<<32-1 {
-			return 0, nil, &InvalidError{"option", option, "is not fsgid=NUMBER"}
+			return 0, nil, invalid("option", option, "is not fsgid=NUMBER")
 		}
 		group = int(n)
 	}

@@ -34,7 +34,7 @@ func mountHugePages(ctx context.Context, m *Manager, j *job) (release, error) {
 	}
 	tree, err := mount.FS("hugetlbfs", "nodev", o.Data, o.Attr)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount hugetlbfs: %w", err), give())
+		return nil, errors.Join(failed("mount hugetlbfs", err), give())
 	}
 	undo, err := m.attachOwned(ctx, tree, &o, j, true)
 	if err != nil {
@@ -57,14 +57,14 @@ func hugeSizes(options []string) (pageSize, size uint64, err error) {
 			continue
 		}
 		if *to, err = parseSize(value); err != nil || *to == 0 {
-			return 0, 0, &InvalidError{"option", option, "is not a size in bytes"}
+			return 0, 0, invalid("option", option, "is not a size in bytes")
 		}
 	}
 	switch {
 	case pageSize == 0 || pageSize%1024 != 0:
-		return 0, 0, &InvalidError{"options", strings.Join(options, ","), "have no pagesize= of huge pages"}
+		return 0, 0, invalid("options", strings.Join(options, ","), "have no pagesize= of huge pages")
 	case size < pageSize:
-		return 0, 0, &InvalidError{"options", strings.Join(options, ","), "have no size= of a page or more"}
+		return 0, 0, invalid("options", strings.Join(options, ","), "have no size= of a page or more")
 	}
 	return pageSize, size, nil
 }
@@ -95,9 +95,9 @@ func parseSize(text string) (uint64, error) {
 // reserve adds pages to those that the kernel keeps, and returns how to give
 // them back.
 func (m *Manager) reserve(ctx context.Context, pageSize, pages uint64) (release, error) {
-	file := fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages", pageSize/1024)
+	file := "/sys/kernel/mm/hugepages/hugepages-" + strconv.FormatUint(pageSize/1024, 10) + "kB/nr_hugepages"
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-		return nil, &InvalidError{"option", fmt.Sprintf("pagesize=%d", pageSize), "is no size of huge pages of this machine"}
+		return nil, invalid("option", "pagesize="+strconv.FormatUint(pageSize, 10), "is no size of huge pages of this machine")
 	}
 	// The kernel would take everything for them, and then kill for want of memory.
 	available, err := availableMemory()
@@ -151,14 +151,10 @@ func availableMemory() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	const key = "MemAvailable:"
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, key); ok {
-			n, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			return n << 10, err
-		}
-	}
-	return 0, fmt.Errorf("/proc/meminfo has no %s", key)
+	_, rest, _ := strings.Cut(string(text), "MemAvailable:")
+	value, _, _ := strings.Cut(rest, "kB")
+	n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+	return n << 10, err
 }
 
 func readNumber(file string) (int64, error) {
@@ -168,7 +164,7 @@ func readNumber(file string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", file, err)
+		return 0, failed(file, err)
 	}
 	return n, nil
 }

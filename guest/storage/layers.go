@@ -2,10 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,12 +27,12 @@ import (
 // lower one. Without an upper layer the overlay is read-only, on the mount point
 // of the first.
 const (
-	driverLayers  = "erofs.multi-layer"
-	optionLayer   = "X-kata.multi-layer=true"
-	optionUpper   = "X-kata.overlay-upper"
-	optionLower   = "X-kata.overlay-lower"
-	optionMkdir   = "X-kata.mkdir.path="
-	optionOwnKind = "X-kata."
+	driverLayers = "erofs.multi-layer"
+	optionLayer  = "X-kata.multi-layer=true"
+	optionUpper  = "X-kata.overlay-upper"
+	optionLower  = "X-kata.overlay-lower"
+	optionMkdir  = "X-kata.mkdir.path="
+	optionOurs   = "X-kata."
 )
 
 // isLayer reports whether s is part of an overlay of disks.
@@ -53,146 +49,124 @@ func isUpper(s *agentpb.Storage) bool {
 func (j *job) setTop() error {
 	top := -1
 	for i, l := range j.layers {
-		if len(l.DriverOptions) != 0 {
-			return refuse(l.DriverOptions[0], driverLayers)
-		}
-		if l.FsGroup != nil {
-			return &InvalidError{"fs_group", fmt.Sprint(l.FsGroup.GroupId), "is not possible with driver " + driverLayers}
+		if err := checkOptions(l, driverLayers); err != nil {
+			return err
 		}
 		if !isUpper(l) {
 			continue
 		}
 		if top >= 0 {
-			return &InvalidError{"source", l.Source, "is a second upper layer"}
+			return invalid("source", l.Source, "is a second upper layer")
 		}
 		top = i
 	}
-	switch {
-	case top >= 0 && len(j.layers) == 1:
-		return &InvalidError{"source", j.layers[top].Source, "is an upper layer without lower ones"}
-	case len(j.layers) > maxLayers:
-		return &InvalidError{"driver", driverLayers, fmt.Sprintf("has %d layers; there may be %d", len(j.layers), maxLayers)}
+	if top >= 0 && len(j.layers) == 1 {
+		return invalid("source", j.layers[top].Source, "is an upper layer without lower ones")
+	}
+	if len(j.layers) > maxLayers {
+		return invalid("driver", driverLayers, "has more than 500 layers")
 	}
 	first := j.layers[max(top, 0)]
 	j.Storage = &agentpb.Storage{Driver: driverLayers, Source: first.Source, MountPoint: first.MountPoint, Shared: first.Shared}
 	return nil
 }
 
-// layer is a disk that is mounted while the overlay is made; the overlay holds
-// on to the file system by itself.
-type layer struct {
-	tree *mount.Tree
-	dir  string
-}
-
 // mountLayers mounts an overlay of disks.
 func mountLayers(ctx context.Context, m *Manager, j *job) (release, error) {
-	scratch, err := os.MkdirTemp(m.root, ".layers-")
+	s, err := m.newScratch()
 	if err != nil {
 		return nil, err
 	}
-	var undo []release
-	defer func() {
-		for _, u := range slices.Backward(undo) {
-			_ = u() // an unmount of what we have just mounted
+	defer s.close()
+	var upper *mount.Tree
+	var lower []*mount.Tree
+	for i, l := range j.layers {
+		tree, err := m.mountLayer(ctx, l)
+		if err == nil {
+			err = s.add(tree)
 		}
-		_ = os.Remove(scratch)
-	}()
-	var upper *layer
-	var lower []*layer
-	var directories []string
-	for i, s := range j.layers {
-		l, err := m.mountLayer(ctx, s, path.Join(scratch, strconv.Itoa(i)))
 		if err != nil {
-			return nil, fmt.Errorf("layer %d: %w", i, err)
+			return nil, failed("layer "+strconv.Itoa(i), err)
 		}
-		undo = append(undo, l.close)
-		if isUpper(s) {
-			upper = l
+		if isUpper(l) {
+			upper = tree
 		} else {
-			lower = append(lower, l)
+			lower = append(lower, tree)
 		}
-		for _, option := range s.Options {
-			if directory, ok := strings.CutPrefix(option, optionMkdir); ok {
-				directories = append(directories, directory)
+	}
+	for _, l := range j.layers {
+		for _, option := range l.Options {
+			if err := makeDirectory(option, upper, lower); err != nil {
+				return nil, err
 			}
 		}
 	}
-	for _, directory := range directories {
-		if err := makeDirectory(directory, upper, lower); err != nil {
+	if upper == nil && len(lower) == 1 { // nothing to overlay
+		tree, err := mount.Bind(lower[0].FD(), false)
+		if err != nil {
+			return nil, err
+		}
+		return m.attach(tree, new(mount.Options), j, true)
+	}
+	data := "lowerdir="
+	for i, tree := range lower {
+		if i > 0 {
+			data += ":"
+		}
+		data += procPath(tree.FD())
+	}
+	if upper != nil {
+		if data, err = s.addUpper(data, upper); err != nil {
 			return nil, err
 		}
 	}
-	return m.joinLayers(j, upper, lower)
+	return s.attachOverlay(j, new(mount.Options), data)
 }
 
-// mountLayer mounts one disk on dir, which it makes.
-func (m *Manager) mountLayer(ctx context.Context, s *agentpb.Storage, dir string) (*layer, error) {
-	options := slices.DeleteFunc(slices.Clone(s.Options), func(o string) bool { return strings.HasPrefix(o, optionOwnKind) })
-	fstype := s.Fstype
-	switch {
-	case fstype == "" && isUpper(s):
-		fstype = "ext4"
-	case fstype == "":
-		fstype = "erofs"
+// mountLayer mounts one disk, nowhere yet.
+func (m *Manager) mountLayer(ctx context.Context, l *agentpb.Storage) (*mount.Tree, error) {
+	var options []string
+	for _, option := range l.Options {
+		if !strings.HasPrefix(option, optionOurs) {
+			options = append(options, option)
+		}
 	}
-	if !isUpper(s) {
+	fstype, driver := l.Fstype, l.Driver
+	if !isUpper(l) {
 		options = append(options, "ro")
+		if fstype == "" {
+			fstype = "erofs"
+		}
+	} else if fstype == "" {
+		fstype = "ext4"
+	}
+	if driver == driverLayers {
+		driver = "blk"
 	}
 	o, err := parse(options)
 	if err != nil {
 		return nil, err
 	}
-	driver := s.Driver
-	if driver == driverLayers {
-		driver = "blk"
-	}
-	find, err := m.disk(driver, s.Source)
+	find, err := m.disk(driver, l.Source)
 	if err != nil {
 		return nil, err
 	}
-	block, err := find(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tree, err := mount.FS(fstype, block.Path, o.Data, o.Attr)
-	if err != nil {
-		return nil, fmt.Errorf("mount %s %s (%s): %w", fstype, block.Path, s.Source, err)
-	}
-	if err := attachAt(tree, dir); err != nil {
-		return nil, errors.Join(err, tree.Close())
-	}
-	return &layer{tree: tree, dir: dir}, nil
+	return mountFound(ctx, find, fstype, l.Source, &o)
 }
 
-// attachAt attaches a mount to a new directory of our own.
-func attachAt(tree *mount.Tree, dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+// makeDirectory makes what an option X-kata.mkdir.path= asks for; others it
+// skips.
+func makeDirectory(option string, upper *mount.Tree, lower []*mount.Tree) error {
+	directory, ok := strings.CutPrefix(option, optionMkdir)
+	if !ok {
+		return nil
 	}
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		err = tree.Attach(fd)
-		unix.Close(fd)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(dir))
-	}
-	return nil
-}
-
-func (l *layer) close() error {
-	return errors.Join(unix.Unmount(l.dir, unix.MNT_DETACH), l.tree.Close(), os.Remove(l.dir))
-}
-
-// makeDirectory makes what an option X-kata.mkdir.path= asks for.
-func makeDirectory(directory string, upper *layer, lower []*layer) error {
 	name, octal, hasMode := strings.Cut(directory, ":")
 	mode := uint64(0o755)
 	if hasMode {
 		var err error
 		if mode, err = strconv.ParseUint(octal, 8, 32); err != nil || mode > 0o7777 {
-			return &InvalidError{"option", optionMkdir + directory, "has no mode in octal"}
+			return invalid("option", option, "has no mode in octal")
 		}
 	}
 	in := upper
@@ -202,46 +176,15 @@ func makeDirectory(directory string, upper *layer, lower []*layer) error {
 		name, in = below, lower[0]
 	}
 	if in == nil || strings.Trim(name, "/") == "" || strings.IndexByte(name, 0) >= 0 {
-		return &InvalidError{"option", optionMkdir + directory, "is not a directory in the upper layer"}
+		return invalid("option", option, "is not a directory in the upper layer")
 	}
-	fd, err := inroot.MkdirAll(in.tree.FD(), name, 0o755)
+	fd, err := inroot.MkdirAll(in.FD(), name, 0o755)
 	if err != nil {
-		return fmt.Errorf("option %s%s: %w", optionMkdir, directory, err)
+		return failed("option "+option, err)
 	}
 	defer unix.Close(fd)
-	if hasMode {
-		return os.NewSyscallError("chmod", unix.Chmod(procPath(fd), uint32(mode)))
+	if !hasMode {
+		return nil
 	}
-	return nil
-}
-
-// joinLayers mounts the overlay.
-func (m *Manager) joinLayers(j *job, upper *layer, lower []*layer) (release, error) {
-	var names descriptors
-	for _, l := range lower {
-		names = append(names, l.tree.FD())
-	}
-	if upper == nil && len(lower) == 1 { // nothing to overlay
-		tree, err := cloneAt(lower[0].dir)
-		if err != nil {
-			return nil, err
-		}
-		return m.attach(tree, &mount.Options{}, j, true)
-	}
-	data := "lowerdir=" + names.String()
-	if upper != nil {
-		for _, name := range []string{"upper", "work"} {
-			fd, err := inroot.MkdirAll(upper.tree.FD(), name, 0o755)
-			if err != nil {
-				return nil, fmt.Errorf("make directory %s of the upper layer: %w", name, err)
-			}
-			defer unix.Close(fd)
-			data += "," + name + "dir=" + procPath(fd)
-		}
-	}
-	tree, err := m.mountLong(data)
-	if err != nil {
-		return nil, fmt.Errorf("mount overlay of %d layers: %w", len(lower), err)
-	}
-	return m.attach(tree, &mount.Options{}, j, true)
+	return unix.Chmod(procPath(fd), uint32(mode))
 }

@@ -3,14 +3,14 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/inroot"
 	"kata/guest/mount"
 )
 
@@ -26,189 +26,192 @@ const (
 // mountOverlay mounts an overlay of directories.
 func mountOverlay(_ context.Context, m *Manager, j *job) (release, error) {
 	if j.Fstype != "" && j.Fstype != "overlay" && j.Fstype != "overlayfs" {
-		return nil, &InvalidError{"fstype", j.Fstype, "is not overlay"}
+		return nil, invalid("fstype", j.Fstype, "is not overlay")
 	}
-	var undo release = func() error { return nil }
-	options := slices.Clone(j.Options)
-	if i := slices.Index(options, optionReadWrite); i >= 0 {
-		dirs, remove, err := m.writable(j.owner)
-		if err != nil {
-			return nil, err
-		}
-		undo = remove
-		options = append(slices.Delete(options, i, i+1), dirs...)
-	}
-	done, err := m.attachOverlay(j, options)
-	if err != nil {
-		return nil, errors.Join(err, undo())
-	}
-	return func() error { return errors.Join(done(), undo()) }, nil
-}
-
-func (m *Manager) attachOverlay(j *job, options []string) (release, error) {
-	for _, option := range options {
-		if strings.HasPrefix(option, optionKata) {
-			return nil, &InvalidError{"option", option, "is unknown to driver overlayfs"}
+	var options []string
+	writable := false
+	for _, option := range j.Options {
+		switch {
+		case option == optionReadWrite:
+			writable = true
+		case strings.HasPrefix(option, optionKata):
+			return nil, invalid("option", option, "is unknown to driver overlayfs")
+		default:
+			options = append(options, option)
 		}
 	}
 	o, err := parse(options)
 	if err != nil {
 		return nil, err
 	}
-	if !o.HasData("lowerdir") {
-		return nil, &InvalidError{"options", strings.Join(options, ","), "have no lowerdir="}
+	if !o.HasData("lowerdir") || o.HasData("upperdir") != o.HasData("workdir") || writable && o.HasData("upperdir") {
+		return nil, invalid("options", strings.Join(j.Options, ","), "are not lowerdir=, with upperdir= and workdir= or "+optionReadWrite+" if it is to be written to")
 	}
-	if o.HasData("upperdir") != o.HasData("workdir") {
-		return nil, &InvalidError{"options", strings.Join(options, ","), "have one of upperdir= and workdir= without the other"}
-	}
-	tree, err := m.overlay(&o)
+	s, err := m.newScratch()
 	if err != nil {
-		return nil, fmt.Errorf("mount overlay: %w", err)
+		return nil, err
 	}
-	return m.attach(tree, &o, j, true)
+	defer s.close()
+	data, err := s.overlayData(o.Data)
+	if err == nil && writable {
+		data, err = s.addMemory(data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.attachOverlay(j, &o, data)
 }
 
-// writable makes the directories of a container's writable overlay and returns
-// them as options.
-func (m *Manager) writable(owner string) (options []string, undo release, err error) {
-	if owner == "" || path.Base(owner) != owner {
-		return nil, nil, &InvalidError{"option", optionReadWrite, "is possible for a container only"}
-	}
-	home, err := m.makePoint(path.Join(m.root, owner), true)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer home.close()
-	var made []string
-	undo = func() error {
-		var errs []error
-		for _, dir := range made {
-			errs = append(errs, os.RemoveAll(dir))
-		}
-		return errors.Join(append(errs, home.remove())...)
-	}
-	for _, d := range []struct{ option, name string }{{"upperdir=", "upper"}, {"workdir=", "work"}} {
-		dir := path.Join(m.root, owner, d.name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			if errors.Is(err, os.ErrExist) {
-				err = &InvalidError{"option", optionReadWrite, "is possible once for a container: " + dir + " exists"}
-			}
-			return nil, nil, errors.Join(err, undo())
-		}
-		made = append(made, dir)
-		options = append(options, d.option+dir)
-	}
-	return options, undo, nil
+// scratch is a directory of our own, on which mounts are while an overlay of them
+// is made. The overlay holds on to what it needs by itself.
+type scratch struct {
+	manager *Manager
+	dir     string
+	trees   []*mount.Tree // mounted on 0, 1 … in dir
+	open    []int
 }
 
-// overlay makes a mount of an overlay. fsconfig(2) takes values of 255 bytes,
-// which a few layers exceed; what is longer takes the older way.
-func (m *Manager) overlay(o *mount.Options) (*mount.Tree, error) {
-	const maxValue = 255
-	long := func(p mount.Param) bool { return len(p.Value) > maxValue || strings.Contains(p.Value, ",") }
-	if !slices.ContainsFunc(o.Data, long) {
-		return mount.FS("overlay", "overlay", o.Data, o.Attr)
+// newScratch makes a scratch directory that the caller closes.
+func (m *Manager) newScratch() (*scratch, error) {
+	s := &scratch{manager: m, dir: m.root + "/.overlay" + strconv.FormatUint(m.scratches.Add(1), 10)}
+	if err := unix.Mkdir(s.dir, 0o700); err != nil {
+		return nil, &os.PathError{Op: "mkdir", Path: s.dir, Err: err}
 	}
+	return s, nil
+}
+
+func (s *scratch) close() {
+	for _, fd := range s.open {
+		unix.Close(fd)
+	}
+	for i, tree := range s.trees {
+		dir := s.place(i)
+		_ = unix.Unmount(dir, unix.MNT_DETACH) // what we have mounted ourselves
+		_ = tree.Close()
+		_ = unix.Rmdir(dir)
+	}
+	_ = unix.Rmdir(s.dir)
+}
+
+func (s *scratch) place(i int) string { return s.dir + "/" + strconv.Itoa(i) }
+
+// add mounts a tree, of which it takes ownership, in the scratch directory.
+func (s *scratch) add(tree *mount.Tree) error {
+	dir := s.place(len(s.trees))
+	s.trees = append(s.trees, tree)
+	if err := unix.Mkdir(dir, 0o700); err != nil {
+		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
+	}
+	fd, err := s.openDir(dir)
+	if err != nil {
+		return err
+	}
+	return tree.Attach(fd)
+}
+
+// openDir opens a directory until the scratch is closed.
+func (s *scratch) openDir(dir string) (int, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	s.open = append(s.open, fd)
+	return fd, nil
+}
+
+// overlayData returns parameters of an overlay as mount(2) takes them: a page of
+// them and not the 255 bytes of fsconfig(2), which a few layers exceed. In the
+// place of lower layers are their descriptors, which are short.
+func (s *scratch) overlayData(params []mount.Param) (string, error) {
 	var data []string
-	for _, p := range o.Data {
+	for _, p := range params {
 		if p.Key == "lowerdir" {
-			layers, err := openLayers(p.Value)
-			if err != nil {
-				return nil, err
+			var names []string
+			for _, name := range splitLayers(p.Value) {
+				fd, err := s.openDir(name)
+				if err != nil {
+					return "", err
+				}
+				names = append(names, procPath(fd))
 			}
-			defer layers.close()
-			p.Value = layers.String()
+			if len(names) > maxLayers {
+				return "", invalid("options", "lowerdir", "has more than 500 layers")
+			}
+			p.Value = strings.Join(names, ":")
 		}
 		p.Value = strings.ReplaceAll(p.Value, ",", `\,`)
 		data = append(data, p.String())
 	}
-	return m.mountLong(strings.Join(data, ","))
-}
-
-// descriptors are open directories.
-type descriptors []int
-
-func (d descriptors) close() {
-	for _, fd := range d {
-		unix.Close(fd)
-	}
-}
-
-// String names them in as few bytes as possible: mount(2) takes a page of
-// options.
-func (d descriptors) String() string {
-	var names []string
-	for _, fd := range d {
-		names = append(names, procPath(fd))
-	}
-	return strings.Join(names, ":")
-}
-
-// openLayers opens the directories of the option lowerdir=, which colons divide
-// (Documentation/filesystems/overlayfs.rst).
-func openLayers(value string) (layers descriptors, err error) {
-	for _, name := range splitLayers(value) {
-		fd, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			layers.close()
-			return nil, &os.PathError{Op: "open layer", Path: name, Err: err}
-		}
-		layers = append(layers, fd)
-	}
-	if len(layers) > maxLayers {
-		layers.close()
-		return nil, &InvalidError{"options", "lowerdir", fmt.Sprintf("has %d layers; there may be %d", len(layers), maxLayers)}
-	}
-	return layers, nil
+	return strings.Join(data, ","), nil
 }
 
 // splitLayers divides at colons that no backslash is before, and drops the
-// backslashes.
+// backslashes (Documentation/filesystems/overlayfs.rst).
 func splitLayers(value string) []string {
-	var names []string
-	var name strings.Builder
+	names := []string{""}
 	for i := 0; i < len(value); i++ {
-		switch {
-		case value[i] == '\\' && i+1 < len(value):
-			i++
-			name.WriteByte(value[i])
-		case value[i] == ':':
-			names = append(names, name.String())
-			name.Reset()
-		default:
-			name.WriteByte(value[i])
+		if value[i] == ':' {
+			names = append(names, "")
+			continue
 		}
+		if value[i] == '\\' && i+1 < len(value) {
+			i++
+		}
+		names[len(names)-1] += value[i : i+1]
 	}
-	return append(names, name.String())
+	return names
 }
 
-// mountLong makes an overlay with options that only mount(2) takes, which is
-// for a moment on a directory of our own.
-func (m *Manager) mountLong(data string) (*mount.Tree, error) {
-	dir, err := os.MkdirTemp(m.root, ".overlay-")
-	if err != nil {
-		return nil, err
+// addMemory adds an upper layer in the guest's memory to the data of an overlay.
+// It goes with the overlay.
+func (s *scratch) addMemory(data string) (string, error) {
+	tree, err := mount.FS("tmpfs", "overlay", []mount.Param{{Key: "mode", Value: "755"}}, mount.Attr{})
+	if err == nil {
+		err = s.add(tree)
 	}
-	defer os.Remove(dir)
+	if err != nil {
+		return "", err
+	}
+	return s.addUpper(data, tree)
+}
+
+// addUpper adds the directories upper and work of a tree to the data of an
+// overlay. They are made if they are missing.
+func (s *scratch) addUpper(data string, tree *mount.Tree) (string, error) {
+	for _, name := range [...]string{"upper", "work"} {
+		fd, err := inroot.MkdirAll(tree.FD(), name, 0o755)
+		if err != nil {
+			return "", failed("make the overlay's directory "+name, err)
+		}
+		s.open = append(s.open, fd)
+		data += "," + name + "dir=" + procPath(fd)
+	}
+	return data, nil
+}
+
+// attachOverlay mounts an overlay where j wants it.
+func (s *scratch) attachOverlay(j *job, o *mount.Options, data string) (release, error) {
+	dir := s.dir + "/overlay"
+	if err := unix.Mkdir(dir, 0o700); err != nil {
+		return nil, &os.PathError{Op: "mkdir", Path: dir, Err: err}
+	}
+	defer unix.Rmdir(dir)
 	if err := unix.Mount("overlay", dir, "overlay", 0, data); err != nil {
-		return nil, os.NewSyscallError("mount", err)
+		return nil, failed("mount overlay", err)
 	}
-	tree, err := cloneAt(dir)
-	if umountErr := unix.Unmount(dir, unix.MNT_DETACH); umountErr != nil {
-		err = errors.Join(err, &os.PathError{Op: "unmount", Path: dir, Err: umountErr})
+	fd, err := s.openDir(dir)
+	var tree *mount.Tree
+	if err == nil {
+		tree, err = mount.Bind(fd, false)
 	}
-	if err != nil && tree != nil {
-		return nil, errors.Join(err, tree.Close())
+	err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
+	if err != nil {
+		return nil, failed("mount overlay", err)
 	}
-	return tree, err
+	return s.manager.attach(tree, o, j, true)
 }
 
-// cloneAt returns a copy of the mount on dir.
-func cloneAt(dir string) (*mount.Tree, error) {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	defer unix.Close(fd)
-	return mount.Bind(fd, false)
+// isOption reports whether one of several options begins so.
+func isOption(options []string, prefix string) bool {
+	return slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, prefix) })
 }

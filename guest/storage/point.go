@@ -2,7 +2,6 @@ package storage
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"strconv"
@@ -19,7 +18,7 @@ import (
 // then.
 func (m *Manager) attach(tree *mount.Tree, options *mount.Options, j *job, directory bool) (release, error) {
 	fail := func(err error) (release, error) {
-		return nil, errors.Join(fmt.Errorf("mount on %s: %w", j.MountPoint, err), tree.Close())
+		return nil, errors.Join(failed("mount on "+j.MountPoint, err), tree.Close())
 	}
 	if err := tree.Configure(options); err != nil {
 		return fail(err)
@@ -35,12 +34,12 @@ func (m *Manager) attach(tree *mount.Tree, options *mount.Options, j *job, direc
 	undo := func() error {
 		err := unix.Unmount(procPath(tree.FD()), unix.MNT_DETACH)
 		if err != nil {
-			err = fmt.Errorf("unmount %s: %w", j.MountPoint, err)
+			err = failed("unmount "+j.MountPoint, err)
 		}
 		return errors.Join(err, tree.Close(), point.remove())
 	}
 	if err := tree.Propagate(options); err != nil {
-		return nil, errors.Join(fmt.Errorf("mount on %s: %w", j.MountPoint, err), undo())
+		return nil, errors.Join(failed("mount on "+j.MountPoint, err), undo())
 	}
 	return undo, nil
 }
@@ -128,7 +127,7 @@ func (p *point) remove() error {
 		case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOTDIR):
 			return nil
 		default:
-			return fmt.Errorf("remove mount point %s: %w", path.Join(p.parts...), err)
+			return failed("remove mount point "+path.Join(p.parts...), err)
 		}
 	}
 	return nil

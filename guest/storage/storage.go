@@ -25,7 +25,7 @@
 //   - bind: the source is a path in the guest.
 //   - overlayfs: lowerdir=, upperdir= and workdir= are among the options. With
 //     io.katacontainers.fs-opt.overlay-rw the upper and work directories are
-//     made, in the guest's memory, and go with the container.
+//     made, in the guest's memory, and go with the overlay.
 //   - erofs.multi-layer: an overlay of disks; see layers.go.
 //
 // The option fsgid= of ephemeral and local is the group that the directory is
@@ -38,8 +38,10 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"kata/api/agentpb"
 	"kata/guest/device"
@@ -55,6 +57,11 @@ func (e *InvalidError) Error() string {
 	return fmt.Sprintf("storage: %s %q %s", e.Field, e.Value, e.Reason)
 }
 
+func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
+
+// failed says what was being done when err happened.
+func failed(what string, err error) error { return fmt.Errorf("%s: %w", what, err) }
+
 // release undoes something.
 type release func() error
 
@@ -67,8 +74,6 @@ type job struct {
 	*agentpb.Storage
 	// index is its place in the request.
 	index int
-	// owner is the ID of the container that it is for; empty for the pod's.
-	owner string
 	// layers are what an overlay of disks is made of.
 	layers []*agentpb.Storage
 }
@@ -123,7 +128,8 @@ type Manager struct {
 	root    string
 	devices *device.Finder
 	// pages is held by who changes the number of huge pages.
-	pages chan struct{}
+	pages     chan struct{}
+	scratches atomic.Uint64 // made so far
 
 	mu      sync.Mutex // guards mounted and the counts in it; never held while mounting
 	mounted map[string]*mounted
@@ -157,12 +163,11 @@ type Set struct {
 	entries []*mounted // in the order mounted
 }
 
-// Mount mounts storages in their order, for the container called owner, or for
-// the pod if that is empty. If one fails those before it are undone and the
-// error names it. A mount point that is mounted already, from the same storage,
-// is used with the others that use it.
-func (m *Manager) Mount(ctx context.Context, owner string, storages []*agentpb.Storage) (*Set, error) {
-	jobs, err := m.plan(owner, storages)
+// Mount mounts storages in their order. If one fails those before it are undone
+// and the error names it. A mount point that is mounted already, from the same
+// storage, is used with the others that use it.
+func (m *Manager) Mount(ctx context.Context, storages []*agentpb.Storage) (*Set, error) {
+	jobs, err := m.plan(storages)
 	if err != nil {
 		return nil, err
 	}
@@ -178,31 +183,33 @@ func (m *Manager) Mount(ctx context.Context, owner string, storages []*agentpb.S
 }
 
 // named says which storage an error is about.
-func (j *job) named(err error) error { return fmt.Errorf("storages[%d]: %w", j.index, err) }
+func (j *job) named(err error) error { return failed("storages["+strconv.Itoa(j.index)+"]", err) }
 
 // plan checks storages and makes jobs of them.
-func (m *Manager) plan(owner string, storages []*agentpb.Storage) ([]*job, error) {
+func (m *Manager) plan(storages []*agentpb.Storage) ([]*job, error) {
 	var jobs []*job
 	var layered *job
 	for i, s := range storages {
-		j := &job{Storage: s, index: i, owner: owner}
+		j := &job{Storage: s, index: i}
 		if s != nil && isLayer(s) {
-			if layered == nil {
-				layered = &job{Storage: &agentpb.Storage{Driver: driverLayers}, index: i, owner: owner}
-				jobs = append(jobs, layered)
+			if layered != nil {
+				layered.layers = append(layered.layers, s)
+				continue
 			}
-			layered.layers = append(layered.layers, s)
-			continue
+			j.layers = []*agentpb.Storage{s}
+			layered = j
 		}
 		jobs = append(jobs, j)
 	}
-	if layered != nil {
-		if err := layered.setTop(); err != nil {
-			return nil, layered.named(err)
-		}
-	}
 	for _, j := range jobs {
-		if err := m.check(j); err != nil {
+		var err error
+		if j.layers != nil {
+			err = j.setTop()
+		}
+		if err == nil {
+			err = m.check(j)
+		}
+		if err != nil {
 			return nil, j.named(err)
 		}
 	}
@@ -228,36 +235,45 @@ func (m *Manager) mountOne(ctx context.Context, j *job) (*mounted, error) {
 // check finds out whether a storage makes sense at all.
 func (m *Manager) check(j *job) error {
 	if j.Storage == nil {
-		return &InvalidError{"entry", "", "is empty"}
+		return invalid("entry", "", "is empty")
 	}
 	d, ok := find(j.Driver)
 	if !ok {
-		return &InvalidError{"driver", j.Driver, "is not one of " + strings.Join(Drivers(), ", ")}
+		return invalid("driver", j.Driver, "is not one of "+strings.Join(Drivers(), ", "))
 	}
-	if len(j.DriverOptions) != 0 {
-		return refuse(j.DriverOptions[0], j.Driver)
+	if err := checkOptions(j.Storage, j.Driver); err != nil {
+		return err
 	}
-	if j.MountPoint == "" || strings.IndexByte(j.MountPoint, 0) >= 0 || !strings.HasPrefix(path.Clean(j.MountPoint), m.root+"/") {
-		return &InvalidError{"mount_point", j.MountPoint, "is not a path below " + m.root}
+	if strings.IndexByte(j.MountPoint, 0) >= 0 || !strings.HasPrefix(path.Clean(j.MountPoint), m.root+"/") {
+		return invalid("mount_point", j.MountPoint, "is not a path below "+m.root)
 	}
 	if j.FsGroup != nil && !d.group {
-		return &InvalidError{"fs_group", fmt.Sprint(j.FsGroup.GroupId), "is not possible with driver " + j.Driver}
-	}
-	if p := j.FsGroup.GetGroupChangePolicy(); p != 0 && p != 1 {
-		return &InvalidError{"fs_group.group_change_policy", fmt.Sprint(int(p)), "is neither Always (0) nor OnRootMismatch (1)"}
+		return noGroup(j.Storage, "is not possible with driver "+j.Driver)
 	}
 	return nil
 }
 
-// refuse returns the error for a driver option; there are none that this agent
-// knows, but some that it does not have on purpose.
-func refuse(option, driver string) error {
-	key, _, _ := strings.Cut(option, "=")
-	switch key {
-	case "encryption_key", "encryptType", "confidential":
-		return &InvalidError{"driver_options", option, "is not possible: this agent has no confidential data hub to ask for keys"}
+func noGroup(s *agentpb.Storage, reason string) error {
+	return invalid("fs_group", strconv.FormatUint(uint64(s.FsGroup.GroupId), 10), reason)
+}
+
+// checkOptions refuses what no driver has: options for drivers, some of which
+// this agent does not have on purpose, and policies that are unknown.
+func checkOptions(s *agentpb.Storage, driver string) error {
+	if p := int(s.FsGroup.GetGroupChangePolicy()); p != 0 && p != 1 {
+		return invalid("fs_group.group_change_policy", strconv.Itoa(p), "is neither Always (0) nor OnRootMismatch (1)")
 	}
-	return &InvalidError{"driver_options", option, "is unknown to driver " + driver}
+	if s.FsGroup != nil && driver == driverLayers {
+		return noGroup(s, "is not possible with driver "+driver)
+	}
+	if len(s.DriverOptions) == 0 {
+		return nil
+	}
+	option := s.DriverOptions[0]
+	if strings.HasPrefix(option, "encryption_key=") || strings.HasPrefix(option, "confidential=") {
+		return invalid("driver_options", option, "is not possible: this agent has no confidential data hub to ask for keys")
+	}
+	return invalid("driver_options", option, "is unknown to driver "+driver)
 }
 
 // enter counts one user more of a mount point; the first one has to mount it.
@@ -298,7 +314,7 @@ func (e *mounted) await(ctx context.Context, j *job) error {
 		return e.err
 	}
 	if !e.job.same(j) {
-		return &InvalidError{"mount_point", j.MountPoint, "is in use by another storage"}
+		return invalid("mount_point", j.MountPoint, "is in use by another storage")
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func shm(point string, options ...string) *agentpb.Storage {
 func TestEphemeralIsATmpfsOfTheSize(t *testing.T) {
 	m, root := newManager(t)
 	point := filepath.Join(root, "a/b/shm")
-	set, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(point, "noexec", "nosuid", "nodev", "mode=1777", "size=65536")})
+	set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(point, "noexec", "nosuid", "nodev", "mode=1777", "size=65536")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestBindTakesFilesAndDirectories(t *testing.T) {
 	if err := os.WriteFile(source+"/file", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	set, err := m.Mount(t.Context(), "", []*agentpb.Storage{
+	set, err := m.Mount(t.Context(), []*agentpb.Storage{
 		{Driver: "bind", Source: source, Options: []string{"rbind", "ro"}, MountPoint: root + "/dir"},
 		{Driver: "bind", Source: source + "/file", MountPoint: root + "/f/file"},
 	})
@@ -129,7 +129,7 @@ func TestBindTakesFilesAndDirectories(t *testing.T) {
 
 func TestLocalIsADirectoryOfTheModeAndGroup(t *testing.T) {
 	m, root := newManager(t)
-	set, err := m.Mount(t.Context(), "", []*agentpb.Storage{{
+	set, err := m.Mount(t.Context(), []*agentpb.Storage{{
 		Driver: "local", Options: []string{"mode=0700"}, MountPoint: root + "/x/local", FsGroup: &agentpb.FSGroup{GroupId: 1234},
 	}})
 	if err != nil {
@@ -149,7 +149,7 @@ func TestLocalIsADirectoryOfTheModeAndGroup(t *testing.T) {
 
 func TestAFailureUndoesWhatCameBefore(t *testing.T) {
 	m, root := newManager(t)
-	_, err := m.Mount(t.Context(), "", []*agentpb.Storage{
+	_, err := m.Mount(t.Context(), []*agentpb.Storage{
 		shm(root + "/one"),
 		shm(root + "/two"),
 		{Driver: "bind", Source: "/nonexistent", MountPoint: root + "/three"},
@@ -170,7 +170,7 @@ func TestUsersOfOneMountPointAreCounted(t *testing.T) {
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
-			set, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(point)})
+			set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(point)})
 			if err != nil {
 				t.Error(err)
 			}
@@ -189,11 +189,11 @@ func TestUsersOfOneMountPointAreCounted(t *testing.T) {
 		}
 	}
 	// Gone, it can be made anew, differently.
-	set, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(point, "size=4096")})
+	set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(point, "size=4096")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(point)}); err == nil || !strings.Contains(err.Error(), point) {
+	if _, err := m.Mount(t.Context(), []*agentpb.Storage{shm(point)}); err == nil || !strings.Contains(err.Error(), point) {
 		t.Errorf("another storage on the same mount point: %v", err)
 	}
 	if err := set.Unmount(); err != nil {
@@ -207,7 +207,7 @@ func TestMountAndUnmountRace(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			for range 50 {
-				set, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(root + "/race")})
+				set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(root + "/race")})
 				if err != nil {
 					t.Error(err)
 					return
@@ -246,7 +246,7 @@ func TestSenselessStoragesAreNamed(t *testing.T) {
 		{"bad mode", &agentpb.Storage{Driver: "local", Options: []string{"mode=9"}, MountPoint: root + "/x"}, `option "mode=9"`},
 		{"group on a share", &agentpb.Storage{Driver: "virtio-fs", Source: "t", MountPoint: root + "/x", FsGroup: &agentpb.FSGroup{GroupId: 5}}, `fs_group "5"`},
 	} {
-		_, err := m.Mount(t.Context(), "", []*agentpb.Storage{tt.storage})
+		_, err := m.Mount(t.Context(), []*agentpb.Storage{tt.storage})
 		var invalid *InvalidError
 		if !errors.As(err, &invalid) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
@@ -256,7 +256,7 @@ func TestSenselessStoragesAreNamed(t *testing.T) {
 
 func TestAnOptionTheFileSystemRefusesIsNamed(t *testing.T) {
 	m, root := newManager(t)
-	if _, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(root+"/x", "colour=red")}); err == nil || !strings.Contains(err.Error(), "colour") {
+	if _, err := m.Mount(t.Context(), []*agentpb.Storage{shm(root+"/x", "colour=red")}); err == nil || !strings.Contains(err.Error(), "colour") {
 		t.Errorf("Mount: %v", err)
 	}
 }
@@ -267,7 +267,7 @@ func TestSymbolicLinksDoNotLeadOutOfTheRoot(t *testing.T) {
 	if err := os.Symlink(outside, root+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	set, err := m.Mount(t.Context(), "", []*agentpb.Storage{shm(root + "/link/x")})
+	set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(root + "/link/x")})
 	if err == nil {
 		defer func() { _ = set.Unmount() }()
 	}
@@ -287,7 +287,7 @@ func TestWaitingForAnotherMountHonoursTheContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := m.Mount(ctx, "", []*agentpb.Storage{shm(root + "/slow")}); !errors.Is(err, context.Canceled) {
+	if _, err := m.Mount(ctx, []*agentpb.Storage{shm(root + "/slow")}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Mount: %v", err)
 	}
 }

@@ -74,7 +74,7 @@ func busy(t *testing.T, node string) bool {
 
 func mountAll(t *testing.T, m *Manager, storages ...*agentpb.Storage) *Set {
 	t.Helper()
-	set, err := m.Mount(t.Context(), "box", storages)
+	set, err := m.Mount(t.Context(), storages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,12 +225,12 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 	}
 	unmount(t, two)
 	// More than the machine has.
-	if _, err := m.Mount(t.Context(), "", []*agentpb.Storage{huge("/three", "pagesize=2097152", "size=1099511627776")}); err == nil || !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "524288 huge pages") {
+	if _, err := m.Mount(t.Context(), []*agentpb.Storage{huge("/three", "pagesize=2097152", "size=1099511627776")}); err == nil || !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "524288 huge pages") {
 		t.Errorf("too many: %v", err)
 	}
 	for _, options := range [][]string{{}, {"size=4194304"}, {"pagesize=2097152"}, {"pagesize=2097152", "size=4096"}, {"pagesize=3145728", "size=3145728"}, {"pagesize=x", "size=1"}, {"pagesize=0", "size=1"}} {
 		var invalid *InvalidError
-		if _, err := m.Mount(t.Context(), "", []*agentpb.Storage{huge("/four", options...)}); !errors.As(err, &invalid) {
+		if _, err := m.Mount(t.Context(), []*agentpb.Storage{huge("/four", options...)}); !errors.As(err, &invalid) {
 			t.Errorf("%v: %v", options, err)
 		}
 	}
@@ -345,6 +345,7 @@ func TestNothingIsLeftWhicheverStorageFails(t *testing.T) {
 		{Driver: "overlayfs", MountPoint: root + "/bad/x", Options: []string{"lowerdir=/nonexistent"}},
 		{Driver: "overlayfs", MountPoint: root + "/bad/x", Options: []string{"lowerdir=/" + strings.Repeat("nonexistent/", 30)}},
 		{Driver: "overlayfs", MountPoint: root + "/bad/x", Options: []string{"io.katacontainers.fs-opt.overlay-rw"}},
+		{Driver: "overlayfs", MountPoint: root + "/bad/x", Options: []string{"io.katacontainers.fs-opt.overlay-rw", "lowerdir=" + layer, "colour=red"}},
 		{Driver: "erofs.multi-layer", Source: node, Fstype: "erofs", MountPoint: root + "/bad/x"},
 		{Driver: "local", MountPoint: "/dev/null/x"},
 	}
@@ -352,7 +353,7 @@ func TestNothingIsLeftWhicheverStorageFails(t *testing.T) {
 	for i := range good {
 		for _, b := range bad {
 			storages := append(slices.Clone(good[:i]), b)
-			if _, err := m.Mount(t.Context(), "box", storages); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("storages[%d]", i)) {
+			if _, err := m.Mount(t.Context(), storages); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("storages[%d]", i)) {
 				t.Errorf("%d good ones and %v: %v", i, b, err)
 			}
 			if got := state(t, root); got != want {

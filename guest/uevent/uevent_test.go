@@ -1,45 +1,12 @@
 package uevent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 )
-
-func TestParse(t *testing.T) {
-	message := "add@/devices/pci0000:00/0000:00:05.0/virtio2/block/vda\x00ACTION=add\x00SUBSYSTEM=block\x00DEVNAME=vda\x00EMPTY=\x00WITH=a=b\x00"
-	e, ok := parse([]byte(message))
-	if !ok || e.Action != "add" || e.Path != "/devices/pci0000:00/0000:00:05.0/virtio2/block/vda" || e.Subsystem != "block" || e.Missed {
-		t.Errorf("parse: %+v, %v", e, ok)
-	}
-	for key, want := range map[string]string{"DEVNAME": "vda", "EMPTY": "", "WITH": "a=b", "DEV": ""} {
-		if got := e.Var(key); got != want {
-			t.Errorf("%s is %q, want %q", key, got, want)
-		}
-	}
-}
-
-func TestParseRefusesWhatIsNoAnnouncement(t *testing.T) {
-	for _, message := range []string{"", "\x00", "add", "@/devices", "add@devices", "libudev\x00\xfe\xed\xca\xfe"} {
-		if e, ok := parse([]byte(message)); ok {
-			t.Errorf("%q is %+v", message, e)
-		}
-	}
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte("add@/devices/x\x00SUBSYSTEM=block\x00"))
-	f.Add([]byte("remove@/\x00=\x00\x00"))
-	f.Fuzz(func(t *testing.T, message []byte) {
-		e, ok := parse(message)
-		if ok && !bytes.HasPrefix(message, []byte(e.Action+"@"+e.Path)) {
-			t.Errorf("%q is %+v", message, e)
-		}
-	})
-}
 
 func TestAwaitLooksBeforeItWaits(t *testing.T) {
 	looks := 0
@@ -91,20 +58,15 @@ func TestAwaitEndsWithAnErrorOfLook(t *testing.T) {
 	}
 }
 
-func TestNextEndsWithCloseAndWithContext(t *testing.T) {
-	w, err := Open()
+func TestNextEndsWithItsContext(t *testing.T) {
+	w, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer w.file.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if e, err := w.Next(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("Next: %+v, %v", e, err)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	if e, err := w.Next(t.Context()); err == nil {
-		t.Errorf("Next after Close: %+v", e)
+	if err := w.next(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("next: %v", err)
 	}
 }

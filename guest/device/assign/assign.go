@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"kata/api/agentpb"
@@ -28,7 +29,14 @@ import (
 type InvalidError struct{ Field, Value, Reason string }
 
 func (e *InvalidError) Error() string {
-	return fmt.Sprintf("%s %q %s", e.Field, e.Value, e.Reason)
+	return e.Field + " " + strconv.Quote(e.Value) + " " + e.Reason
+}
+
+func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
+
+// nth says which device an error is about.
+func nth(i int, between string, err error) error {
+	return fmt.Errorf("devices[%d]%s%w", i, between, err)
 }
 
 // Types of devices, upstream's names.
@@ -77,16 +85,16 @@ type found struct {
 func Assign(ctx context.Context, finder *device.Finder, devices []*agentpb.Device, spec *ocipb.Spec) (*Set, error) {
 	for i, d := range devices { // before anything is waited for
 		if err := check(d); err != nil {
-			return nil, fmt.Errorf("devices[%d].%w", i, err)
+			return nil, nth(i, ".", err)
 		}
 		if index(spec, d.ContainerPath) < 0 && d.Type != typeVFIOOwn {
-			return nil, fmt.Errorf("devices[%d].%w", i, &InvalidError{"container_path", d.ContainerPath, "is the path of no entry in OCI.Linux.Devices"})
+			return nil, nth(i, ".", invalid("container_path", d.ContainerPath, "is the path of no entry in OCI.Linux.Devices"))
 		}
 	}
 	a := assignment{finder: finder, set: new(Set), found: make(map[string]found), addresses: make(map[string]string)}
 	for i, d := range devices {
 		if err := a.add(ctx, d); err != nil {
-			return nil, errors.Join(fmt.Errorf("devices[%d]: %w", i, err), a.set.Release())
+			return nil, errors.Join(nth(i, ": ", err), a.set.Release())
 		}
 	}
 	if err := a.rewrite(spec); err != nil {
@@ -99,33 +107,33 @@ func Assign(ctx context.Context, finder *device.Finder, devices []*agentpb.Devic
 func check(d *agentpb.Device) error {
 	switch {
 	case d == nil:
-		return &InvalidError{"type", "", "is missing"}
+		return invalid("type", "", "is missing")
 	case !slices.Contains(Types(), d.Type):
-		return &InvalidError{"type", d.Type, "is not one of " + strings.Join(Types(), ", ")}
+		return invalid("type", d.Type, "is not one of "+strings.Join(Types(), ", "))
 	case d.ContainerPath == "":
-		return &InvalidError{"container_path", "", "is missing"}
+		return invalid("container_path", "", "is missing")
 	case d.Type == typeVFIO || d.Type == typeVFIOOwn:
 		return checkVFIO(d)
 	case d.Type == typeBlock && d.Id != "":
 		if _, err := device.ParsePCIPath(d.Id); err != nil {
-			return &InvalidError{"id", d.Id, "is not a PCI path, as 02/01"}
+			return invalid("id", d.Id, "is not a PCI path, as 02/01")
 		}
 	case d.Type == typeSCSI:
 		if _, err := device.ParseSCSIAddress(d.Id); err != nil {
-			return &InvalidError{"id", d.Id, "is not a SCSI address, TARGET:LUN"}
+			return invalid("id", d.Id, "is not a SCSI address, TARGET:LUN")
 		}
 	case !device.IsNode(d.VmPath):
-		return &InvalidError{"vm_path", d.VmPath, "is not the path of a device below /dev"}
+		return invalid("vm_path", d.VmPath, "is not the path of a device below /dev")
 	}
 	if len(d.Options) != 0 {
-		return &InvalidError{"options", d.Options[0], "is unknown to type " + d.Type}
+		return invalid("options", d.Options[0], "is unknown to type "+d.Type)
 	}
 	return nil
 }
 
 func checkVFIO(d *agentpb.Device) error {
 	if len(d.Options) == 0 {
-		return &InvalidError{"options", "", "are missing: HOST-ADDRESS=PCI-PATH of each device of the group"}
+		return invalid("options", "", "are missing: HOST-ADDRESS=PCI-PATH of each device of the group")
 	}
 	for _, option := range d.Options {
 		if _, _, err := parseVFIO(option); err != nil {
@@ -142,7 +150,7 @@ func parseVFIO(option string) (host string, place device.PCIPath, err error) {
 		place, err = device.ParsePCIPath(text)
 	}
 	if err != nil {
-		err = &InvalidError{"options", option, "is not HOST-ADDRESS=PCI-PATH, as 0000:3b:00.0=02/00"}
+		err = invalid("options", option, "is not HOST-ADDRESS=PCI-PATH, as 0000:3b:00.0=02/00")
 	}
 	return host, place, err
 }
@@ -159,7 +167,7 @@ type assignment struct {
 func (a *assignment) add(ctx context.Context, d *agentpb.Device) error {
 	containerPath := path.Clean(d.ContainerPath)
 	if _, twice := a.found[containerPath]; twice {
-		return &InvalidError{"container_path", d.ContainerPath, "is another device's too"}
+		return invalid("container_path", d.ContainerPath, "is another device's too")
 	}
 	var f found
 	var err error
@@ -209,7 +217,7 @@ func (a *assignment) addVFIO(ctx context.Context, d *agentpb.Device) (found, err
 			return found{}, err
 		}
 		if other, twice := a.addresses[host]; twice && other != address {
-			return found{}, &InvalidError{"options", option, "gives the host's device a second place in the guest"}
+			return found{}, invalid("options", option, "gives the host's device a second place in the guest")
 		}
 		a.addresses[host] = address
 		if d.Type == typeVFIOOwn {
@@ -221,7 +229,7 @@ func (a *assignment) addVFIO(ctx context.Context, d *agentpb.Device) (found, err
 		}
 		a.set.vfio = append(a.set.vfio, v)
 		if group != "" && group != v.Group {
-			return found{}, fmt.Errorf("PCI device %s is in IOMMU group %s, and not in %s as the one before", address, v.Group, group)
+			return found{}, errors.New("PCI device " + address + " is in IOMMU group " + v.Group + ", and not in " + group + " as the one before")
 		}
 		group = v.Group
 	}

@@ -1,7 +1,6 @@
 package assign
 
 import (
-	"fmt"
 	"path"
 	"strings"
 
@@ -37,8 +36,7 @@ func (a *assignment) rewrite(spec *ocipb.Spec) error {
 		d := spec.Linux.Devices[index(spec, containerPath)]
 		old := number{nodeKind(d.Type), d.Major, d.Minor}
 		if other, conflict := renumbered[old]; conflict && (other.major != f.major || other.minor != f.minor) {
-			return fmt.Errorf("devices: %w", &InvalidError{"container_path", containerPath,
-				fmt.Sprintf("has the host's number %d:%d, as another device has", old.major, old.minor)})
+			return invalid("devices.container_path", containerPath, "has the host's number of another device")
 		}
 		renumbered[old] = f
 	}
@@ -153,7 +151,7 @@ func (a *assignment) translate(env []string) error {
 			}
 			guest, ok := a.addresses[host]
 			if !ok {
-				return fmt.Errorf("devices: %w", &InvalidError{"OCI.Process.Env", variable, "has an address that no device of the request has"})
+				return invalid("OCI.Process.Env", variable, "has an address that no device of the request has")
 			}
 			guests = append(guests, guest)
 		}
