@@ -118,7 +118,14 @@ func (c *serverConn) run(ctx context.Context, j *job) {
 	var resp Message
 	err := errGone
 	defer func() { c.answer(j, resp, err) }()
+	done := c.server.opts.OnDone
+	if done == nil {
+		resp, err = c.call(ctx, j)
+		return
+	}
+	start := time.Now()
 	resp, err = c.call(ctx, j)
+	done(j.method.service, j.method.name, time.Since(start), err)
 }
 
 // errGone is the answer for a handler that ended its goroutine.

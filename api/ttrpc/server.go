@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // Defaults of ServerOptions.
@@ -36,6 +37,9 @@ type ServerOptions struct {
 	// OnPanic, if set, is told of a handler's panic while its stack is still
 	// there. The caller gets Internal and the server goes on in any case.
 	OnPanic func(service, method string, value any)
+	// OnDone, if set, is told of each request that a handler has dealt with,
+	// before it is answered.
+	OnDone func(service, method string, took time.Duration, err error)
 }
 
 // Handler is the implementation of a method behind its typed form. Generated

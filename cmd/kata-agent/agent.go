@@ -53,6 +53,8 @@ type agent struct {
 	params boot.Params
 
 	calls, streams *vsock.Listener
+	console        *vsock.Listener // nil without a debug console
+	hostLog        *hostLog        // nil if the log is for the console
 }
 
 // isInit reports whether the agent is the machine's init. With an address in the
@@ -81,6 +83,9 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	listening := time.Since(a.start)
+	if a.hostLog != nil {
+		go a.logToHost(ctx)
+	}
 	if a.params.ReadyPort != 0 {
 		go a.signalReady(ctx)
 	}
@@ -124,14 +129,15 @@ func (a *agent) configure() error {
 	}
 	a.params = boot.ParseCommandLine(line)
 	a.log.SetLevel(a.params.LogLevel)
+	if a.params.LogPort != 0 {
+		a.hostLog = newHostLog(os.Stderr)
+		a.log.SetOutput(a.hostLog)
+	}
 	for _, p := range a.params.Problems {
 		if !a.init {
 			return fmt.Errorf("environment: %s %q: %w", p.Key, p.Value, p.Err)
 		}
 		a.log.Warn("kernel parameter ignored", "key", p.Key, "value", p.Value, "error", p.Err)
-	}
-	if port := a.params.DebugConsolePort; port != 0 {
-		a.log.Warn("this agent has no debug console", "port", port)
 	}
 	return nil
 }
@@ -145,10 +151,13 @@ func (a *agent) listen() (err error) {
 		}
 		return err
 	}
-	if a.calls, err = vsock.Listen(addr.Port); err == nil {
-		a.streams, err = vsock.Listen(streamPort)
+	if a.calls, err = vsock.Listen(addr.Port); err != nil {
+		return err
 	}
-	return err
+	if a.streams, err = vsock.Listen(streamPort); err != nil {
+		return err
+	}
+	return a.listenConsole()
 }
 
 // prepare makes the machine, or the process, fit for calls.
@@ -189,7 +198,7 @@ func (a *agent) serve(ctx context.Context) error {
 	hub := stream.NewHub(stream.HubConfig{MaxUnclaimed: maxUnclaimed, Patience: patience, Log: a.log})
 	defer hub.Close()
 	ready := make(chan struct{})
-	kills, err := oom.NewWatcher(a.log)
+	kills, err := oom.NewWatcher(a.log.Subsystem("oom"))
 	if err != nil {
 		return fmt.Errorf("watch for OOM kills: %w", err)
 	}
@@ -199,7 +208,11 @@ func (a *agent) serve(ctx context.Context) error {
 		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
 		Devices: device.NewFinder(a.params.HotplugTimeout), Called: newIdle().called,
 	})
-	server := ttrpc.NewServer(ttrpc.ServerOptions{OnPanic: a.panicked})
+	options := ttrpc.ServerOptions{OnPanic: a.panicked}
+	if a.log.Enabled(log.LevelTrace) {
+		options.OnDone = a.logCall
+	}
+	server := ttrpc.NewServer(options)
 	calls.Register(server)
 
 	served, streamed := make(chan error, 1), make(chan error, 1)
@@ -210,11 +223,9 @@ func (a *agent) serve(ctx context.Context) error {
 	if err := a.finish(ready); err != nil {
 		return err
 	}
+	go a.serveConsole(ctx, children)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
-	if a.params.LogPort != 0 {
-		go a.logToHost(ctx)
-	}
 	for {
 		select {
 		case err := <-served:
@@ -283,6 +294,7 @@ func (a *agent) shutdown(ctx context.Context, server *ttrpc.Server, served <-cha
 	defer cancel()
 	_ = server.Shutdown(ctx) // calls that still wait are cut off
 	<-served
+	a.hostLog.close()
 	if !a.init {
 		return nil
 	}

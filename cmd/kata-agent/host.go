@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -14,8 +13,6 @@ import (
 const (
 	// readyTimeout bounds the attempt to tell the host that the agent listens.
 	readyTimeout = 10 * time.Second
-	// logTimeout is how long the host may take to accept a line of the log.
-	logTimeout = time.Second
 	// lingerSeconds is how long the end of a connection may take.
 	lingerSeconds = 1
 )
@@ -31,37 +28,6 @@ func (a *agent) signalReady(ctx context.Context) {
 		return
 	}
 	_ = conn.Close()
-}
-
-// logToHost sends the log to the host from now on, if the host takes it.
-func (a *agent) logToHost(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	conn, err := vsock.Dial(ctx, vsock.HostCID, a.params.LogPort)
-	if err != nil {
-		a.log.Warn("log stays on the console", "error", err)
-		return
-	}
-	a.log.SetOutput(&hostLog{conn: conn, console: os.Stderr})
-}
-
-// hostLog writes to the host, and to the console again once the host does not
-// listen any more: a log must not stop the agent.
-type hostLog struct {
-	conn    *vsock.Conn
-	console io.Writer
-}
-
-func (h *hostLog) Write(line []byte) (int, error) {
-	if h.conn != nil {
-		_ = h.conn.SetDeadline(time.Now().Add(logTimeout))
-		if n, err := h.conn.Write(line); err == nil {
-			return n, nil
-		}
-		_ = h.conn.Close()
-		h.conn = nil
-	}
-	return h.console.Write(line)
 }
 
 // callListener accepts connections for calls. They are closed only when the last

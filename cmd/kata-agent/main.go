@@ -35,6 +35,7 @@ func main() {
 		return
 	}
 	logger := log.New(os.Stderr, log.LevelInfo)
+	logger.SetVersion(version)
 	a := &agent{log: logger, start: start, init: isInit()}
 	// The main goroutine has the main thread for itself and every switch to and
 	// from it is one of threads: the work is done by another one.
@@ -42,7 +43,8 @@ func main() {
 	go func() { result <- a.run(context.Background()) }()
 	if err := <-result; err != nil {
 		// As init this ends in a kernel panic, whose last lines the host shows.
-		logger.Error("agent ended", "error", err)
+		logger.Critical("agent ended", "error", err)
+		a.hostLog.close()
 		os.Exit(1)
 	}
 }

@@ -30,6 +30,9 @@ type Params struct {
 	LogPort uint32
 	// DebugConsolePort is agent.debug_console_vport, 0 for none.
 	DebugConsolePort uint32
+	// DebugConsole is agent.debug_console: without a port the console is the
+	// machine's.
+	DebugConsole bool
 	// ReadyPort is agent.ready_vport: the host's vsock port to connect to when
 	// the agent listens, 0 for none. (An addition to upstream's.)
 	ReadyPort uint32
@@ -85,6 +88,8 @@ func (p *Params) set(key, value string) (err error) {
 		return setPort(&p.LogPort, value)
 	case "agent.debug_console_vport":
 		return setPort(&p.DebugConsolePort, value)
+	case "agent.debug_console":
+		return setFlag(&p.DebugConsole, value)
 	case "agent.ready_vport":
 		return setPort(&p.ReadyPort, value)
 	case "agent.hotplug_timeout":
@@ -118,6 +123,19 @@ func setPort(port *uint32, value string) error {
 		return err
 	}
 	*port = uint32(n)
+	return nil
+}
+
+// setFlag sets a flag, which may have a value as upstream's files write it.
+func setFlag(flag *bool, value string) error {
+	switch value {
+	case "", "1", "true", "on", "yes":
+		*flag = true
+	case "0", "false", "off", "no":
+		*flag = false
+	default:
+		return errors.New("neither true nor false")
+	}
 	return nil
 }
 

@@ -29,6 +29,8 @@ func TestParseCommandLine(t *testing.T) {
 		{"ports", "agent.log_vport=1025 agent.debug_console_vport=1026 agent.ready_vport=1028\n", with(func(p *Params) {
 			p.LogPort, p.DebugConsolePort, p.ReadyPort = 1025, 1026, 1028
 		})},
+		{"console", "agent.debug_console", with(func(p *Params) { p.DebugConsole = true })},
+		{"no console", "agent.debug_console=true agent.debug_console=false", defaults},
 		{"time-out", "agent.hotplug_timeout=10", with(func(p *Params) { p.HotplugTimeout = 10 * time.Second })},
 		{"pipe size", "agent.container_pipe_size=65536", with(func(p *Params) { p.PipeSize = 65536 })},
 		{"address", "agent.server_addr=vsock://-1:99", with(func(p *Params) { p.ServerAddr = Addr{Port: 99} })},
@@ -46,7 +48,7 @@ func TestParseCommandLine(t *testing.T) {
 
 func TestBadParametersAreProblemsAndChangeNothing(t *testing.T) {
 	for _, word := range []string{
-		"agent.log=loud", "agent.log", "agent.nonsense=1", "agent.=", "agent.log_vport=x", "agent.log_vport=-1",
+		"agent.log=loud", "agent.log", "agent.nonsense=1", "agent.=", "agent.log_vport=x", "agent.debug_console=maybe", "agent.log_vport=-1",
 		"agent.ready_vport=4294967295", "agent.ready_vport=99999999999999999999", "agent.hotplug_timeout=1h",
 		"agent.hotplug_timeout=3601", "agent.container_pipe_size=1048577", "agent.container_pipe_size=",
 		"agent.server_addr=tcp://1:2", "agent.server_addr=vsock://1024", "agent.server_addr=vsock://-1:0",

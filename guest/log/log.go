@@ -1,6 +1,6 @@
 // Package log writes the agent's log: one JSON object a line, in the shape
-// upstream's agent uses (msg, level, ts, source, name, then the record's own
-// fields), to the guest's console or to any other writer.
+// upstream's agent uses (msg, level, ts, source, name, pid, version, subsystem,
+// then the record's own fields), to the guest's console or to any other writer.
 //
 // It has the shape of log/slog and is not log/slog: importing that package
 // links encoding/json into whatever imports it (measured: 365 KB on a 1.7 MB
@@ -15,6 +15,8 @@ package log
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +67,7 @@ func ParseLevel(name string) (Level, error) {
 		return LevelWarn, nil
 	case "error":
 		return LevelError, nil
-	case "critical":
+	case "critical", "fatal", "panic":
 		return LevelCritical, nil
 	}
 	return 0, fmt.Errorf("unknown log level %q", name)
@@ -78,9 +80,13 @@ const maxLine = 4096
 // Logger writes records. It is safe for concurrent use; a nil Logger is valid
 // and writes nothing.
 type Logger struct {
-	sink   *sink
-	fields []byte // encoded ,"key":value pairs of With
+	sink      *sink
+	subsystem string
+	fields    []byte // encoded ,"key":value pairs of With
 }
+
+// rootSubsystem is the subsystem of a Logger that has no other, as upstream's.
+const rootSubsystem = "root"
 
 // sink is what all Loggers of one New share.
 type sink struct {
@@ -90,13 +96,44 @@ type sink struct {
 	w   io.Writer
 	buf []byte
 	now func() time.Time
+	// process is what every record says of the process, encoded.
+	process []byte
 }
 
 // New returns a Logger that writes records of at least level to w.
 func New(w io.Writer, level Level) *Logger {
 	s := &sink{w: w, now: time.Now}
 	s.level.Store(int32(level))
-	return &Logger{sink: s}
+	s.identify(os.Getpid(), "")
+	return &Logger{sink: s, subsystem: rootSubsystem}
+}
+
+// identify sets what every record says of the process. A pid is a string, as
+// upstream's.
+func (s *sink) identify(pid int, version string) {
+	b := append([]byte(nil), `,"source":"agent","name":"kata-agent","pid":"`...)
+	b = append(strconv.AppendInt(b, int64(pid), 10), `","version":`...)
+	s.process = appendString(b, version)
+}
+
+// SetVersion sets the version of the program in records of every Logger of the
+// same New.
+func (l *Logger) SetVersion(version string) {
+	if l == nil {
+		return
+	}
+	l.sink.mu.Lock()
+	defer l.sink.mu.Unlock()
+	l.sink.identify(os.Getpid(), version)
+}
+
+// Subsystem returns a Logger whose records say that they come from the part of
+// the program with that name.
+func (l *Logger) Subsystem(name string) *Logger {
+	if l == nil {
+		return nil
+	}
+	return &Logger{sink: l.sink, subsystem: name, fields: l.fields}
 }
 
 // SetLevel changes the least level written, for every Logger of the same New.
@@ -131,8 +168,11 @@ func (l *Logger) With(args ...any) *Logger {
 		return nil
 	}
 	fields := append([]byte(nil), l.fields...)
-	return &Logger{sink: l.sink, fields: appendPairs(fields, args)}
+	return &Logger{sink: l.sink, subsystem: l.subsystem, fields: appendPairs(fields, args)}
 }
+
+// Trace writes each step; args are key, value pairs.
+func (l *Logger) Trace(msg string, args ...any) { l.log(LevelTrace, msg, args) }
 
 // Debug writes what only a developer wants to see; args are key, value pairs.
 func (l *Logger) Debug(msg string, args ...any) { l.log(LevelDebug, msg, args) }
@@ -145,6 +185,9 @@ func (l *Logger) Warn(msg string, args ...any) { l.log(LevelWarn, msg, args) }
 
 // Error writes an error that ends here; args are key, value pairs.
 func (l *Logger) Error(msg string, args ...any) { l.log(LevelError, msg, args) }
+
+// Critical writes the error that ends the program; args are key, value pairs.
+func (l *Logger) Critical(msg string, args ...any) { l.log(LevelCritical, msg, args) }
 
 func (l *Logger) log(level Level, msg string, args []any) {
 	if !l.Enabled(level) {
@@ -159,7 +202,10 @@ func (l *Logger) log(level Level, msg string, args []any) {
 	b = append(b, level.String()...)
 	b = append(b, `","ts":"`...)
 	b = s.now().UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-	b = append(b, `","source":"agent","name":"kata-agent"`...)
+	b = append(b, '"')
+	b = append(b, s.process...)
+	b = append(b, `,"subsystem":`...)
+	b = appendString(b, l.subsystem)
 	b = append(b, l.fields...)
 	b = appendPairs(b, args)
 	b = append(b, "}\n"...)

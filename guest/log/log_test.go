@@ -14,14 +14,15 @@ func fixed(level Level) (*Logger, *bytes.Buffer) {
 	var out bytes.Buffer
 	l := New(&out, level)
 	l.sink.now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC) }
+	l.sink.identify(1, "1.2")
 	return l, &out
 }
 
 func TestRecordIsOneJSONLine(t *testing.T) {
 	l, out := fixed(LevelInfo)
-	l.With("container", "c1").Info("created", "pid", 7, "ok", true, "took", 3*time.Millisecond, "error", errors.New("no \"such\" file"))
+	l.Subsystem("oom").With("container", "c1").Info("created", "pid", 7, "ok", true, "took", 3*time.Millisecond, "error", errors.New("no \"such\" file"))
 	const want = `{"msg":"created","level":"INFO","ts":"2026-01-02T03:04:05.000006Z","source":"agent","name":"kata-agent",` +
-		`"container":"c1","pid":7,"ok":true,"took":"3ms","error":"no \"such\" file"}` + "\n"
+		`"pid":"1","version":"1.2","subsystem":"oom","container":"c1","pid":7,"ok":true,"took":"3ms","error":"no \"such\" file"}` + "\n"
 	if out.String() != want {
 		t.Errorf("got  %swant %s", out.String(), want)
 	}
@@ -43,9 +44,38 @@ func TestRecordsBelowTheLevelAreDropped(t *testing.T) {
 	}
 }
 
+func TestLevels(t *testing.T) {
+	levels := []Level{LevelTrace, LevelDebug, LevelInfo, LevelWarn, LevelError, LevelCritical}
+	for i, level := range levels {
+		l, out := fixed(level)
+		l.Trace("")
+		l.Debug("")
+		l.Info("")
+		l.Warn("")
+		l.Error("")
+		l.Critical("")
+		var got []string
+		for d := json.NewDecoder(out); ; {
+			var record struct{ Level, Version, Pid, Subsystem string }
+			if d.Decode(&record) != nil {
+				break
+			}
+			if record.Version != "1.2" || record.Pid != "1" || record.Subsystem != "root" {
+				t.Errorf("record %+v", record)
+			}
+			got = append(got, record.Level)
+		}
+		want := []string{"TRACE", "DEBG", "INFO", "WARN", "ERRO", "CRIT"}[i:]
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Errorf("level %v writes %v, want %v", level, got, want)
+		}
+	}
+}
+
 func TestNilLoggerDiscards(t *testing.T) {
 	var l *Logger
-	l.With("a", 1).Error("x")
+	l.Subsystem("s").With("a", 1).Error("x")
+	l.SetVersion("1")
 	l.SetLevel(LevelDebug)
 	if l.Enabled(LevelCritical) {
 		t.Error("nil logger is enabled")
@@ -66,7 +96,7 @@ func TestOddArgumentsAreNamed(t *testing.T) {
 func TestParseLevelKnowsUpstreamsNames(t *testing.T) {
 	for name, want := range map[string]Level{
 		"trace": LevelTrace, "debug": LevelDebug, "info": LevelInfo, "warn": LevelWarn,
-		"warning": LevelWarn, "error": LevelError, "critical": LevelCritical,
+		"warning": LevelWarn, "error": LevelError, "critical": LevelCritical, "fatal": LevelCritical, "panic": LevelCritical,
 	} {
 		if got, err := ParseLevel(name); err != nil || got != want {
 			t.Errorf("ParseLevel(%q) = %v, %v", name, got, err)

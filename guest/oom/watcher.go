@@ -108,7 +108,10 @@ func (w *Watcher) Watch(id string, group *cgroup.Group) *Container {
 	w.mu.Lock()
 	err := w.add(c)
 	w.mu.Unlock()
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		w.log.Debug("OOM kills are not counted: there is no memory controller", "container", id)
+	case err != nil:
 		w.log.Warn("OOM kills are noticed late", "container", id, "error", err)
 	}
 	c.look() // what happened before there was a watch
