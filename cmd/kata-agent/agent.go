@@ -17,6 +17,7 @@ import (
 	"kata/guest/boot"
 	"kata/guest/container"
 	"kata/guest/device"
+	"kata/guest/idle"
 	"kata/guest/log"
 	"kata/guest/oom"
 	"kata/guest/reaper"
@@ -33,8 +34,11 @@ const (
 	maxProcs = 2
 	// gcPercent makes the smallest heap that is collected 1 MiB instead of 4.
 	gcPercent = 25
-	// idleAfter is how long after the last call unused memory goes back.
+	// idleAfter is how long after the last call, or the last data of a stream,
+	// unused memory goes back.
 	idleAfter = time.Second
+	// idleBetween is how often that is done for a container that does little.
+	idleBetween = 10 * time.Second
 	// maxFiles is the kernel's own limit (fs.nr_open).
 	maxFiles = 1 << 20
 	// shutdownTimeout bounds the wait for the last answers to be sent.
@@ -53,6 +57,7 @@ type agent struct {
 	params boot.Params
 
 	calls, streams *vsock.Listener
+	idle           *idle.Idle
 	console        *vsock.Listener // nil without a debug console
 	hostLog        *hostLog        // nil if the log is for the console
 }
@@ -194,6 +199,7 @@ func (a *agent) finish(ready chan<- struct{}) error {
 func (a *agent) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	a.idle = a.newIdle()
 	children := reaper.New()
 	hub := stream.NewHub(stream.HubConfig{MaxUnclaimed: maxUnclaimed, Patience: patience, Log: a.log})
 	defer hub.Close()
@@ -206,7 +212,7 @@ func (a *agent) serve(ctx context.Context) error {
 	pod := a.newSandbox(children, hub, kills, ready)
 	calls := service.New(service.Config{
 		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
-		Devices: device.NewFinder(a.params.HotplugTimeout), Called: newIdle().called,
+		Devices: device.NewFinder(a.params.HotplugTimeout), Called: a.idle.Used,
 	})
 	options := ttrpc.ServerOptions{OnPanic: a.panicked}
 	if a.log.Enabled(log.LevelTrace) {
@@ -245,6 +251,16 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 }
 
+// newIdle gives unused memory back. The program's own pages are no loss where it
+// is in the initramfs.
+func (a *agent) newIdle() *idle.Idle {
+	i, err := idle.New(idle.Config{After: idleAfter, Between: idleBetween, Text: a.init})
+	if err != nil {
+		a.log.Warn("the program's pages stay mapped", "error", err)
+	}
+	return i
+}
+
 // watchKills learns of OOM kills until the watcher is closed. Without it those
 // of processes that have no exit to tell are noticed late.
 func (a *agent) watchKills(kills *oom.Watcher) {
@@ -260,7 +276,7 @@ func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, kills *oom.
 		Storages:   storage.NewManager(storage.Root, devices),
 		Devices:    devices,
 		Hub:        hub,
-		Buffers:    stream.NewBuffers(),
+		Buffers:    stream.NewBuffers(a.idle.Used),
 		OOM:        kills,
 		PipeSize:   a.params.PipeSize,
 		Ready:      ready,

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"runtime"
-	"runtime/debug"
 	"time"
 
 	"kata/guest/vsock"
@@ -43,16 +41,3 @@ func (l callListener) Accept() (io.ReadWriteCloser, error) {
 	_ = conn.Linger(lingerSeconds) // without it nothing but an answer is lost
 	return conn, nil
 }
-
-// idle gives memory back to the machine when there has been no call for a while.
-type idle struct{ timer *time.Timer }
-
-func newIdle() idle {
-	return idle{time.AfterFunc(idleAfter, func() {
-		runtime.GC() // a sync.Pool survives one collection
-		debug.FreeOSMemory()
-	})}
-}
-
-// called says that there is, or was, a call.
-func (i idle) called() { i.timer.Reset(idleAfter) }

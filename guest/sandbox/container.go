@@ -42,6 +42,7 @@ type Container struct {
 	init       *Process
 	processes  map[string]*Process
 	order      []*Process    // in the order added, init included
+	past       []past        // execs that have ended, at most keepExited
 	removal    chan struct{} // capacity 1: who removes holds it
 }
 
@@ -246,7 +247,7 @@ func (c *Container) remove(ctx context.Context) error {
 		return ErrNotFound // its creation failed, or somebody else has removed it
 	}
 	c.mu.Lock()
-	r, processes, storages := c.runtime, c.order, c.storages
+	r, processes, storages := c.runtime, slices.Clone(c.order), c.storages
 	c.mu.Unlock()
 	// After this nothing can be killed for want of memory any more.
 	if err := r.SignalAll(unix.SIGKILL); err != nil {

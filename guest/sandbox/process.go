@@ -118,6 +118,7 @@ func (p *Process) await(r *running) {
 		p.running.Store(nil)
 	}
 	p.drained.Store(true)
+	p.container.settle(p)
 }
 
 // close releases the streams of a process that has exited, or that nobody knows.
@@ -242,6 +243,9 @@ func (c *Container) Process(execID string) (*Process, error) {
 	case ok || c.runtime == nil:
 		return nil, fmt.Errorf("process %q of container %q is being created: %w", execID, c.id, ErrState)
 	}
+	if p := c.remember(execID); p != nil {
+		return p, nil
+	}
 	return nil, fmt.Errorf("process %q of container %q: %w", execID, c.id, ErrNotFound)
 }
 
@@ -253,7 +257,9 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	case <-ctx.Done():
 		return Exit{}, fmt.Errorf("wait for %s: %w", p, ctx.Err())
 	}
-	p.waited.Store(true)
+	if !p.waited.Swap(true) {
+		p.container.settle(p)
+	}
 	return p.exit, nil
 }
 

@@ -17,13 +17,15 @@ const (
 // Buffers lends memory to streams while data is in hand; an idle stream has
 // none.
 type Buffers struct {
+	used   func()
 	tokens chan struct{}
 	large  sync.Pool
 }
 
-// NewBuffers returns buffers to be shared by all streams of the agent.
-func NewBuffers() *Buffers {
-	return &Buffers{tokens: make(chan struct{}, maxLarge)}
+// NewBuffers returns buffers to be shared by all streams of the agent. Each time
+// one is given back used is called, which must be cheap; it may be nil.
+func NewBuffers(used func()) *Buffers {
+	return &Buffers{used: used, tokens: make(chan struct{}, maxLarge)}
 }
 
 // get lends a buffer. It never blocks.
@@ -41,6 +43,9 @@ func (b *Buffers) get() []byte {
 
 // put takes a buffer of get back.
 func (b *Buffers) put(buf []byte) {
+	if b.used != nil {
+		b.used()
+	}
 	if cap(buf) < largeBuffer {
 		return
 	}

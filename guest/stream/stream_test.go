@@ -85,7 +85,7 @@ func (b *bench) dialFrom(port uint32) *net.UnixConn {
 func (b *bench) open(cfg Config) *Set {
 	b.Helper()
 	if cfg.Buffers == nil {
-		cfg.Buffers = NewBuffers()
+		cfg.Buffers = NewBuffers(nil)
 	}
 	s, err := Open(b.Context(), b.hub, cfg)
 	if err != nil {
@@ -362,7 +362,7 @@ func TestOpenGivesBackWhatItClaimedWhenOneIsMissing(t *testing.T) {
 	out, port := b.dial()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := Open(ctx, b.hub, Config{Ports: Ports{Stdin: port, Stdout: 99}, Buffers: NewBuffers()})
+	_, err := Open(ctx, b.hub, Config{Ports: Ports{Stdin: port, Stdout: 99}, Buffers: NewBuffers(nil)})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "port 99") {
 		t.Errorf("Open: %v", err)
 	}
@@ -396,7 +396,7 @@ func TestUnclaimedConnectionsAreBoundedInNumberAndTime(t *testing.T) {
 }
 
 func TestBuffersNeverWait(t *testing.T) {
-	buffers := NewBuffers()
+	buffers := NewBuffers(nil)
 	var lent [][]byte
 	for range maxLarge {
 		lent = append(lent, buffers.get())

@@ -1,0 +1,116 @@
+// Command agentruntime prepares the Go runtime for the agent: it writes an
+// overlay for go build in which a few sizes of the runtime's own tables suit a
+// heap of one megabyte instead of one gigabyte.
+//
+//	go build -overlay "$(go run ./tools/agentruntime -output DIR)" ./cmd/kata-agent
+//
+// What changes are constants that only say how much is allocated at a time:
+//
+//   - the tables of each size class's spans, 2 KiB and 4 KiB apiece however few
+//     spans there are, and there are four tables for each of some thirty classes
+//   - the chunks of mark bits, of which three are in turn, 64 KiB each, and each
+//     is cleared as a whole
+//
+// They are never given back; in the agent they are half a megabyte. The tables
+// grow as before where that is too little. A runtime that does not have these
+// lines is left as it is, with a warning: the agent works, and is half a megabyte
+// bigger.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// change is one constant of the runtime.
+type change struct{ file, from, to string }
+
+// changes for Go 1.26.
+var changes = []change{
+	{"mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 64 "},
+	{"mspanset.go", "spanSetInitSpineCap = 256 ", "spanSetInitSpineCap = 16 "},
+	{"mheap.go", "const gcBitsChunkBytes = uintptr(64 << 10)", "const gcBitsChunkBytes = uintptr(16 << 10)"},
+}
+
+func main() {
+	output := flag.String("output", "", "folder for the overlay, which is made")
+	flag.Parse()
+	if *output == "" || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "usage: agentruntime -output DIR")
+		os.Exit(2)
+	}
+	path, err := overlay(*output)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "agentruntime:", err)
+		os.Exit(1)
+	}
+	fmt.Println(path)
+}
+
+// overlay writes the overlay into dir and returns its name.
+func overlay(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOROOT: %w", err)
+	}
+	sources := filepath.Join(strings.TrimSpace(string(goroot)), "src", "runtime")
+	replaced := make(map[string]string)
+	files, err := apply(sources)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "agentruntime: this Go's runtime stays as it is: %v\n", err)
+	}
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := write(path, []byte(text)); err != nil {
+			return "", err
+		}
+		replaced[filepath.Join(sources, name)] = path
+	}
+	list, err := json.MarshalIndent(map[string]any{"Replace": replaced}, "", "\t")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "overlay.json")
+	return path, write(path, append(list, '\n'))
+}
+
+// write writes a file unless it is there already: another build may read it.
+func write(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return os.WriteFile(path, data, 0o644)
+}
+
+// apply returns the changed files by name: all of them or none.
+func apply(sources string) (map[string]string, error) {
+	files := make(map[string]string)
+	for _, c := range changes {
+		text, ok := files[c.file]
+		if !ok {
+			data, err := os.ReadFile(filepath.Join(sources, c.file))
+			if err != nil {
+				return nil, err
+			}
+			text = string(data)
+		}
+		if strings.Count(text, c.from) != 1 {
+			return nil, fmt.Errorf("%s has not got %q once", c.file, c.from)
+		}
+		files[c.file] = strings.Replace(text, c.from, c.to, 1)
+	}
+	return files, nil
+}
