@@ -67,14 +67,17 @@ setup: ## install what is missing from the distribution
 
 .PHONY: build
 build: ## build the binaries into bin/
-	@overlay=$$($(GO) run ./tools/agentruntime -output build/agentruntime); \
-	for c in $(COMMANDS); do \
-		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) $$([[ $$c != kata-agent ]] || echo -overlay "$$overlay") -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
+	@for c in $(COMMANDS); do \
+		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
 	done
 
 .PHONY: guest
 guest: build ## build the guest kernel (7 minutes, once) and the initrd into build/guest/
 	@bin/kata-image all -output build/guest
+
+.PHONY: guest-debug
+guest-debug: build ## build the initrd with a shell for the debug console
+	@bin/kata-image initrd -variant debug -output build/guest
 
 .PHONY: generate
 generate: ## write the generated code anew

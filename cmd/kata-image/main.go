@@ -16,7 +16,7 @@ const usage = `usage: kata-image VERB [flags]
 
 verbs:
   kernel   build the guest kernel from the distribution's source package
-  initrd   build the initrd that holds the agent
+  initrd   build the initrd that holds the agent, with -variant debug a shell too
   all      both
   path     print where the cache has the kernel and the initrd
   list     print what is in the cache

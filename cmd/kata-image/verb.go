@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -19,14 +20,33 @@ import (
 	"kata/image/kernel"
 )
 
+// Variants of the initrd.
+const (
+	standard = "standard"
+	debug    = "debug"
+)
+
+// imageName is what a variant is called in the output folder; "" if there is none
+// of that name.
+func imageName(variant string) string {
+	switch variant {
+	case standard:
+		return "kata-initrd.img"
+	case debug:
+		return "kata-initrd-debug.img"
+	}
+	return ""
+}
+
 // verb is one call of the command.
 type verb struct {
 	name           string
 	stdout, stderr *os.File
 
-	output, cacheDir, source, fragment, agent string
-	jobs                                      int
-	configOnly                                bool
+	output, cacheDir, source, fragment, agent, variant, busybox string
+
+	jobs       int
+	configOnly bool
 }
 
 func (v *verb) run(ctx context.Context, args []string) error {
@@ -67,6 +87,10 @@ func (v *verb) run(ctx context.Context, args []string) error {
 		fmt.Fprintf(v.stderr, "kata-image %s: unexpected argument %q\n", v.name, f.Arg(0))
 		return errUsage
 	}
+	if v.variant != "" && imageName(v.variant) == "" {
+		fmt.Fprintf(v.stderr, "kata-image %s: there is no variant %q: standard and debug are\n", v.name, v.variant)
+		return errUsage
+	}
 	store, err := cache.Open(v.cacheDir)
 	if err != nil {
 		return err
@@ -80,7 +104,7 @@ func (v *verb) run(ctx context.Context, args []string) error {
 }
 
 func (v *verb) outputFlags(f *flag.FlagSet) {
-	const help = "`folder` to copy the results to: vmlinux, bzImage, kata-initrd.img"
+	const help = "`folder` to copy the results to: vmlinux, bzImage, kata-initrd.img or kata-initrd-debug.img"
 	f.StringVar(&v.output, "output", "", help)
 	f.StringVar(&v.output, "o", "", "the same as -output")
 }
@@ -94,6 +118,25 @@ func (v *verb) kernelFlags(f *flag.FlagSet) {
 
 func (v *verb) initrdFlags(f *flag.FlagSet) {
 	f.StringVar(&v.agent, "agent", "bin/kata-agent", "the agent, a static program")
+	f.StringVar(&v.variant, "variant", standard, "variant of the initrd: standard, the agent alone, or debug, with a shell")
+	f.StringVar(&v.busybox, "busybox", "", "the busybox of the debug variant, a static program (default: the one in PATH)")
+}
+
+// initrdSource is what the flags say the initrd is built from.
+func (v *verb) initrdSource() (initrd.Source, error) {
+	source := initrd.Source{Agent: v.agent}
+	if v.variant != debug {
+		return source, nil
+	}
+	if source.Busybox = v.busybox; source.Busybox != "" {
+		return source, nil
+	}
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return source, fmt.Errorf("the debug variant needs a static busybox (Debian: busybox-static): %w", err)
+	}
+	source.Busybox = path
+	return source, nil
 }
 
 func (v *verb) options() (kernel.Options, error) {
@@ -125,11 +168,15 @@ func (v *verb) kernel(ctx context.Context, store *cache.Store) error {
 }
 
 func (v *verb) initrd(ctx context.Context, store *cache.Store) error {
-	e, cached, err := initrd.Build(ctx, store, v.agent, func(s string) { fmt.Fprintln(v.stderr, s) })
+	source, err := v.initrdSource()
 	if err != nil {
 		return err
 	}
-	return v.deliver(e, cached, map[string]string{initrd.Image: "kata-initrd.img"})
+	e, cached, err := initrd.Build(ctx, store, source, func(s string) { fmt.Fprintln(v.stderr, s) })
+	if err != nil {
+		return err
+	}
+	return v.deliver(e, cached, map[string]string{initrd.Image: imageName(v.variant)})
 }
 
 // deliver copies the files of an entry to the output folder, under their
@@ -164,9 +211,12 @@ func (v *verb) path(ctx context.Context, store *cache.Store) error {
 		fmt.Fprintln(v.stdout, k.Path(kernel.Vmlinux))
 		fmt.Fprintln(v.stdout, k.Path(kernel.BzImage))
 	}
-	i, initrdErr := initrd.Lookup(store, v.agent)
+	source, initrdErr := v.initrdSource()
 	if initrdErr == nil {
-		fmt.Fprintln(v.stdout, i.Path(initrd.Image))
+		var i *cache.Entry
+		if i, initrdErr = initrd.Lookup(ctx, store, source); initrdErr == nil {
+			fmt.Fprintln(v.stdout, i.Path(initrd.Image))
+		}
 	}
 	return errors.Join(notBuilt("kernel", kernelErr), notBuilt("initrd", initrdErr))
 }

@@ -8,7 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"kata/image/cache"
 )
@@ -19,7 +23,7 @@ const Image = "initrd.img"
 // kind is the name of initrds in the cache.
 const kind = "initrd"
 
-// version changes when the same agent would give another initrd.
+// version changes when the same files would give another initrd.
 const version = "1"
 
 // Guest returns the contents of the guest's initrd: the agent as /init, the
@@ -36,33 +40,113 @@ func Guest(agent []byte) []Entry {
 	}
 }
 
-// Build returns the guest's initrd with the given agent from the store,
-// building it if need be; cached says that it was there.
-func Build(ctx context.Context, store *cache.Store, agent string, notify func(string)) (entry *cache.Entry, cached bool, err error) {
-	binary, err := os.ReadFile(agent)
+// Source says what an initrd is built from.
+type Source struct {
+	// Agent is the agent's file.
+	Agent string
+	// Busybox is the file of a busybox, which makes the image the debug variant:
+	// the agent's debug console gives shells where there is one. "" is none.
+	Busybox string
+}
+
+// contents are the files of a Source.
+type contents struct {
+	agent, busybox []byte
+	applets        []string
+}
+
+func (s Source) read(ctx context.Context) (c contents, err error) {
+	if c.agent, err = program("agent", s.Agent); err != nil || s.Busybox == "" {
+		return c, err
+	}
+	if c.busybox, err = program("busybox", s.Busybox); err != nil {
+		return c, err
+	}
+	c.applets, err = applets(ctx, s.Busybox)
+	return c, err
+}
+
+// program reads a file that is to run in the guest.
+func program(what, path string) ([]byte, error) {
+	binary, err := os.ReadFile(path)
 	if err != nil {
-		return nil, false, fmt.Errorf("read the agent: %w", err)
+		return nil, fmt.Errorf("read the %s: %w", what, err)
 	}
 	if err := runsAlone(binary); err != nil {
-		return nil, false, fmt.Errorf("agent %s: %w", agent, err)
+		return nil, fmt.Errorf("%s %s: %w", what, path, err)
 	}
-	return store.Make(ctx, kind, inputs(binary), notify, func(_ context.Context, out, _ string) error {
-		return create(filepath.Join(out, Image), Guest(binary))
+	return binary, nil
+}
+
+func (c contents) inputs() map[string]string {
+	in := map[string]string{"builder": version, "agent": fmt.Sprintf("%x", sha256.Sum256(c.agent))}
+	if c.busybox != nil {
+		in["busybox"] = fmt.Sprintf("%x", sha256.Sum256(c.busybox))
+	}
+	return in
+}
+
+func (c contents) entries() []Entry {
+	entries := Guest(c.agent)
+	if c.busybox != nil {
+		entries = append(entries, Debug(c.busybox, c.applets)...)
+	}
+	return entries
+}
+
+// Debug returns what the debug variant has in addition: busybox in /bin, and a
+// link for each of its applets.
+func Debug(busybox []byte, applets []string) []Entry {
+	entries := []Entry{Dir("bin", 0o755), File("bin/busybox", 0o755, busybox)}
+	for _, name := range applets {
+		entries = append(entries, Link("bin/"+name, "busybox"))
+	}
+	return entries
+}
+
+// applets returns the names that a busybox can be called by.
+func applets(ctx context.Context, busybox string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, busybox, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("busybox %s: list its applets: %w", busybox, err)
+	}
+	var names []string
+	for name := range strings.FieldsSeq(string(out)) {
+		if strings.ContainsRune(name, '/') {
+			return nil, fmt.Errorf("busybox %s: %q is not the name of an applet", busybox, name)
+		}
+		if name != "busybox" {
+			names = append(names, name)
+		}
+	}
+	if !slices.Contains(names, "sh") {
+		return nil, fmt.Errorf("busybox %s: it has no shell", busybox)
+	}
+	return names, nil
+}
+
+// Build returns the guest's initrd from the store, building it if need be; cached
+// says that it was there.
+func Build(ctx context.Context, store *cache.Store, source Source, notify func(string)) (entry *cache.Entry, cached bool, err error) {
+	c, err := source.read(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	return store.Make(ctx, kind, c.inputs(), notify, func(_ context.Context, out, _ string) error {
+		return create(filepath.Join(out, Image), c.entries())
 	})
 }
 
-// Lookup returns the initrd with the given agent if the store has it, else an
-// error as of cache.Store.Get.
-func Lookup(store *cache.Store, agent string) (*cache.Entry, error) {
-	binary, err := os.ReadFile(agent)
+// Lookup returns the initrd if the store has it, else an error as of
+// cache.Store.Get.
+func Lookup(ctx context.Context, store *cache.Store, source Source) (*cache.Entry, error) {
+	c, err := source.read(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read the agent: %w", err)
+		return nil, err
 	}
-	return store.Get(kind, inputs(binary))
-}
-
-func inputs(agent []byte) map[string]string {
-	return map[string]string{"builder": version, "agent": fmt.Sprintf("%x", sha256.Sum256(agent))}
+	return store.Get(kind, c.inputs())
 }
 
 func create(name string, entries []Entry) error {

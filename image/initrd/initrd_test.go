@@ -125,7 +125,7 @@ func TestBuildIsReproducibleAndCached(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, want := range []bool{false, true} {
-			e, cached, err := Build(context.Background(), store, agent, func(string) {})
+			e, cached, err := Build(context.Background(), store, Source{Agent: agent}, func(string) {})
 			if err != nil || cached != want {
 				t.Fatalf("cached %v, want %v: %v", cached, want, err)
 			}
@@ -154,7 +154,7 @@ func TestAgentsThatCannotBeInit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _, err = Build(t.Context(), store, tt.agent, func(string) {})
+			_, _, err = Build(t.Context(), store, Source{Agent: tt.agent}, func(string) {})
 			if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("got %v, want %s", err, tt.want)
 			}
