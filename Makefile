@@ -67,8 +67,9 @@ setup: ## install what is missing from the distribution
 
 .PHONY: build
 build: ## build the binaries into bin/
-	@for c in $(COMMANDS); do \
-		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
+	@overlay=$$($(GO) run ./tools/agentruntime -output build/agentruntime); \
+	for c in $(COMMANDS); do \
+		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) $$([[ $$c != kata-agent ]] || echo -overlay "$$overlay") -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
 	done
 
 .PHONY: guest
