@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"path"
 	"strings"
 	"time"
 
@@ -27,10 +28,12 @@ func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxR
 		return nil, invalid("hostname", req.Hostname, "is not a hostname of at most 64 bytes")
 	case len(req.KernelModules) != 0:
 		return nil, invalid("kernel_modules", req.KernelModules[0].GetName(), "cannot be loaded: the guest's kernel takes no modules")
-	case req.GuestHookPath != "":
-		return nil, invalid("guest_hook_path", req.GuestHookPath, "is not possible: there are no hooks in the guest yet")
+	case req.GuestHookPath != "" && (!path.IsAbs(req.GuestHookPath) || strings.IndexByte(req.GuestHookPath, 0) >= 0):
+		return nil, invalid("guest_hook_path", req.GuestHookPath, "is not an absolute path")
 	}
-	err := s.sandbox.Create(ctx, sandbox.Options{ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages})
+	err := s.sandbox.Create(ctx, sandbox.Options{
+		ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages, HookDir: req.GuestHookPath,
+	})
 	if err != nil {
 		return nil, err
 	}

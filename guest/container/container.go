@@ -52,6 +52,7 @@ type Container struct {
 	mu      sync.Mutex
 	started bool
 	paused  bool
+	stopped bool // the poststop hooks have been run, or are being run
 }
 
 // ID is the container's ID.
@@ -103,8 +104,10 @@ func (c *Container) Start(ctx context.Context) error {
 		case <-c.init.Done():
 		case <-ctx.Done():
 		}
+		return err
 	}
-	return err
+	c.startHooks(ctx)
+	return nil
 }
 
 // Exec runs a process in the container, with the container's namespaces,
@@ -255,9 +258,9 @@ func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
 // Cgroup is the container's cgroup.
 func (c *Container) Cgroup() *cgroup.Group { return c.group }
 
-// Destroy kills whatever runs in the container, waits for its end and removes
-// its cgroup. It may be called at any time and again; when ctx ends first its
-// error is returned and the rest is still to be done.
+// Destroy kills whatever runs in the container, waits for its end, removes its
+// cgroup and runs its last hooks, once. It may be called at any time and again;
+// when ctx ends first its error is returned and the rest is still to be done.
 func (c *Container) Destroy(ctx context.Context) error {
 	if err := c.group.Destroy(ctx); err != nil {
 		return err
@@ -274,8 +277,9 @@ func (c *Container) Destroy(ctx context.Context) error {
 	}
 	select {
 	case <-c.init.Done():
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	c.stopHooks(ctx)
+	return nil
 }

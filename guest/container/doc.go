@@ -43,7 +43,7 @@
 //
 // It keeps no table of containers and no state on disk; that, streams, storages
 // and the network are the agent's. Namespaces of type user and time, joining a
-// mount namespace, ID-mapped mounts and hooks are refused, not ignored.
+// mount namespace and ID-mapped mounts are refused, not ignored.
 // AppArmor and SELinux labels have no effect in the guest.
 //
 // # Concurrency

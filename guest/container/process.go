@@ -19,6 +19,8 @@ type Process struct {
 	stage   *stageConn
 	console *os.File
 	ready   bool // the stage said so
+	// hooks runs those that the runtime runs, when the stage says so.
+	hooks func() error
 }
 
 // PID is the process ID in the agent's pid namespace.
@@ -122,6 +124,15 @@ func (p *Process) handle() error {
 			return errors.New("the stage sent no terminal")
 		}
 		return nil
+	case stage.Hooks:
+		if p.hooks == nil {
+			return errors.New("the stage asks for hooks that there are not")
+		}
+		if err := p.hooks(); err != nil {
+			return err
+		}
+		_, err := p.stage.file.Write([]byte{stage.Go})
+		return err
 	case stage.Ready:
 		p.ready = true
 		return nil

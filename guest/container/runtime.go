@@ -166,6 +166,7 @@ func (c *Container) create(ctx context.Context, config []byte, stdio Stdio, opts
 			_ = c.group.Kill() // fails only when Destroy was faster
 		}()
 	}
+	p.hooks = func() error { return c.createHooks(ctx) }
 	if err := p.stage.configure(ctx, config); err != nil {
 		return p.stageFailed(err)
 	}

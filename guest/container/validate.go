@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/hooks"
 	"kata/guest/container/stage"
 	"kata/guest/mount"
 	"kata/guest/seccomp"
@@ -30,12 +31,8 @@ func Validate(id string, spec *ocipb.Spec) error {
 	if root := spec.Root.GetPath(); !path.IsAbs(root) || path.Clean(root) == "/" {
 		return specErrorf("root.path %q is not an absolute path below /", root)
 	}
-	if hooks := spec.Hooks; hooks != nil {
-		n := len(hooks.Prestart) + len(hooks.CreateRuntime) + len(hooks.CreateContainer) +
-			len(hooks.StartContainer) + len(hooks.Poststart) + len(hooks.Poststop)
-		if n > 0 {
-			return specErrorf("hooks are not supported (%d given)", n)
-		}
+	if err := hooks.Validate(spec.Hooks); err != nil {
+		return &SpecError{err.Error()}
 	}
 	if err := validateMounts(spec.Mounts); err != nil {
 		return err

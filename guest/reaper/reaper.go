@@ -73,6 +73,12 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return p.whileAlive(func() error { return unix.Kill(p.pid, sig) })
 }
 
+// SignalGroup sends a signal to the process group that the process leads, as
+// Signal does to the process.
+func (p *Process) SignalGroup(sig unix.Signal) error {
+	return p.whileAlive(func() error { return unix.Kill(-p.pid, sig) })
+}
+
 // PIDFD opens a pidfd of the process (pidfd_open(2)), which the caller closes.
 // After Done is closed the error is ErrEnded.
 func (p *Process) PIDFD() (fd int, err error) {

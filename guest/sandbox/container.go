@@ -122,6 +122,7 @@ func (c *Container) create(ctx context.Context, o ContainerOptions, storages *st
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
+	c.sandbox.addHooks(o.Spec)
 	created, err := c.sandbox.cfg.Runtime.Create(ctx, c.id, o.Spec, p.child(), options)
 	if err != nil {
 		p.close()

@@ -10,7 +10,9 @@ import (
 	"sync"
 
 	"kata/api/agentpb"
+	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/guest/container/hooks"
 	"kata/guest/device"
 	"kata/guest/log"
 	"kata/guest/oom"
@@ -24,8 +26,8 @@ type Config struct {
 	Storages *storage.Manager
 	// Devices finds the devices of containers.
 	Devices *device.Finder
-	Hub      *stream.Hub
-	Buffers  *stream.Buffers
+	Hub     *stream.Hub
+	Buffers *stream.Buffers
 	// OOM watches the containers; nil for none.
 	OOM *oom.Watcher
 	// PipeSize is the capacity of the pipes of processes in bytes, 0 for the
@@ -48,6 +50,7 @@ type Sandbox struct {
 	state      state
 	id         string
 	storages   *storage.Set
+	hooks      *ocipb.Hooks // of every container, after its own
 	containers map[string]*Container
 	pidns      *Container // whose pid namespace is the pod's, nil as long as none is
 }
@@ -77,6 +80,9 @@ type Options struct {
 	DNS []string
 	// Storages are mounted in this order and unmounted by Destroy.
 	Storages []*agentpb.Storage
+	// HookDir is a folder, perhaps in one of the storages, with hooks for every
+	// container (hooks.Find); empty for none.
+	HookDir string
 }
 
 // Create makes the sandbox, once. After a failure it can be tried again.
@@ -85,6 +91,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	var storages *storage.Set
+	var found *ocipb.Hooks
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -92,7 +99,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 			s.state = empty
 			return
 		}
-		s.id, s.storages = o.ID, storages
+		s.id, s.storages, s.hooks = o.ID, storages, found
 	}()
 	if o.Hostname != "" && s.cfg.SetHostname != nil {
 		if err := s.cfg.SetHostname(o.Hostname); err != nil {
@@ -104,8 +111,31 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 			return fmt.Errorf("write name servers: %w", err)
 		}
 	}
-	storages, err = s.cfg.Storages.Mount(ctx, o.Storages)
-	return err
+	if storages, err = s.cfg.Storages.Mount(ctx, o.Storages); err != nil {
+		return err
+	}
+	if found, err = findHooks(o.HookDir); err != nil {
+		return errors.Join(err, storages.Unmount())
+	}
+	return nil
+}
+
+func findHooks(dir string) (*ocipb.Hooks, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	found, err := hooks.Find(dir)
+	if err != nil {
+		return nil, fmt.Errorf("guest_hook_path %q: %w: %w", dir, ErrInvalid, err)
+	}
+	return found, nil
+}
+
+// addHooks adds the hooks of every container to those of spec.
+func (s *Sandbox) addHooks(spec *ocipb.Spec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spec.Hooks = hooks.Join(spec.Hooks, s.hooks)
 }
 
 func writeLines(path string, lines []string) error {

@@ -14,13 +14,14 @@ import (
 )
 
 // become turns the stage into the process of the spec. It returns only with an
-// error.
+// error. Last runs with the rights and limits of the process, just before it
+// is executed.
 //
 // The process's user and effective capabilities come first, so that its command
 // is found, or not, with the permissions it will have; the permitted capabilities are kept until the end, because raising a
 // resource limit takes one. Limits come last: they could be too tight for the
 // stage itself.
-func become(c conn, spec *ocipb.Spec) error {
+func become(c conn, spec *ocipb.Spec, last func() error) error {
 	p := spec.Process
 	caps, _ := capability.New(p.Capabilities) // unknown names: the runtime has logged them
 	env, err := environment(p.Env, p.User.GetUID())
@@ -74,6 +75,9 @@ func become(c conn, spec *ocipb.Spec) error {
 	}
 	resetSignals() // a filter may forbid it
 	if err := restrict(caps, spec); err != nil {
+		return err
+	}
+	if err := last(); err != nil {
 		return err
 	}
 	err = syscall.Exec(path, p.Args, env)

@@ -15,12 +15,13 @@ import (
 // kind, four with the length of what follows, little endian, and that.
 const (
 	Console    = 'C' // with one descriptor: the master end of the terminal
+	Hooks      = 'H' // it is time for the hooks that the runtime runs; the stage waits for Go
 	Ready      = 'R' // everything is done; the stage waits for Go
 	Failed     = 'E' // with a text; the stage ends
 	ExecFailed = 'X' // the same, when it is the command that cannot be executed
 )
 
-// Go is what a stage waits for, one byte. Before it the runtime sends the
+// Go is what a stage waits for, one byte. Before the first the runtime sends the
 // configuration: four bytes of length and a marshalled ocipb.Spec.
 const Go = 'G'
 

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/hooks"
 	"kata/guest/container/rootfs"
 )
 
@@ -108,6 +109,9 @@ func create(c conn, spec *ocipb.Spec, id string) error {
 			return err
 		}
 	}
+	if err := createHooks(c, spec, id); err != nil {
+		return err
+	}
 	if err := root.Pivot(spec.Linux.GetRootfsPropagation()); err != nil {
 		return err
 	}
@@ -120,7 +124,7 @@ func create(c conn, spec *ocipb.Spec, id string) error {
 	if err := root.Seal(); err != nil {
 		return err
 	}
-	return become(c, spec)
+	return become(c, spec, func() error { return runHooks(hooks.StartContainer, spec, id, "created") })
 }
 
 // exec joins a running container.
@@ -153,7 +157,7 @@ func exec(c conn, spec *ocipb.Spec, id string) error {
 			return err
 		}
 	}
-	return become(c, spec)
+	return become(c, spec, func() error { return nil })
 }
 
 // setOOMScore runs while /proc is still the agent's. A process whose spec says
