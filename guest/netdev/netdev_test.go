@@ -2,11 +2,14 @@ package netdev
 
 import (
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/leaktest"
 )
 
 func TestUpSetsTheLoopbackDeviceUp(t *testing.T) {
@@ -44,3 +47,5 @@ func TestErrorsNameTheDevice(t *testing.T) {
 		}
 	}
 }
+
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m, "kata/guest/netdev.")) }

@@ -220,3 +220,6 @@ func (r *Request) encode(flags uint16, seq uint32) []byte {
 	b = binary.NativeEndian.AppendUint32(b, 0) // to be filled by the kernel
 	return append(b, r.body...)
 }
+
+// Body returns what the request has behind its header so far.
+func (r *Request) Body() []byte { return r.body }

@@ -1,0 +1,112 @@
+//go:build vmtest
+
+package netdev
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestNeighboursAreAdded(t *testing.T) {
+	m := newMachine(t)
+	m.veth("eth0", macA)
+	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "fd01::1/64")})
+	list := []Neighbour{
+		{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02", State: unix.NUD_PERMANENT},
+		{Addr: m.addr("fd01::2"), Device: "eth0", MAC: "02:00:00:00:01:03"},
+		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: "02:00:00:00:01:04", State: unix.NUD_NOARP},
+		{Addr: m.addr("10.1.0.4"), Device: "eth0", Flags: unix.NTF_PROXY},
+		{Addr: m.addr("fd01::4"), Device: "eth0", Flags: unix.NTF_PROXY},
+	}
+	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+	text := m.ip("neigh")
+	for _, part := range []string{"10.1.0.2 dev eth0 lladdr 02:00:00:00:01:02", "fd01::2 dev eth0 lladdr 02:00:00:00:01:03"} {
+		_, rest, ok := strings.Cut(text, part)
+		if line, _, _ := strings.Cut(rest, "\n"); !ok || !strings.Contains(line, "PERMANENT") {
+			t.Errorf("ip neigh does not say %q:\n%s", part, text)
+		}
+	}
+	have, err := m.s.neighbours()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range list {
+		if !slices.ContainsFunc(have, func(n neighbour) bool {
+			return n.addr == want.Addr && n.mac == string(want.MAC.bytes()) && n.flags == want.Flags &&
+				(n.state == want.State || want.State == 0)
+		}) {
+			t.Errorf("%+v is not among %+v", want, have)
+		}
+	}
+	mon := m.monitor()
+	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
+		t.Error(err)
+	}
+	if n := mon.drain(); len(n) != 0 {
+		t.Errorf("%d notifications, the first of kind %d", len(n), n[0].kind)
+	}
+	// Another address takes the place of the first.
+	list[0].MAC = "02:00:00:00:01:99"
+	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
+		t.Error(err)
+	}
+	if text := m.ip("neigh"); !strings.Contains(text, "02:00:00:00:01:99") || strings.Contains(text, "02:00:00:00:01:02") {
+		t.Error(text)
+	}
+}
+
+func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
+	m := newMachine(t)
+	m.veth("eth0", macA)
+	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
+	old := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02"}
+	if err := m.net.AddNeighbours(t.Context(), []Neighbour{old}); err != nil {
+		t.Fatal(err)
+	}
+	m.ip("link", "set", "eth0", "mtu", "1000") // with which there is no IPv6
+	before := m.state()
+	changed := old
+	changed.MAC = "02:00:00:00:01:99"
+	err := m.net.AddNeighbours(t.Context(), []Neighbour{
+		changed,
+		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: "02:00:00:00:01:03"},
+		{Addr: m.addr("10.1.0.4"), Device: "eth0", Flags: unix.NTF_PROXY},
+		{Addr: m.addr("fd01::5"), Device: "eth0", MAC: "02:00:00:00:01:05"},
+	})
+	failed := (*NeighbourError)(nil)
+	if !errors.As(err, &failed) || failed.Index != 3 || failed.Name != "fd01::5 dev eth0" {
+		t.Fatalf("error is %v", err)
+	}
+	if got := m.state(); got != before {
+		t.Errorf("%v\nnow:\n%s\nbefore:\n%s", err, got, before)
+	}
+	have, err := m.s.neighbours()
+	if err != nil || slices.ContainsFunc(have, func(n neighbour) bool { return n.addr == m.addr("10.1.0.3") || n.addr == m.addr("10.1.0.4") }) {
+		t.Errorf("neighbours are %+v, %v", have, err)
+	}
+}
+
+func TestNeighboursThatMakeNoSenseAreRefused(t *testing.T) {
+	m := newMachine(t)
+	m.veth("eth0", macA)
+	fine := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02"}
+	for field, bad := range map[string]Neighbour{
+		"device": {Addr: fine.Addr, Device: "eth7", MAC: fine.MAC},
+		"Device": {Addr: fine.Addr, Device: "lo", MAC: fine.MAC},
+		"lladdr": {Addr: fine.Addr, Device: "eth0", MAC: "02:00:00:00:01:02:03:04"},
+	} {
+		err := m.net.AddNeighbours(t.Context(), []Neighbour{fine, bad})
+		if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) || invalid.Index != 1 || invalid.Field != strings.ToLower(field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if text := m.ip("neigh"); strings.Contains(text, "10.1.0.2") {
+		t.Error(text)
+	}
+}
