@@ -3,11 +3,12 @@ package ttrpc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"sync"
 	"time"
+
+	"kata/api/fmt"
 )
 
 // maxQueued is how many bytes of requests may wait for the connection before

@@ -3,8 +3,9 @@ package ttrpc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
+
+	"kata/api/fmt"
 )
 
 // Code says in which way a call failed. The numbers are gRPC's.

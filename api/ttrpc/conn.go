@@ -2,10 +2,11 @@ package ttrpc
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
 	"time"
+
+	"kata/api/fmt"
 )
 
 // serverConn is one connection of a server. Its reader decodes requests and

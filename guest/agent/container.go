@@ -2,10 +2,10 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/guest/container"
 	"kata/guest/sandbox"
 	"kata/guest/stream"

@@ -3,12 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ttrpc"
 	"kata/guest/device"
 	"kata/guest/hotplug"

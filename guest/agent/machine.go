@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"unsafe"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ttrpc"
 	"kata/guest/device/assign"
 	"kata/guest/storage"

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 )
 
 // ticks is the unit of times in /proc (USER_HZ), the same on every x86 and arm64

@@ -2,12 +2,12 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"strings"
 
 	"kata/api/agentpb"
 	"kata/api/csipb"
+	"kata/api/fmt"
 	"kata/guest/sharedfile"
 	"kata/guest/storage"
 	"kata/guest/volume"

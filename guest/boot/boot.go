@@ -2,13 +2,13 @@ package boot
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/log"
 	"kata/guest/netdev"
 )

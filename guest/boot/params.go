@@ -2,11 +2,11 @@ package boot
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"kata/api/fmt"
 	"kata/guest/log"
 )
 

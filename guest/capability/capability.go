@@ -8,10 +8,9 @@
 package capability
 
 import (
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 )
 

@@ -15,7 +15,6 @@ package cgroup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -24,6 +23,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Group is one cgroup. Its methods may be called concurrently.

@@ -1,12 +1,13 @@
 package cgroup
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // eventsFile counts what memory limits did to a group and all below it, also to

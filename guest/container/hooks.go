@@ -2,11 +2,11 @@ package container
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/container/hooks"
 	"kata/guest/container/stage"
 	"kata/guest/reaper"

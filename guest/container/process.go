@@ -3,12 +3,12 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/container/stage"
 	"kata/guest/reaper"
 )

@@ -11,7 +11,6 @@ package device
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/uevent"
 )
 

@@ -3,13 +3,13 @@ package device
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"kata/api/fmt"
 	"kata/guest/uevent"
 )
 

@@ -10,7 +10,6 @@
 package idle
 
 import (
-	"fmt"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Config says when and what.

@@ -1,10 +1,11 @@
 package log
 
 import (
-	"fmt"
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"kata/api/fmt"
 )
 
 // badKey stands in for a key that is not a string or has no value, as in slog.

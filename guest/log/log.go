@@ -13,13 +13,14 @@
 package log
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"kata/api/fmt"
 )
 
 // Level orders records by importance.

@@ -13,11 +13,12 @@
 package mount
 
 import (
-	"fmt"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Hold returns the tree at a descriptor, which then belongs to the Tree.

@@ -1,10 +1,11 @@
 package mount
 
 import (
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Options are mount options in the form the kernel takes them. The zero value

@@ -2,10 +2,10 @@ package netdev
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/netlink"
 )
 

@@ -2,11 +2,12 @@ package netdev
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // set makes the device what want says, or what it was.

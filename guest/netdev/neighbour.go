@@ -4,11 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/netlink"
 )
 

@@ -2,12 +2,12 @@ package netdev
 
 import (
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/netlink"
 )
 

@@ -3,10 +3,11 @@ package netdev
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Route is a route of the main table to where packets are sent on.

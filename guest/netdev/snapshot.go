@@ -2,9 +2,10 @@ package netdev
 
 import (
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // localTable is the table of the machine's own addresses, which the kernel keeps

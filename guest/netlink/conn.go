@@ -3,10 +3,11 @@ package netlink
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // maxDumps is how often a list is asked for that changes while it is sent.

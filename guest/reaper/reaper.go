@@ -18,7 +18,6 @@ package reaper
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -26,6 +25,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Exit is how a process ended.

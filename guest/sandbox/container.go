@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container"
 	"kata/guest/device/assign"

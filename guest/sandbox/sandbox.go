@@ -3,13 +3,13 @@ package sandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container"
 	"kata/guest/container/hooks"

@@ -8,11 +8,12 @@
 package seccomp
 
 import (
-	"fmt"
 	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // instruction is the size of struct sock_filter in bytes.

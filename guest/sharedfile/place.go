@@ -2,13 +2,14 @@ package sharedfile
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // place is where something goes: a name in a directory. It holds a descriptor.

@@ -25,7 +25,6 @@ package sharedfile
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -33,6 +32,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 const (

@@ -2,12 +2,13 @@ package sharedfile
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // identity is what the pieces of one file have in common.

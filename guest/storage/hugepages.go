@@ -3,13 +3,13 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/mount"
 )
 

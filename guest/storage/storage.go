@@ -35,7 +35,6 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -44,6 +43,7 @@ import (
 	"sync/atomic"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/guest/device"
 )
 

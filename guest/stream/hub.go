@@ -3,11 +3,11 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 	"time"
 
+	"kata/api/fmt"
 	"kata/guest/log"
 	"kata/guest/vsock"
 )

@@ -17,12 +17,13 @@ package uevent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // kernelGroup is the multicast group of the kernel's announcements (2 is that of

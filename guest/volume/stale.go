@@ -3,13 +3,14 @@ package volume
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // ForgetStale looks at everything that is mounted below root, a shared folder,

@@ -3,12 +3,13 @@ package vsock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // Listen listens on a vsock port of every context ID this machine has.

@@ -13,12 +13,13 @@ package vsock
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // HostCID is the context ID of the host (VMADDR_CID_HOST).

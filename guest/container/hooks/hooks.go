@@ -26,7 +26,6 @@
 package hooks
 
 import (
-	"fmt"
 	"math"
 	"os"
 	"path"
@@ -35,6 +34,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 )
 

@@ -2,9 +2,10 @@ package rootfs
 
 import (
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // maxDepth bounds the directories that copyUp descends into; each holds two

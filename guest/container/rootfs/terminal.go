@@ -2,10 +2,10 @@ package rootfs
 
 import (
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/inroot"
 	"kata/guest/mount"
 )

@@ -2,11 +2,11 @@ package stage
 
 import (
 	"context"
-	"fmt"
 	"path"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
 )

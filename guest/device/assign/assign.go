@@ -14,13 +14,13 @@ package assign
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/device"
 )
