@@ -50,7 +50,7 @@ func (m *Machine) checkRoom(n int) error {
 	}
 	possible, online := counts[0], counts[1]
 	if n > possible-online {
-		return fmt.Errorf("%w: %d of at most %d CPUs are online", ErrInvalid, online, possible)
+		return fail(ErrInvalid, "%d of at most %d CPUs are online already", online, possible)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ import (
 // Errors that callers tell apart, for errors.Is.
 var (
 	// ErrExists: it is in use already.
-	ErrExists = errors.New("is in use already")
+	ErrExists = errors.New("in use already")
 	// ErrNotFound: it is not there.
 	ErrNotFound = errors.New("not found")
 	// ErrUnable: this machine cannot do it.
@@ -37,6 +37,20 @@ var (
 	// ErrInvalid: what is asked for makes no sense.
 	ErrInvalid = errors.New("invalid")
 )
+
+// failure is an error of a kind, for errors.Is, whose text says all there is to
+// say.
+type failure struct {
+	kind error
+	text string
+}
+
+func (f *failure) Error() string        { return f.text }
+func (f *failure) Is(target error) bool { return target == f.kind }
+
+func fail(kind error, format string, args ...any) error {
+	return &failure{kind, fmt.Sprintf(format, args...)}
+}
 
 // Machine is the machine whose resources grow. Methods may be called
 // concurrently. The zero value is not usable: see New.

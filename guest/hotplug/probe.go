@@ -23,7 +23,7 @@ import (
 func (m *Machine) ProbeMemory(addresses []uint64) error {
 	probe := m.system + "/memory/probe"
 	if err := unix.Access(probe, unix.W_OK); err != nil {
-		return fmt.Errorf("announce memory: %w: %w", ErrUnable, &os.PathError{Op: "access", Path: probe, Err: err})
+		return fail(ErrUnable, "the kernel takes no addresses of memory: %s: %v", probe, err)
 	}
 	text, err := read(m.system + "/memory/block_size_bytes")
 	if err != nil {
@@ -35,7 +35,7 @@ func (m *Machine) ProbeMemory(addresses []uint64) error {
 	}
 	for i, address := range addresses {
 		if slices.Contains(addresses[:i], address) {
-			return fmt.Errorf("address %#x is there twice: %w", address, ErrInvalid)
+			return fail(ErrInvalid, "address %#x is there twice", address)
 		}
 		if err := m.checkBlock(address, size); err != nil {
 			return err
@@ -53,25 +53,25 @@ func (m *Machine) ProbeMemory(addresses []uint64) error {
 // not know.
 func (m *Machine) checkBlock(address, size uint64) error {
 	if address%size != 0 {
-		return fmt.Errorf("address %#x is not a multiple of %#x: %w", address, size, ErrInvalid)
+		return fail(ErrInvalid, "address %#x is not a multiple of %#x, the size of a block of memory", address, size)
 	}
 	if _, err := os.Stat(m.system + "/memory/memory" + strconv.FormatUint(address/size, 10)); err == nil {
-		return fmt.Errorf("memory at %#x %w", address, ErrExists)
+		return fail(ErrExists, "memory at %#x is in use already", address)
 	}
 	table, err := os.ReadFile("/proc/iomem")
 	if err != nil {
 		return err
 	}
 	if user := overlapping(string(table), address, size); user != "" {
-		return fmt.Errorf("address %#x is taken by %q: %w", address, user, ErrInvalid)
+		return fail(ErrInvalid, "address %#x is taken by %q", address, user)
 	}
 	switch backed, err := isMemory(address, size); {
 	case errors.Is(err, unix.EINVAL): // more than the CPU can address
-		return fmt.Errorf("address %#x is beyond what the machine can address: %w", address, ErrInvalid)
+		return fail(ErrInvalid, "address %#x is more than the machine can address", address)
 	case err != nil:
-		return fmt.Errorf("look for memory at %#x: %w: %w", address, ErrUnable, err)
+		return fail(ErrUnable, "look for memory at %#x: %v", address, err)
 	case !backed:
-		return fmt.Errorf("address %#x: there is no memory: %w", address, ErrInvalid)
+		return fail(ErrInvalid, "there is no memory at address %#x", address)
 	}
 	return nil
 }

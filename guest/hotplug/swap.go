@@ -28,11 +28,11 @@ func swap(path string) error {
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR:
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
+		return fail(ErrNotFound, "%v", err)
 	case unix.ELOOP:
-		return fmt.Errorf("%w: there is a symbolic link on the way", ErrInvalid)
+		return fail(ErrInvalid, "there is a symbolic link on the way")
 	case unix.ENAMETOOLONG:
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fail(ErrInvalid, "%v", err)
 	default:
 		return os.NewSyscallError("openat2", err)
 	}
@@ -42,7 +42,7 @@ func swap(path string) error {
 		return os.NewSyscallError("fstat", err)
 	}
 	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFBLK && kind != unix.S_IFREG {
-		return fmt.Errorf("%w: neither a block device nor a file", ErrInvalid)
+		return fail(ErrInvalid, "it is neither a block device nor a file")
 	}
 	// By descriptor, so that what has been checked is what is used.
 	name := "/proc/self/fd/" + strconv.Itoa(area)
@@ -57,7 +57,7 @@ func swap(path string) error {
 func checkSwap(name string) error {
 	file, err := os.Open(name)
 	if errors.Is(err, unix.ENXIO) {
-		return fmt.Errorf("%w: %w", ErrNotFound, err) // a device that is gone
+		return fail(ErrNotFound, "%v", err) // a device that is gone
 	}
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func checkSwap(name string) error {
 		return err
 	}
 	if n != len(page) || !bytes.HasSuffix(page, []byte("SWAPSPACE2")) {
-		return fmt.Errorf("%w: it is not a swap area, which mkswap would make of it", ErrInvalid)
+		return fail(ErrInvalid, "it is not a swap area, which mkswap would make of it")
 	}
 	return nil
 }
@@ -84,9 +84,9 @@ func swapOn(name string) error {
 	case 0:
 		return nil
 	case unix.EBUSY:
-		return ErrExists
+		return fail(ErrExists, "it is in use already")
 	case unix.EINVAL:
-		return fmt.Errorf("%w: the kernel takes no such swap area: %w", ErrInvalid, errno)
+		return fail(ErrInvalid, "the kernel takes no such swap area: %v", errno)
 	}
 	return os.NewSyscallError("swapon", errno)
 }

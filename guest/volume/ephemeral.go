@@ -77,7 +77,7 @@ func prepare(l Limits) (_ *change, err error) {
 		return nil, os.NewSyscallError("fstatfs", err)
 	}
 	if stat.Type != unix.TMPFS_MAGIC {
-		return nil, fmt.Errorf("%w: it is no tmpfs", ErrInvalid)
+		return nil, fail(ErrInvalid, "it is no tmpfs")
 	}
 	if c.fs, err = pick(c.mounted); err != nil {
 		return nil, err
@@ -92,13 +92,13 @@ func prepare(l Limits) (_ *change, err error) {
 		case "nr_inodes":
 			c.before = append(c.before, "nr_inodes="+strconv.FormatUint(stat.Files, 10))
 		default:
-			return nil, fmt.Errorf("%w: option %q is none that can be changed: size, nr_blocks, nr_inodes", ErrInvalid, option)
+			return nil, fail(ErrInvalid, "option %q is none that can be changed: size, nr_blocks, nr_inodes", option)
 		}
 		if strings.Trim(value, "0kKmMgGtTpPeE%") == "" {
-			return nil, fmt.Errorf("%w: option %q would be no limit", ErrInvalid, option)
+			return nil, fail(ErrInvalid, "option %q would be no limit", option)
 		}
 		if err := set(c.fs, option); err != nil {
-			return nil, fmt.Errorf("%w: option %q: %w", ErrInvalid, option, err)
+			return nil, fail(ErrInvalid, "option %q: %v", option, err)
 		}
 	}
 	return c, nil
@@ -135,7 +135,7 @@ func (c *change) apply() error {
 	}
 	err := unix.FsconfigReconfigure(c.fs)
 	if err == unix.EINVAL { // too small for what is in it, or no limit until now
-		return fmt.Errorf("%w: %w", ErrUnable, explained(c.fs, err))
+		return fail(ErrUnable, "%v", explained(c.fs, err))
 	}
 	return explained(c.fs, err)
 }

@@ -67,7 +67,7 @@ func resize(ctx context.Context, path string, size uint64, timeout time.Duration
 	}
 	switch want := size / block; {
 	case want < blocks:
-		return fmt.Errorf("%w: %d bytes are less than its %d, and it cannot shrink", ErrInvalid, size, blocks*block)
+		return fail(ErrInvalid, "%d bytes are less than its %d, and it cannot shrink", size, blocks*block)
 	case want == blocks:
 		return nil
 	default:
@@ -101,7 +101,7 @@ func deviceOf(fd int) (*blockDevice, error) {
 	}
 	text, err := os.ReadFile(d.sysfs + "/uevent")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: its file system is on no block device", ErrUnable)
+		return nil, fail(ErrUnable, "its file system is on no block device")
 	}
 	if err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func (d *blockDevice) await(ctx context.Context, size uint64, timeout time.Durat
 		return have >= size, err
 	})
 	if late := (*uevent.TimeoutError)(nil); errors.As(err, &late) {
-		return fmt.Errorf("%w: its device %s has %d bytes, not %d, and did not grow within %v", ErrUnable, d.node, have, size, timeout)
+		return fail(ErrUnable, "its device %s has %d bytes, not %d, and did not grow within %v", d.node, have, size, timeout)
 	}
 	return err
 }
@@ -136,7 +136,7 @@ func (d *blockDevice) await(ctx context.Context, size uint64, timeout time.Durat
 // fileSystem returns the file system at the root of mounted. The caller calls done.
 func (d *blockDevice) fileSystem(mounted int) (fs resizable, done func(), err error) {
 	if d.magic != unix.EXT4_SUPER_MAGIC && d.magic != xfsMagic {
-		return nil, nil, fmt.Errorf("%w: its file system is neither ext4 nor xfs", ErrUnable)
+		return nil, nil, fail(ErrUnable, "its file system is neither ext4 nor xfs")
 	}
 	root, err := unix.Open(procPath(mounted), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -232,7 +232,7 @@ func ioctl(fd int, name string, request uintptr, argument unsafe.Pointer) error 
 	case 0:
 		return nil
 	case unix.EROFS, unix.EBUSY, unix.EWOULDBLOCK, unix.EOPNOTSUPP, unix.EPERM:
-		return fmt.Errorf("%w: %s: %w", ErrUnable, name, errno)
+		return fail(ErrUnable, "%s: %v", name, errno)
 	}
 	return os.NewSyscallError(name, errno)
 }

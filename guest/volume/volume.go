@@ -25,6 +25,20 @@ var (
 	ErrUnable = errors.New("not possible")
 )
 
+// failure is an error of a kind, for errors.Is, whose text says all there is to
+// say.
+type failure struct {
+	kind error
+	text string
+}
+
+func (f *failure) Error() string        { return f.text }
+func (f *failure) Is(target error) bool { return target == f.kind }
+
+func fail(kind error, format string, args ...any) error {
+	return &failure{kind, fmt.Sprintf(format, args...)}
+}
+
 // open returns an O_PATH descriptor of path, which the caller closes.
 func open(path string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
@@ -33,9 +47,9 @@ func open(path string) (int, error) {
 	case nil:
 		return fd, nil
 	case unix.ENOENT, unix.ENOTDIR:
-		return -1, fmt.Errorf("%w: %w", ErrNotFound, err)
+		return -1, fail(ErrNotFound, "%v", err)
 	case unix.ELOOP, unix.ENAMETOOLONG:
-		return -1, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return -1, fail(ErrInvalid, "%v", err)
 	}
 	return -1, os.NewSyscallError("openat2", err)
 }
@@ -50,7 +64,7 @@ func openMounted(path string) (int, error) {
 	var stat unix.Statx_t
 	err = os.NewSyscallError("statx", unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &stat))
 	if err == nil && stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		err = fmt.Errorf("%w: nothing is mounted there", ErrNotFound)
+		err = fail(ErrNotFound, "nothing is mounted there")
 	}
 	if err != nil {
 		unix.Close(fd)
