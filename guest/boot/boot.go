@@ -139,6 +139,10 @@ func Finish(log *log.Logger) error {
 	for _, setting := range []struct{ path, value string }{
 		// Nothing in the guest has a reason to load code into the kernel.
 		{"/proc/sys/kernel/modules_disabled", "1"},
+		// Memory that is plugged in can be unplugged again, up to three times
+		// what the kernel may keep for itself (the kernel's documentation has it
+		// in admin-guide/mm/memory-hotplug.rst).
+		{"/sys/module/memory_hotplug/parameters/online_policy", "auto-movable"},
 		// Init is never chosen by the OOM killer, but its own helpers are, until
 		// they become a container's process and reset this.
 		{"/proc/self/oom_score_adj", "-1000"},
