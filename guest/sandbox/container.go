@@ -79,6 +79,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (err 
 	}
 	defer func() {
 		if err != nil {
+			s.cfg.Storages.LetGo()
 			s.forget(c)
 		}
 	}()
@@ -267,6 +268,7 @@ func (c *Container) remove(ctx context.Context) error {
 		p.close()
 	}
 	err := errors.Join(storages.Release(), c.devices.Release())
+	c.sandbox.cfg.Storages.LetGo()
 	c.sandbox.forget(c)
 	return err
 }
