@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,11 +16,15 @@ import (
 	"kata/host/agentctl/vm"
 	"kata/host/config"
 	"kata/host/process"
+	"kata/host/sandbox"
 	"kata/host/share"
 )
 
 // stateRoot is where running pods have their folders, as the shim makes them.
 const stateRoot = "/run/kata"
+
+// portAgent is the agent's port in a guest (design.md).
+const portAgent = 1024
 
 // stopTimeout bounds the end of our own machine.
 const stopTimeout = 15 * time.Second
@@ -33,38 +37,57 @@ func (r *runner) connect(ctx context.Context) error {
 	case r.address != "" && r.sandbox != "":
 		return usagef("connect: --server-address and --sandbox say the same thing twice")
 	case r.sandbox != "":
-		return r.connectSandbox()
+		return r.connectSandbox(ctx)
 	}
 	address, err := dial.Parse(r.address)
 	if err != nil {
 		return &usageError{err}
 	}
-	bounded, cancel := ctx, context.CancelFunc(func() {})
-	if limit := time.Duration(r.timeout); limit > 0 {
-		bounded, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
-	}
-	conn, err := address.Dial(bounded)
-	cancel()
+	conn, err := r.dial(ctx, address)
 	if err != nil {
 		return err
 	}
 	return r.run(ctx, conn, command.Config{Address: address.String()})
 }
 
-// connectSandbox says why the agent of a pod cannot be reached yet: its vsock is
-// a device inside the shim, and only the shim can connect to it.
-func (r *runner) connectSandbox() error {
-	if strings.ContainsRune(r.sandbox, filepath.Separator) || r.sandbox == "." || r.sandbox == ".." {
-		return usagef("connect: %q is not the id of a sandbox", r.sandbox)
+// dial connects; the time that a call may take is this step's too.
+func (r *runner) dial(ctx context.Context, address dial.Address) (io.ReadWriteCloser, error) {
+	if limit := time.Duration(r.timeout); limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
+		defer cancel()
 	}
-	dir := filepath.Join(stateRoot, r.sandbox)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("sandbox %s: there is no such pod on this host (%s is missing)", r.sandbox, dir)
-	} else if err != nil {
-		return fmt.Errorf("sandbox %s: %w", r.sandbox, err)
+	return address.Dial(ctx)
+}
+
+// connectSandbox runs the commands on the agent of a running pod. Its vsock is a
+// device inside the shim, which passes connections on.
+func (r *runner) connectSandbox(ctx context.Context) error {
+	namespace, id, qualified := strings.Cut(r.sandbox, "/")
+	if !qualified {
+		namespace, id = "x", r.sandbox
 	}
-	return fmt.Errorf("sandbox %s: its agent cannot be reached yet: only its shim can connect to the guest, "+
-		"and the shim serves no management socket that would pass the connection on", r.sandbox)
+	for _, part := range []string{namespace, id} {
+		if part == "" || part == "." || part == ".." || strings.ContainsRune(part, filepath.Separator) {
+			return usagef("connect: %q is not the id of a sandbox", r.sandbox)
+		}
+	}
+	pod, err := sandbox.Lookup(stateRoot, r.sandbox)
+	if err != nil {
+		return err
+	}
+	address, err := dial.Parse(fmt.Sprintf("hvsock://%s:%d", pod.AgentSocket(), portAgent))
+	if err != nil {
+		return err
+	}
+	conn, err := r.dial(ctx, address)
+	switch {
+	case err == nil:
+		return r.run(ctx, conn, command.Config{Address: "sandbox " + pod.String()})
+	case !pod.Shim.Alive():
+		return fmt.Errorf("sandbox %s: its shim (pid %s) has died: %w", pod, pod.Shim, err)
+	}
+	return fmt.Errorf("sandbox %s: %w", pod, err)
 }
 
 // bootAndRun runs the commands on the agent of a machine of our own.

@@ -16,7 +16,8 @@ verbs:
 flags of connect:
   --server-address ADDRESS   vsock://CID:PORT, hvsock://PATH:PORT, unix:///PATH
                              or unix://@abstract
-  --sandbox ID               the agent of a running pod
+  --sandbox [NAMESPACE/]ID   the agent of a running pod, by the id of the pod or of
+                             one of its containers, or its beginning
 
 flags of vm:
   --config FILE     configuration.toml (default: looked up as the runtime does)

@@ -55,7 +55,7 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 		return s.bootError(err)
 	}
 	s.log.Debug("guest is set up")
-	return nil
+	return s.startAgentSocket()
 }
 
 func hostname(o Options) string {

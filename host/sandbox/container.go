@@ -49,7 +49,10 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (*Con
 	if err := s.register(c); err != nil {
 		return nil, err
 	}
-	c.undo.push("registration", func(context.Context) error { s.unregister(c); return nil })
+	c.undo.push("registration", func(context.Context) error { return s.unregister(c) })
+	if err := s.store.addContainer(c.id); err != nil {
+		return nil, errors.Join(err, c.undo.run(ctx))
+	}
 	if err := c.create(ctx, o); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
@@ -77,10 +80,11 @@ func (s *Sandbox) register(c *Container) error {
 	return nil
 }
 
-func (s *Sandbox) unregister(c *Container) {
+func (s *Sandbox) unregister(c *Container) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.containers, c.id)
+	s.mu.Unlock()
+	return s.store.removeContainer(c.id)
 }
 
 func (c *Container) create(ctx context.Context, o ContainerOptions) error {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -134,6 +135,23 @@ func readState(dir string) (State, error) {
 // addProcess records a host process of the sandbox.
 func (s *store) addProcess(name string, id process.ID) error {
 	return s.update(func(state *State) { state.Processes = append(state.Processes, HostProcess{name, id}) })
+}
+
+// addContainer records the id of a container, by which people look for its pod.
+func (s *store) addContainer(id string) error {
+	return s.update(func(state *State) { state.Containers = append(state.Containers, id) })
+}
+
+// removeContainer takes it back. A sandbox that has been released has no file
+// any more.
+func (s *store) removeContainer(id string) error {
+	err := s.update(func(state *State) {
+		state.Containers = slices.DeleteFunc(state.Containers, func(c string) bool { return c == id })
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (s *store) update(change func(*State)) error {

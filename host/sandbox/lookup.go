@@ -1,0 +1,102 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Pod is a sandbox as its state on disk describes it.
+type Pod struct {
+	State
+	Dir string
+}
+
+// AgentSocket is the socket through which root reaches the ports of the pod's
+// guest (package vsock, Hybrid).
+func (p Pod) AgentSocket() string { return filepath.Join(p.Dir, agentSocket) }
+
+func (p Pod) String() string {
+	if p.Namespace == "" {
+		return p.ID
+	}
+	return p.Namespace + "/" + p.ID
+}
+
+// Pods returns the sandboxes whose state is below root, in the order of their
+// names. What cannot be read, because it is just being made or removed, is left
+// out.
+func Pods(root string) ([]Pod, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pods []Pod
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		if state, err := readState(dir); err == nil && state.ID != "" {
+			pods = append(pods, Pod{state, dir})
+		}
+	}
+	slices.SortStableFunc(pods, func(a, b Pod) int { return strings.Compare(a.String(), b.String()) })
+	return pods, nil
+}
+
+// Lookup finds the sandbox below root that name means: its id, the id of one of
+// its containers, or the beginning of one of these, with the containerd
+// namespace and a slash before it where several have the same. A whole id counts
+// more than a beginning, and a sandbox's more than a container's. The error
+// names what there is; when there is nothing it wraps fs.ErrNotExist.
+func Lookup(root, name string) (Pod, error) {
+	pods, err := Pods(root)
+	if err != nil {
+		return Pod{}, fmt.Errorf("look for sandbox %s: %w", name, err)
+	}
+	namespace, id, ok := strings.Cut(name, "/")
+	if !ok {
+		namespace, id = "", name
+	}
+	for _, matches := range []func(Pod) bool{
+		func(p Pod) bool { return p.ID == id },
+		func(p Pod) bool { return slices.Contains(p.Containers, id) },
+		func(p Pod) bool {
+			return strings.HasPrefix(p.ID, id) ||
+				slices.ContainsFunc(p.Containers, func(c string) bool { return strings.HasPrefix(c, id) })
+		},
+	} {
+		found := slices.DeleteFunc(slices.Clone(pods), func(p Pod) bool {
+			return namespace != "" && p.Namespace != namespace || !matches(p)
+		})
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return Pod{}, fmt.Errorf("sandbox %s: several pods are meant by that: %s", name, names(found))
+		}
+	}
+	if len(pods) == 0 {
+		return Pod{}, fmt.Errorf("sandbox %s: there is no such pod on this host, nor any other (%w below %s)", name, fs.ErrNotExist, root)
+	}
+	return Pod{}, fmt.Errorf("sandbox %s: there is no such pod on this host (%w); there are %s", name, fs.ErrNotExist, names(pods))
+}
+
+// names lists pods, not too many.
+func names(pods []Pod) string {
+	const most = 8
+	var all []string
+	for _, p := range pods[:min(len(pods), most)] {
+		all = append(all, p.String())
+	}
+	if more := len(pods) - most; more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,83 @@
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestLookupFindsWhatIsMeant(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "kata")
+	if _, err := Lookup(root, "web"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without any pod: %v", err)
+	}
+	for _, s := range []State{
+		{ID: "web", Namespace: "default", Bundle: "/1"},
+		{ID: "web", Namespace: "other", Bundle: "/2"},
+		{ID: "aabbcc", Namespace: "k8s.io", Bundle: "/3"},
+		{ID: "aabbdd", Namespace: "k8s.io", Bundle: "/4"},
+		{ID: "webserver", Namespace: "k8s.io", Bundle: "/5"},
+	} {
+		store, err := claim(root, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.ID == "aabbcc" {
+			for _, id := range []string{"aabbcc", "112233", "webserver", "gone"} {
+				if err := store.addContainer(id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := store.removeContainer("gone"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Mkdir(filepath.Join(root, "half-made"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ is, name, want, fail string }{
+		{"a sandbox's id", "aabbcc", "/3", ""},
+		{"a container's id", "112233", "/3", ""},
+		{"a sandbox's id that is another's container too", "webserver", "/5", ""},
+		{"the beginning of a sandbox's id", "aabbd", "/4", ""},
+		{"the beginning of a container's id", "1122", "/3", ""},
+		{"the beginning of several", "aa", "", "sandbox aa: several pods are meant by that: k8s.io/aabbcc, k8s.io/aabbdd"},
+		{"one id in two namespaces", "web", "", "sandbox web: several pods are meant by that: default/web, other/web"},
+		{"the id in a namespace", "other/web", "/2", ""},
+		{"the beginning in a namespace", "k8s.io/aabbd", "/4", ""},
+		{"the id in another namespace", "other/aabbcc", "", "there is no such pod on this host"},
+		{"a container that is gone", "gone", "", "there are default/web, k8s.io/aabbcc, k8s.io/aabbdd, k8s.io/webserver, other/web"},
+		{"a folder without a state", "half-made", "", "there is no such pod on this host"},
+	} {
+		t.Run(tt.is, func(t *testing.T) {
+			pod, err := Lookup(root, tt.name)
+			switch {
+			case tt.fail == "" && (err != nil || pod.Bundle != tt.want):
+				t.Errorf("%+v, %v, want %s", pod, err, tt.want)
+			case tt.fail != "" && (err == nil || !strings.Contains(err.Error(), tt.fail)):
+				t.Errorf("%+v, %v, want %q", pod, err, tt.fail)
+			}
+		})
+	}
+	pod, err := Lookup(root, "other/web")
+	if err != nil || pod.AgentSocket() != filepath.Join(pod.Dir, "agent.sock") || filepath.Base(pod.Dir) == "web" {
+		t.Errorf("socket %s, %v", pod.AgentSocket(), err)
+	}
+}
+
+func TestAReleasedSandboxForgetsItsContainersWithoutAWord(t *testing.T) {
+	s, err := claim(t.TempDir(), State{ID: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.removeContainer("c"); err != nil {
+		t.Error(err)
+	}
+}
