@@ -1,13 +1,14 @@
 // Package fmt is the part of the standard library's fmt that the agent needs,
 // for everything that the agent links. Texts are the same to the byte, which is
 // tested; what is not offered here is marked as fmt marks the mistakes of a
-// format: "%!d(float64)". go vet finds these before.
+// format: "%!d(BADTYPE)". go vet finds these before.
 //
 // It exists for its size. The standard one formats whatever there is, by
 // reflection, floating point and all: 280 KB of an agent of 3.5 MB (measured),
 // and pages that a guest keeps in memory. Here are the verbs %s %q %d %v %w %t
 // %x and %c with width, and the flags '-', '0' and '#', for texts, numbers,
-// truth values, bytes, errors, Stringers, and slices of these.
+// truth values, bytes, errors, Stringers, and slices of these (of Stringers only
+// in a []any).
 package fmt
 
 import "io"

@@ -32,7 +32,7 @@ func values() []any {
 	return []any{
 		"", "text", "tab\tand \"quote\"", "Grüße", "\xff\x00", "`", name("n"), 0, 1, -1, -1 << 63, 255, int8(-128), uint8(200), uint16(80), int32(-5),
 		uint32(1 << 31), int64(1 << 40), uint64(1<<64 - 1), uintptr(4096), number(7), flags(9), 'ä', state(1), true, false,
-		[]byte("bytes"), []byte(nil), []string{"a", "b"}, []string(nil), []int{1, -2}, [2]uint8{1, 2}, []any{"x", 1}, []error{io.EOF}, []name{"q"}, []state{0, 1},
+		[]byte("bytes"), []byte(nil), []string{"a", "b"}, []string(nil), []int{1, -2}, [2]uint8{1, 2}, []any{"x", 1}, []error{io.EOF}, []name{"q"}, []number{1, 2},
 		io.EOF, &nobody{}, (*nobody)(nil), syscall.ENOENT, syscall.SIGTERM, time.Second, fs.FileMode(0o755) | fs.ModeDir,
 		&fs.PathError{Op: "open", Path: "/x", Err: os.ErrNotExist}, errors.Join(io.EOF, os.ErrClosed), nil,
 	}
@@ -78,9 +78,9 @@ func TestMistakesInAFormat(t *testing.T) {
 		{"none", []any{1}, "none%!(EXTRA)"},
 		{"%y", []any{1}, "%!y(int)"},
 		{"%d", []any{"text"}, "%!d(string)"},
-		{"%d", []any{1.5}, "%!d(float64)"},
+		{"%d", []any{1.5}, "%!d(BADTYPE)"},
 		{"%s", []any{nil}, "%!s(nil)"},
-		{"%w", []any{io.EOF}, "%!w(*errors.errorString)"},
+		{"%w", []any{io.EOF}, "%!w(BADTYPE)"},
 	} {
 		if got := fmt.Sprintf(tt.format, tt.values...); got != tt.want {
 			t.Errorf("%q of %v is %q, want %q", tt.format, tt.values, got, tt.want)

@@ -80,7 +80,7 @@ func (p *printer) verb(verb rune, value any) {
 	if verb == 'w' {
 		err, ok := value.(error)
 		if !ok || !p.wraps {
-			p.wrong(verb, value)
+			p.mistake(verb, "(BADTYPE)")
 			return
 		}
 		p.wrapped = append(p.wrapped, err)
@@ -91,7 +91,7 @@ func (p *printer) verb(verb rune, value any) {
 			p.pad("<nil>", false)
 			return
 		}
-		p.wrong(verb, value)
+		p.mistake(verb, "(nil)")
 		return
 	}
 	if text, ok := textOf(value); ok && (verb == 'v' || verb == 's' || verb == 'q' || verb == 'x') {
@@ -128,46 +128,67 @@ func textOf(value any) (text string, ok bool) {
 
 // value appends a value that has no text of its own, or is not asked for it.
 func (p *printer) value(verb rune, value any) {
-	switch v := reflect.ValueOf(value); v.Kind() {
+	switch v := value.(type) {
+	case []byte:
+		if verb == 's' || verb == 'q' || verb == 'x' {
+			p.text(verb, string(v))
+			return
+		}
+	case []any:
+		list(p, verb, v)
+		return
+	case []error:
+		list(p, verb, v)
+		return
+	}
+	p.reflected(verb, reflect.ValueOf(value))
+}
+
+// list appends the elements of a slice of interfaces.
+func list[T any](p *printer, verb rune, values []T) {
+	p.out = append(p.out, '[')
+	for i, v := range values {
+		if i > 0 {
+			p.out = append(p.out, ' ')
+		}
+		p.verb(verb, v)
+	}
+	p.out = append(p.out, ']')
+}
+
+// reflected appends a value by what it is, whatever the name of its type. Of
+// package reflect it uses only what costs nothing: no values of interfaces, no
+// names of types.
+func (p *printer) reflected(verb rune, v reflect.Value) {
+	switch v.Kind() {
 	case reflect.String:
 		p.text(verb, v.String())
 	case reflect.Bool:
 		if verb != 'v' && verb != 't' {
-			p.wrong(verb, value)
+			p.mistake(verb, "(bool)")
 			return
 		}
 		p.pad(strconv.FormatBool(v.Bool()), false)
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		n := v.Int()
-		if n < 0 {
-			p.number(verb, value, true, -uint64(n))
-			return
+		if n := v.Int(); n < 0 {
+			p.number(verb, true, -uint64(n))
+		} else {
+			p.number(verb, false, uint64(n))
 		}
-		p.number(verb, value, false, uint64(n))
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		p.number(verb, value, false, v.Uint())
+		p.number(verb, false, v.Uint())
 	case reflect.Slice, reflect.Array:
-		p.list(verb, v)
-	default:
-		p.wrong(verb, value)
-	}
-}
-
-// list appends the elements of a slice or array. Bytes are text where text is
-// asked for.
-func (p *printer) list(verb rune, v reflect.Value) {
-	if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 && (verb == 's' || verb == 'q' || verb == 'x') {
-		p.text(verb, string(v.Bytes()))
-		return
-	}
-	p.out = append(p.out, '[')
-	for i := range v.Len() {
-		if i > 0 {
-			p.out = append(p.out, ' ')
+		p.out = append(p.out, '[')
+		for i := range v.Len() {
+			if i > 0 {
+				p.out = append(p.out, ' ')
+			}
+			p.reflected(verb, v.Index(i))
 		}
-		p.verb(verb, v.Index(i).Interface())
+		p.out = append(p.out, ']')
+	default:
+		p.mistake(verb, "(BADTYPE)")
 	}
-	p.out = append(p.out, ']')
 }
 
 // text appends a text as verb says.
@@ -192,22 +213,18 @@ func (p *printer) text(verb rune, text string) {
 		}
 		p.pad(string(hex), false)
 	default:
-		p.wrong(verb, text)
+		p.mistake(verb, "(string)")
 	}
 }
 
 // number appends a number as verb says.
-func (p *printer) number(verb rune, value any, negative bool, n uint64) {
+func (p *printer) number(verb rune, negative bool, n uint64) {
 	sign, digits := "", ""
 	if negative {
 		sign = "-"
 	}
 	switch verb {
 	case 'v', 'd':
-		if p.sharp && verb == 'v' {
-			p.wrong(verb, value)
-			return
-		}
 		digits = strconv.FormatUint(n, 10)
 	case 'x':
 		digits = strconv.FormatUint(n, 16)
@@ -233,7 +250,7 @@ func (p *printer) number(verb rune, value any, negative bool, n uint64) {
 		p.pad(strconv.QuoteRune(rune(n)), false)
 		return
 	default:
-		p.wrong(verb, value)
+		p.mistake(verb, "(int)")
 		return
 	}
 	if p.zero && !p.minus {
@@ -262,15 +279,6 @@ func (p *printer) pad(text string, number bool) {
 	if !p.minus {
 		p.out = append(p.out, text...)
 	}
-}
-
-// wrong marks a verb that the value has not, with the value's type.
-func (p *printer) wrong(verb rune, value any) {
-	kind := "(nil)"
-	if value != nil {
-		kind = "(" + reflect.TypeOf(value).String() + ")"
-	}
-	p.mistake(verb, kind)
 }
 
 // mistake marks a mistake of the format.
