@@ -21,7 +21,6 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
-	"kata/guest/boot"
 	"kata/guest/container"
 	"kata/guest/device"
 	"kata/guest/device/assign"
@@ -69,7 +68,7 @@ type Service struct {
 func New(cfg Config) *Service {
 	return &Service{
 		cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{}),
-		machine: hotplug.New(boot.CgroupRoot, cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root), network: netdev.New(),
+		machine: hotplug.New(cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root), network: netdev.New(),
 	}
 }
 

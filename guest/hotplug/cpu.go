@@ -27,9 +27,6 @@ func (m *Machine) OnlineCPUs(ctx context.Context, n int) error {
 		came += more
 		return came == n, err
 	})
-	if came > 0 {
-		err = errors.Join(err, m.settle())
-	}
 	if err != nil {
 		return fmt.Errorf("%d of %d CPUs came online: %w", came, n, err)
 	}
@@ -87,22 +84,4 @@ func (m *Machine) onlinePresent(ctx context.Context, n int) (came int, err error
 		}
 	}
 	return came, nil
-}
-
-// settle waits until cgroups know the CPUs that are online. The kernel tells them
-// from a queue, and waits for that before it takes a new set of CPUs from anybody
-// (cpuset_write_resmask); so a group that nobody is in is given one.
-func (m *Machine) settle() error {
-	dir, err := os.MkdirTemp(m.cgroups, ".hotplug-")
-	if err != nil {
-		return fmt.Errorf("tell cgroups of the CPUs: %w", err)
-	}
-	err = write(dir+"/cpuset.cpus", "0")
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil // there is no cpuset controller
-	}
-	if err = errors.Join(err, os.Remove(dir)); err != nil {
-		return fmt.Errorf("tell cgroups of the CPUs: %w", err)
-	}
-	return nil
 }

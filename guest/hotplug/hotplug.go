@@ -6,8 +6,9 @@
 // that the machine looks the same each time. Waiting for those that have been
 // plugged in but not noticed yet is by the kernel's announcements (package
 // uevent). Containers whose CPUs are not limited use new ones at once, and so do
-// those whose limit names them: cgroup v2 sees to it, and OnlineCPUs returns
-// only afterwards.
+// those whose limit names them: with cgroup v2 the kernel sees to that before a
+// CPU counts as online (cpu_up_down_serialize_trainwrecks), and no container's
+// set of CPUs has to be written anew.
 //
 // The package does not plug anything, does not find devices (package device) and
 // takes nothing out of use.
@@ -56,16 +57,15 @@ func fail(kind error, format string, args ...any) error {
 // concurrently. The zero value is not usable: see New.
 type Machine struct {
 	system  string // sysfs of CPUs and memory
-	cgroups string // the cgroup hierarchy
 	timeout time.Duration
 
 	turn chan struct{} // capacity 1: whoever brings CPUs online holds it
 }
 
-// New returns the machine the process runs on. cgroups is where the cgroup v2
-// hierarchy is mounted. CPUs that were plugged in get timeout to appear.
-func New(cgroups string, timeout time.Duration) *Machine {
-	return &Machine{system: "/sys/devices/system", cgroups: cgroups, timeout: timeout, turn: make(chan struct{}, 1)}
+// New returns the machine the process runs on. CPUs that were plugged in get
+// timeout to appear.
+func New(timeout time.Duration) *Machine {
+	return &Machine{system: "/sys/devices/system", timeout: timeout, turn: make(chan struct{}, 1)}
 }
 
 // numbered returns the numbers of dir's entries that are name and a number, such

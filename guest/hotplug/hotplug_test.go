@@ -14,7 +14,7 @@ import (
 // machine returns a Machine whose files are those given.
 func machine(t *testing.T, files map[string]string) *Machine {
 	t.Helper()
-	m := New(t.TempDir(), 0)
+	m := New(0)
 	m.system = t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(m.system, name)
