@@ -29,7 +29,7 @@ PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs er
 	qemu-system-x86 runc xfsprogs xz-utils
 
 # The packages that have tests with the build tag vm.
-VM_TESTS := ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
+VM_TESTS := ./test/observe ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
 
 ## Start here
 

@@ -15,8 +15,8 @@ const (
 	maxPending = 2048
 	// patience is how long an exit waits for the next step of whoever takes
 	// events, and maxDelay how long in all.
-	patience = time.Second
-	maxDelay = 5 * time.Second
+	patience = 3 * time.Second
+	maxDelay = 10 * time.Second
 )
 
 // queue holds what has not been told yet.

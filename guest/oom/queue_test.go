@@ -162,16 +162,16 @@ func TestAnExitWaitsForDelivery(t *testing.T) {
 				e.Done(nil)
 			}
 		}, 1200 * time.Millisecond},
-		"a second for a client that took one and asks no more": {func(t *testing.T, q *queue) {
+		"three seconds for a client that took one and asks no more": {func(t *testing.T, q *queue) {
 			e, _ := q.next(t.Context())
 			e.Done(nil)
 		}, patience},
-		"a second for a client that does not read its answer": {func(t *testing.T, q *queue) { _, _ = q.next(t.Context()) }, patience},
-		"five seconds for a slow client": {func(t *testing.T, q *queue) {
+		"three seconds for a client that does not read its answer": {func(t *testing.T, q *queue) { _, _ = q.next(t.Context()) }, patience},
+		"ten seconds for a slow client": {func(t *testing.T, q *queue) {
 			for range 3 {
 				e, _ := q.next(t.Context())
 				for range 3 {
-					time.Sleep(900 * time.Millisecond)
+					time.Sleep(2 * time.Second)
 					e.Done(errGone)
 					e, _ = q.next(t.Context())
 				}

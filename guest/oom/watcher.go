@@ -157,7 +157,7 @@ func (c *Container) look() {
 // its exit has not been told. It returns how many events of the container there
 // have been since its creation, all kills up to the exit among them. By then they
 // have been delivered, unless nobody takes events: nobody has asked for one or
-// delivered one for a second, or the whole takes more than five.
+// delivered one for three seconds, or the whole takes more than ten.
 func (c *Container) Exited() (events uint64) {
 	if c == nil {
 		return 0
