@@ -29,7 +29,7 @@ PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs er
 	qemu-system-x86 runc xfsprogs xz-utils
 
 # The packages that have tests with the build tag vm.
-VM_TESTS := ./test/observe ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
+VM_TESTS := ./test/agentvm ./test/observe ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
 
 ## Start here
 
@@ -145,9 +145,16 @@ lint: ## gofmt, go vet, staticcheck
 .PHONY: bench
 bench: setup build guest ## print the figures of SPECIFICATION.md
 	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench
+	@$(MAKE) --no-print-directory bench-agent
 
-.PHONY: bench-start bench-exec bench-stdout bench-memory bench-agent
-bench-start bench-exec bench-stdout bench-memory bench-agent: bench-%: build guest ## one of the figures
+.PHONY: bench-agent
+bench-agent: build guest ## the agent's size, its memory before and after load, its calls
+	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench Agent -benchtime 1x ./test/agentvm
+	@echo; echo "allocations of the agent's program for each call:"
+	@$(GO) test -tags no_grpc -count=1 -run '^$$' -bench Calls -benchtime 500x ./cmd/kata-agent
+
+.PHONY: bench-start bench-exec bench-stdout bench-memory
+bench-start bench-exec bench-stdout bench-memory: bench-%: build guest ## one of the figures
 	@$(GO) test -tags no_grpc,bench -count=1 -timeout 30m -run '^$$' -bench '(?i)^Benchmark$*' -benchtime 1x ./test/bench
 
 .PHONY: bench-vsock

@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(testAgent) != "" {
 		mountGuest()
+		startAllocations()
 		main()
 		os.Exit(0)
 	}
@@ -79,7 +80,7 @@ func startAgent(t testing.TB) *guest {
 	g.cgroup = fmt.Sprintf("/katatest%d", time.Now().UnixNano())
 	socket := filepath.Join(g.dir, "agent.sock")
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{"KATA_AGENT_SERVER_ADDR=unix://" + socket, "KATA_AGENT_LOG_LEVEL=warn", testAgent + "=1"}
+	cmd.Env = []string{"KATA_AGENT_SERVER_ADDR=unix://" + socket, "KATA_AGENT_LOG_LEVEL=warn", testAgent + "=1", testAllocations + "=" + filepath.Join(g.dir, "allocations.sock")}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,

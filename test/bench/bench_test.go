@@ -7,14 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/host/process"
 	"kata/host/vmm"
@@ -204,61 +199,4 @@ func BenchmarkMemory(b *testing.B) {
 			}
 		}
 	}
-}
-
-// BenchmarkAgent: the size of the agent, and its memory in the guest as a
-// container sees it that shares the guest's pid namespace.
-func BenchmarkAgent(b *testing.B) {
-	for b.Loop() {
-		info, err := os.Stat(filepath.Join(suite.repo.Bin(), "kata-agent"))
-		if err != nil {
-			b.Fatal(err)
-		}
-		status := agentStatus(b)
-		rss, anon := status["VmRSS"], status["RssAnon"]
-		b.ReportMetric(float64(info.Size())/1e6, "MB/binary")
-		b.ReportMetric(float64(rss)/1e6, "MB/resident")
-		b.ReportMetric(float64(anon)/1e6, "MB/anonymous")
-		report("agent, binary", mb(info.Size()), "3.5 MB")
-		report("agent, resident in the guest", mb(rss), "4 MB")
-		report("agent, anonymous in the guest", mb(anon), "1.1 MB")
-	}
-}
-
-// agentStatus reads /proc/1/status of the guest: values in bytes.
-func agentStatus(b *testing.B) map[string]int64 {
-	b.Helper()
-	c, err := suite.node.FromSpec(b.Context(), b.TempDir(), container(harness.Kata), func(s *specs.Spec) {
-		s.Process.Args = []string{"/bin/sh", "-c", "exec sleep 100000"}
-		var own []specs.LinuxNamespace
-		for _, ns := range s.Linux.Namespaces {
-			if ns.Type != specs.PIDNamespace {
-				own = append(own, ns)
-			}
-		}
-		s.Linux.Namespaces = own
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	id := start(b, c)
-	r := suite.node.Exec(b.Context(), id, "status", "cat", "/proc/1/status")
-	if r.Err != nil {
-		b.Fatal(r.Failure())
-	}
-	if !strings.Contains(r.Stdout, "kata-agent") && !strings.Contains(r.Stdout, "Name:\tinit\n") {
-		b.Fatalf("PID 1 is not the agent:\n%s", r.Stdout)
-	}
-	values := make(map[string]int64)
-	for line := range strings.Lines(r.Stdout) {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[2] == "kB" {
-			kib, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			values[strings.TrimSuffix(f[0], ":")] = kib << 10
-		}
-	}
-	return values
 }
