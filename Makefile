@@ -87,7 +87,7 @@ generate: ## write the generated code anew
 .PHONY: install
 install: build guest ## install under DESTDIR, commands under PREFIX
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(GUESTDIR) $(DESTDIR)$(DEFAULTDIR)
-	install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(BINDIR)
+	install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime bin/kata-agent-ctl $(DESTDIR)$(BINDIR)
 	install -m 0644 build/guest/vmlinux $(DESTDIR)$(GUESTDIR)/vmlinux.container
 	install -m 0644 build/guest/kata-initrd.img $(DESTDIR)$(GUESTDIR)/kata-containers-initrd.img
 	install -m 0644 host/config/configuration-qemu.toml $(DESTDIR)$(DEFAULTDIR)/configuration.toml
