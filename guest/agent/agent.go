@@ -60,6 +60,7 @@ type Service struct {
 	machine   *hotplug.Machine
 	files     *sharedfile.Tree
 	network   *netdev.Network
+	filtering chan struct{} // full while the packet filter is being replaced
 	destroyed chan struct{}
 	once      sync.Once
 }
@@ -69,6 +70,7 @@ func New(cfg Config) *Service {
 	return &Service{
 		cfg: cfg, sandbox: cfg.Sandbox, destroyed: make(chan struct{}),
 		machine: hotplug.New(cfg.Devices.Timeout()), files: sharedfile.New(sharedfile.Root), network: netdev.New(),
+		filtering: make(chan struct{}, 1),
 	}
 }
 

@@ -35,12 +35,19 @@ func (s *Service) getIPTables(_ context.Context, req *agentpb.GetIPTablesRequest
 // setIPTables replaces the tables that the text names. The answer's data, which
 // is what iptables-restore would have printed, is empty: it prints nothing when
 // it succeeds, and when it does not the error says why.
-func (s *Service) setIPTables(_ context.Context, req *agentpb.SetIPTablesRequest) (*agentpb.SetIPTablesResponse, error) {
+func (s *Service) setIPTables(ctx context.Context, req *agentpb.SetIPTablesRequest) (*agentpb.SetIPTablesResponse, error) {
 	if len(req.Data) == 0 {
 		return nil, invalid("data", "", "is missing")
 	}
 	if err := s.needInit("set the packet filter"); err != nil {
 		return nil, err
+	}
+	// One at a time: a text with several tables is not to mix with another.
+	select {
+	case s.filtering <- struct{}{}:
+		defer func() { <-s.filtering }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	if err := iptables.Restore(family(req.IsIpv6), req.Data); err != nil {
 		return nil, iptablesError(err)

@@ -37,7 +37,6 @@ const (
 const (
 	verdictDrop   = -1
 	verdictAccept = -2
-	verdictQueue  = -4
 	verdictReturn = -5
 )
 
@@ -55,17 +54,9 @@ func hookName(hook int) string {
 	return [hooks]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}[hook]
 }
 
-// tables are the tables that there are, with the hooks that each is called at.
-var tables = [...]struct {
-	name  string
-	hooks uint32
-}{
-	{"filter", 1<<hookInput | 1<<hookForward | 1<<hookOutput},
-	{"nat", 1<<hookPrerouting | 1<<hookInput | 1<<hookOutput | 1<<hookPostrouting},
-	{"mangle", 1<<hooks - 1},
-	{"raw", 1<<hookPrerouting | 1<<hookOutput},
-	{"security", 1<<hookInput | 1<<hookForward | 1<<hookOutput},
-}
+// tables are the tables that there are, with the hooks that each is called at,
+// as bits.
+const tables = "filter=0xe nat=0x1b mangle=0x1f raw=0x9 security=0xe"
 
 // Bits of the inversion flags, the same in both families.
 const (

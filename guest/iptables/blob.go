@@ -1,10 +1,5 @@
 package iptables
 
-import (
-	"slices"
-	"strings"
-)
-
 // table is a table with its chains, the built-in ones first, in the order of
 // their hooks.
 type table struct {
@@ -193,12 +188,21 @@ func (c *chain) endAtPolicy(l *layout) error {
 
 // sort orders the chains as the tools of iptables do.
 func (t *table) sort() {
-	slices.SortFunc(t.chains, func(a, b *chain) int {
-		if a.hook != b.hook { // built-in ones are first; the others have -1
-			return int(uint8(a.hook)) - int(uint8(b.hook))
+	// Shell's method: package slices would be compiled for this type once more.
+	for gap := len(t.chains) / 2; gap > 0; gap /= 2 {
+		for i := gap; i < len(t.chains); i++ {
+			for j := i; j >= gap && t.chains[j].before(t.chains[j-gap]); j -= gap {
+				t.chains[j], t.chains[j-gap] = t.chains[j-gap], t.chains[j]
+			}
 		}
-		return strings.Compare(a.name, b.name)
-	})
+	}
+}
+
+func (c *chain) before(other *chain) bool {
+	if c.hook != other.hook { // built-in ones are first; the others have -1
+		return uint8(c.hook) < uint8(other.hook)
+	}
+	return c.name < other.name
 }
 
 // encode makes the kernel's form of the table. The counters are those of the

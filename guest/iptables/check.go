@@ -8,14 +8,13 @@ func (r *ruleReader) complete(in *instance) error {
 	if in.extension == nil {
 		return nil
 	}
-	if in.need == "*" && in.seen == 0 {
+	if in.any && in.seen == 0 {
 		return wrong(in.extension.name, "", "it has no options")
 	}
 	for i := range in.options {
 		o := &in.options[i]
-		needed := o.name == in.need || o.show == required && o.when.is(in.data)
-		if needed && in.seen&(1<<i) == 0 {
-			return wrong(in.extension.name, "", o.name+" is missing")
+		if o.show == required && in.seen&(1<<i) == 0 && (o.when.size == 0 || o.when.is(in.data)) {
+			return wrong(in.extension.name, "", o.first()+" is missing")
 		}
 	}
 	return r.suits(in)
@@ -36,7 +35,7 @@ func (r *ruleReader) suits(in *instance) error {
 	}
 	switch in.extension.name {
 	case "REJECT":
-		if o := in.options[0]; lookUp(o.words, "tcp-reset").value == number(in.data, 4) {
+		if o := &in.options[0]; nameOf(o.words, number(in.data, 4)) == "tcp-reset" {
 			return r.needProtocol(o.name+" tcp-reset", "\x06")
 		}
 	case "TCPMSS":
@@ -58,7 +57,7 @@ func (r *ruleReader) needProtocol(what, protocols string) error {
 	}
 	names := ""
 	for _, p := range []byte(protocols) {
-		names += " or " + protocolName(uint16(p))
+		names += " or " + protocolName(uint32(p))
 	}
 	return wrong(what, "", "it needs -p"+names[len(" or"):])
 }
@@ -86,11 +85,11 @@ func (t *table) check() error {
 	}
 	for _, c := range t.chains {
 		for _, r := range c.rules {
-			if r.narrow == nil || c.reached&^r.narrow.hooks == 0 {
+			if r.narrow == nil || c.reached&^uint32(r.narrow.hooks) == 0 {
 				continue
 			}
 			for hook := range hooks {
-				if (c.reached&^r.narrow.hooks)&(1<<hook) != 0 {
+				if (c.reached&^uint32(r.narrow.hooks))&(1<<hook) != 0 {
 					return &SyntaxError{r.line, r.narrow.name + " has no place in the chain " + hookName(hook) + " or what it leads to"}
 				}
 			}

@@ -1,5 +1,7 @@
 package iptables
 
+import "strings"
+
 // extension describes a match (-m) or a target (-j): its structure in the
 // kernel, and the options that say what is in it.
 type extension struct {
@@ -12,16 +14,16 @@ type extension struct {
 	size, user uint16
 	// protocols are the numbers of those that -p must name one of, if any.
 	protocols string
-	// tables are those that a target is for, hooks those that it may be reached
-	// from; if any.
-	tables string
-	hooks  uint32
-	// preset is what the structure holds if no option says otherwise, always is
+	// table is the one that a target is for, hooks are those that it may be
+	// reached from, as bits; if any.
+	table string
+	hooks uint8
+	// preset is how the structure begins if no option says otherwise, always is
 	// what the name itself says.
-	preset []cell
+	preset string
 	always cell
-	// need is an option that must be given, or "*" for any.
-	need    string
+	// any says that some option must be given.
+	any     bool
 	options []option
 }
 
@@ -32,49 +34,40 @@ func (e *extension) kernelName() string {
 	return e.name
 }
 
-// cell is a number in a structure, or some bits of it.
+// cell is a number in a structure, or some bits of it: 16 at most, the low ones.
 type cell struct {
-	at    uint16
-	size  uint8 // bytes; 0: no cell
-	mask  uint32
-	value uint32
+	at, size    uint8 // bytes; size 0: no cell
+	mask, value uint16
 }
 
 // bit is the cell of flags that are set.
-func bit(at uint16, size uint8, flags uint32) cell { return cell{at, size, flags, flags} }
+func bit(at, size uint8, flags uint16) cell { return cell{at, size, flags, flags} }
 
 // whole is the cell of a whole number.
-func whole(at uint16, size uint8, value uint32) cell { return cell{at, size, 0xffffffff, value} }
+func whole(at, size uint8, value uint16) cell { return cell{at, size, 0xffff, value} }
 
 //go:noinline
-func (c cell) is(data []byte) bool { return (number(data[c.at:], c.size)^c.value)&c.mask == 0 }
+func (c cell) is(data []byte) bool { return (uint16(number(data[c.at:], c.size))^c.value)&c.mask == 0 }
 
 //go:noinline
 func (c cell) set(data []byte) {
 	n := number(data[c.at:], c.size)
-	putNumber(data[c.at:], c.size, n&^c.mask|c.value&c.mask)
+	putNumber(data[c.at:], c.size, n&^uint32(c.mask)|uint32(c.value&c.mask))
 }
 
 // option describes an option of an extension.
 type option struct {
-	name  string
-	alias string // another name, for input
-	kind  kind
-	at    uint16 // where the value is
-	also  uint16 // where its second part is: see kind
-	size  uint8  // of a number or a set of bits
-	show  show
+	name string // and after a blank another one, for input
+	kind kind
+	at   uint8 // where the value is
+	also uint8 // where its second part is: see kind
+	size uint8 // of a number or a set of bits
+	show show
 	// when is what the option sets; it is printed only if that holds.
 	when cell
 	// not is set by an exclamation mark. Without, there may be none.
 	not   cell
-	words []word
-}
-
-// word is a name for a value.
-type word struct {
-	name  string
-	value uint32
+	words string // see lookUp
 }
 
 // show says when an option is printed.
@@ -83,7 +76,7 @@ type show uint8
 const (
 	changed  show = iota // when its value is not the preset one; a flag when it is set
 	shown                // always, if when holds
-	required             // the same, and it must be given if when holds
+	required             // the same, and then it must be given
 	hidden               // never: it is short for something else
 )
 
@@ -98,7 +91,7 @@ const (
 	protocol              // a number or a protocol's name, printed as a number
 	choice                // one of words, whose bits are its own
 	set                   // several of words, with commas
-	quoted                // a string; also is the room for it and the zero at its end
+	quoted                // a string; also is what it and a zero fit in, less one
 	span                  // two numbers of size bytes with a colon: LOW:HIGH
 	dashed                // the same with a dash
 	splitSpan             // the same with a colon, HIGH at also
@@ -152,9 +145,7 @@ func recognize(list []extension, f Family, name string, revision uint8, data []b
 
 // fill writes the preset values into the structure, which is zero.
 func (e *extension) fill(data []byte) {
-	for _, c := range e.preset {
-		c.set(data)
-	}
+	copy(data, e.preset)
 	if e.always.size != 0 {
 		e.always.set(data)
 	}
@@ -168,9 +159,18 @@ func (e *extension) userSize() int {
 	return int(e.size)
 }
 
+// first returns the option's own name.
+//
+//go:noinline
+func (o *option) first() string {
+	name, _, _ := strings.Cut(o.name, " ")
+	return name
+}
+
 func (e *extension) option(name string) (*option, int) {
 	for i := range e.options {
-		if o := &e.options[i]; o.name == name || o.alias != "" && o.alias == name {
+		o := &e.options[i]
+		if first, second, _ := strings.Cut(o.name, " "); name == first || name == second {
 			return o, i
 		}
 	}

@@ -110,15 +110,10 @@ func Restore(f Family, text []byte) error {
 // known checks that the kernel has what a text asks for.
 func (p *parser) known(s *socket) error {
 	var first *SyntaxError
-	for use, line := range p.uses {
-		if s.has(use.target, use.name, use.revision) || first != nil && first.Line < line {
-			continue
+	for use, line := range p.used {
+		if !s.has(use[:2] == "-j", use[3:], use[2]) && (first == nil || line < first.Line) {
+			first = &SyntaxError{line, wrong(use[:2], use[3:], "this kernel does not have it").Error()}
 		}
-		what := "-m "
-		if use.target {
-			what = "-j "
-		}
-		first = &SyntaxError{line, what + quote(use.name) + ": this kernel does not have it"}
 	}
 	if first != nil {
 		return first

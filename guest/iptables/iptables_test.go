@@ -150,7 +150,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{filter("-A INPUT -I 3"), `line 2: "-I": there is no such option here`},
 		{filter("-I INPUT 3 -j DROP"), `line 2: -I "INPUT": the chain has no place 3`},
 		{filter("-A INPUT --frob 3"), `line 2: "--frob": there is no such option here`},
-		{filter("-A INPUT frob"), `line 2: "frob": it is no option`},
+		{filter("-A INPUT frob"), `line 2: "frob": there is no such option here`},
 		{filter("-A INPUT -s host.example"), `line 2: -s "host.example": it is not an address`},
 		{filter("-A INPUT -s ::1"), `line 2: -s "::1": it is not an address`},
 		{filter("-A INPUT ! -s 1.1.1.1,2.2.2.2"), `line 2: -s "1.1.1.1,2.2.2.2": several addresses cannot be negated`},
@@ -294,4 +294,23 @@ func FuzzKernel(f *testing.F) {
 			_ = (&printer{family: family}).table(t)
 		}
 	})
+}
+
+func TestChancesAreThoseOfPrintf(t *testing.T) {
+	for _, part := range []uint32{0, 1, 3, 1 << 19, 3 << 19, 708669604, 1<<30 + 1, 1<<31 - 1, 1 << 31} {
+		p := &printer{}
+		p.chance(part)
+		if want := fmt.Sprintf("%.11f", float64(part)/(1<<31)); string(p.text) != want {
+			t.Errorf("%d: %s, want %s", part, p.text, want)
+		}
+		var data [4]byte
+		if !parseChance(data[:], string(p.text)) || number(data[:], 4) != part {
+			t.Errorf("%s is read as %d, not %d", p.text, number(data[:], 4), part)
+		}
+	}
+	for _, wrong := range []string{"", ".", "1.1", "2", "-0.5", "0.x", "0.5 "} {
+		if parseChance(make([]byte, 4), wrong) {
+			t.Errorf("%q is taken", wrong)
+		}
+	}
 }

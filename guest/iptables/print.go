@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"bytes"
+	"math/bits"
 	"strconv"
 )
 
@@ -48,7 +49,7 @@ func (p *printer) options(e *extension, data []byte) {
 			continue
 		}
 		p.not(o.not.size != 0 && o.not.is(data))
-		p.string(o.name)
+		p.string(o.first())
 		if o.kind != none {
 			p.byte(' ')
 			p.value(o, data)
@@ -65,7 +66,7 @@ func (o *option) visible(data, preset []byte) bool {
 	case o.show == shown || o.show == required || o.when.value != 0:
 		return true
 	}
-	size := uint16(o.size)
+	size := int(o.size)
 	switch o.kind {
 	case zone:
 		if data[0]&zoneFromMark != 0 {
@@ -74,9 +75,9 @@ func (o *option) visible(data, preset []byte) bool {
 	case span, dashed:
 		size *= 2
 	case quoted:
-		size = o.also
+		size = int(o.also) + 1
 	}
-	return !bytes.Equal(data[o.at:o.at+size], preset[o.at:o.at+size]) || o.not.size != 0 && o.not.is(data)
+	return !bytes.Equal(data[o.at:][:size], preset[o.at:][:size]) || o.not.size != 0 && o.not.is(data)
 }
 
 // value prints the value of an option.
@@ -100,16 +101,11 @@ func (p *printer) value(o *option, data []byte) {
 	case bigEndian:
 		p.decimal(uint64(at[0])<<8 | uint64(at[1]))
 	case choice:
-		for _, w := range o.words {
-			if n&o.bits() == w.value {
-				p.string(w.name)
-				return
-			}
-		}
+		p.string(nameOf(o.words, n&o.bits()))
 	case set:
 		p.set(o.words, n)
 	case quoted:
-		p.quoted(text(at[:o.also]))
+		p.quoted(text(at[:int(o.also)+1]))
 	case span:
 		p.span(':', n, number(at[o.size:], o.size))
 	case dashed:
@@ -140,7 +136,7 @@ func (p *printer) value(o *option, data []byte) {
 	case rate:
 		p.rate(number(at, 4))
 	case chance:
-		p.text = strconv.AppendFloat(p.text, float64(number(at, 4))/(1<<31), 'f', 11, 64)
+		p.chance(number(at, 4))
 	case tcpFlags:
 		p.flags(at[0])
 		p.byte(' ')
@@ -152,15 +148,17 @@ func (p *printer) value(o *option, data []byte) {
 	}
 }
 
-func (p *printer) set(words []word, bits uint32) {
+func (p *printer) set(words string, chosen uint32) {
 	start := len(p.text)
-	for _, w := range words {
-		if bits&w.value != 0 || bits == 0 && w.value == 0 {
+	for words != "" {
+		name, value, rest := nextWord(words)
+		if chosen&value != 0 || chosen == 0 && value == 0 {
 			if len(p.text) > start {
 				p.byte(',')
 			}
-			p.string(w.name)
+			p.string(name)
 		}
+		words = rest
 	}
 }
 
@@ -193,15 +191,37 @@ func (p *printer) rate(period uint32) {
 		p.byte('0') // not what can be asked for
 		return
 	}
-	i := 1
-	for ; i < len(rateUnits); i++ {
-		unit := rateUnits[i].value * rateScale
-		if period > unit || unit/period < unit%period {
+	name, length, rest := nextWord(rateUnits)
+	for rest != "" {
+		shorter, l, more := nextWord(rest)
+		if unit := l * rateScale; period > unit || unit/period < unit%period {
 			break
 		}
+		name, length, rest = shorter, l, more
 	}
-	p.decimal(uint64(rateUnits[i-1].value * rateScale / period))
-	p.string([...]string{"/day", "/hour", "/min", "/sec"}[i-1])
+	p.decimal(uint64(length * rateScale / period))
+	p.byte('/')
+	if length <= 60 {
+		name = name[:3] // min, sec
+	}
+	p.string(name)
+}
+
+// chance prints a part of 2^31 with eleven decimals, rounded as printf(3) does.
+// (strconv would do, and be 10 KB.)
+func (p *printer) chance(part uint32) {
+	const scale = 100_000_000_000
+	high, low := bits.Mul64(uint64(part), scale)
+	n, rest := high<<33|low>>31, low&(1<<31-1)
+	if rest > 1<<30 || rest == 1<<30 && n&1 != 0 {
+		n++
+	}
+	p.decimal(n / scale)
+	p.byte('.')
+	start := len(p.text)
+	p.decimal(n%scale + scale) // a digit more, to have the zeros
+	p.text[start] = '.'
+	p.text = append(p.text[:start-1], p.text[start:]...)
 }
 
 func (p *printer) flags(flags byte) {

@@ -17,13 +17,6 @@ func (e *SyntaxError) Error() string { return "line " + strconv.Itoa(e.Line) + "
 // text's form and in the kernel's.
 const maxRules = 32 << 10
 
-// extensionUse is an extension that a text asks for.
-type extensionUse struct {
-	target   bool
-	name     string
-	revision uint8
-}
-
 // parser reads a text.
 type parser struct {
 	family Family
@@ -31,13 +24,15 @@ type parser struct {
 	tables []*table
 	table  *table // the one that is open
 	rules  int
-	uses   map[extensionUse]int // the line of the first use
+	// used has the extensions that the text asks for, as the option, the
+	// revision's byte, and the name, with the line of the first use.
+	used map[string]int
 }
 
 // parse reads a text and checks it as far as that can be done without a kernel.
 // Tables are in the order of their COMMITs.
 func parse(f Family, text []byte) (*parser, error) {
-	p := &parser{family: f, uses: map[extensionUse]int{}}
+	p := &parser{family: f, used: map[string]int{}}
 	for rest, more := string(text), true; more; {
 		var s string
 		s, rest, more = strings.Cut(rest, "\n")
@@ -87,20 +82,17 @@ func (p *parser) read(line string) error {
 
 // begin opens a table, empty but for its built-in chains.
 func (p *parser) begin(name string) error {
-	for _, known := range tables {
-		if known.name != name {
-			continue
-		}
-		t := &table{name: name, family: p.family, names: map[string]*chain{}}
-		for hook := range hooks {
-			if known.hooks&(1<<hook) != 0 {
-				t.add(&chain{name: hookName(hook), hook: hook, policy: verdictAccept})
-			}
-		}
-		p.table = t
-		return nil
+	bits, ok := lookUp(tables, name)
+	if !ok || name != strings.ToLower(name) {
+		return wrong("table", name, "there is no such table")
 	}
-	return wrong("table", name, "there is no such table")
+	p.table = &table{name: name, family: p.family, names: map[string]*chain{}}
+	for hook := range hooks {
+		if bits&(1<<hook) != 0 {
+			p.table.add(&chain{name: hookName(hook), hook: hook, policy: verdictAccept})
+		}
+	}
+	return nil
 }
 
 func (t *table) add(c *chain) {
@@ -153,6 +145,7 @@ func (c *chain) setPolicy(policy string) error {
 
 func (p *parser) create(name string) error {
 	reason := ""
+	verdict, _ := lookUp(verdicts, name)
 	switch {
 	case name == "" || len(name) >= extNameLen:
 		reason = "a name has from 1 to 28 bytes"
@@ -160,7 +153,7 @@ func (p *parser) create(name string) error {
 		reason = "it is not a name for a chain"
 	case p.table.names[name] != nil:
 		reason = "there is one already"
-	case name == errorTarget || find(targets, p.family, name) != nil || isVerdict(name):
+	case name == errorTarget || find(targets, p.family, name) != nil || nameOf(verdicts, verdict) == name:
 		reason = "it is the name of a target"
 	}
 	if reason != "" {
@@ -174,15 +167,6 @@ func (p *parser) create(name string) error {
 }
 
 const errTooMany = problem("there are more than 32768 rules and chains")
-
-func isVerdict(name string) bool {
-	for _, v := range verdicts {
-		if v.name == name {
-			return true
-		}
-	}
-	return false
-}
 
 // command reads a line that changes a chain.
 func (p *parser) command(line string) error {
@@ -286,15 +270,13 @@ func (p *parser) add(command string, words []string) error {
 	copy(c.rules[at+len(rules):], c.rules[at:])
 	copy(c.rules[at:], rules)
 	for _, in := range r.all() {
-		p.use(in)
+		use := "-m" + string([]byte{in.revision}) + in.name
+		if in.target {
+			use = "-j" + use[2:]
+		}
+		if p.used[use] == 0 {
+			p.used[use] = p.line
+		}
 	}
 	return nil
-}
-
-// use notes that an extension is asked for.
-func (p *parser) use(in *instance) {
-	use := extensionUse{target: in.target, name: in.name, revision: in.revision}
-	if _, known := p.uses[use]; !known {
-		p.uses[use] = p.line
-	}
 }

@@ -24,7 +24,7 @@ type ruleReader struct {
 	words    []string // those still to be read
 	header   []byte   // of the entry, but for addresses
 	src, dst []ipNetwork
-	protocol uint16
+	protocol uint32
 	given    uint32 // the general options that were given
 	matches  []*instance
 	jump     target
@@ -42,7 +42,7 @@ func (r *ruleReader) next(option string) (string, error) {
 	return value, nil
 }
 
-// general options: those of every rule.
+// The options of every rule, as generalOptions numbers them.
 const (
 	optSource = iota
 	optDestination
@@ -58,16 +58,9 @@ const (
 	optIPv6
 )
 
-var generalOptions = [...]word{
-	{"-s", optSource}, {"--source", optSource}, {"--src", optSource},
-	{"-d", optDestination}, {"--destination", optDestination}, {"--dst", optDestination},
-	{"-i", optIn}, {"--in-interface", optIn}, {"-o", optOut}, {"--out-interface", optOut},
-	{"-p", optProtocol}, {"--protocol", optProtocol}, {"--proto", optProtocol},
-	{"-f", optFragment}, {"--fragment", optFragment}, {"-m", optMatch}, {"--match", optMatch},
-	{"-j", optJump}, {"--jump", optJump}, {"-g", optGoto}, {"--goto", optGoto},
-	{"-c", optCounters}, {"--set-counters", optCounters},
-	{"-4", optIPv4}, {"--ipv4", optIPv4}, {"-6", optIPv6}, {"--ipv6", optIPv6},
-}
+const generalOptions = "-s=0 --source=0 --src=0 -d=1 --destination=1 --dst=1 -i=2 --in-interface=2 " +
+	"-o=3 --out-interface=3 -p=4 --protocol=4 --proto=4 -f=5 --fragment=5 -m=6 --match=6 -j=7 --jump=7 " +
+	"-g=8 --goto=8 -c=9 --set-counters=9 -4=10 --ipv4=10 -6=11 --ipv6=11"
 
 // read reads all words of the rule.
 func (r *ruleReader) read() error {
@@ -105,22 +98,15 @@ func (r *ruleReader) all() []*instance {
 }
 
 func (r *ruleReader) option(name string, not bool) error {
-	// A long option may be short for several; the one that is exactly it wins.
-	for _, g := range generalOptions {
-		if g.name != name {
-			continue
-		}
-		once := uint32(1) << g.value
-		if r.given&once != 0 && g.value != optMatch {
-			return wrong(name, "", "it is there twice")
-		}
-		r.given |= once
-		return r.general(g.value, name, not)
+	option, ok := lookUp(generalOptions, name)
+	if !ok || name != strings.ToLower(name) {
+		return r.extensionOption(name, not)
 	}
-	if !strings.HasPrefix(name, "-") {
-		return wrong("", name, "it is no option")
+	if r.given&(1<<option) != 0 && option != optMatch {
+		return wrong(name, "", "it is there twice")
 	}
-	return r.extensionOption(name, not)
+	r.given |= 1 << option
+	return r.general(option, name, not)
 }
 
 func (r *ruleReader) general(option uint32, name string, not bool) error {
@@ -224,7 +210,7 @@ func (r *ruleReader) setProtocol(name, value string, not bool) error {
 		return wrong(name, value, "no packet has no protocol")
 	}
 	l := r.family.layout()
-	putNumber(r.header[l.proto:], 2, uint32(p))
+	putNumber(r.header[l.proto:], 2, p)
 	if p != 0 {
 		r.header[l.flags] |= l.flagProto
 	}
@@ -312,11 +298,9 @@ func (r *ruleReader) setTarget(name, value string, isGoto bool) error {
 		r.other, r.jump.kind = raw, targetOther
 		return err
 	}
-	for _, v := range verdicts {
-		if v.name == value && !isGoto {
-			r.jump = target{kind: targetVerdict, verdict: v.verdict}
-			return nil
-		}
+	if v, _ := lookUp(verdicts, value); !isGoto && nameOf(verdicts, v) == value {
+		r.jump = target{kind: targetVerdict, verdict: -int32(v)}
+		return nil
 	}
 	if c := r.table.names[value]; c != nil {
 		if c.hook >= 0 {
@@ -333,8 +317,8 @@ func (r *ruleReader) setTarget(name, value string, isGoto bool) error {
 	if e == nil || isGoto {
 		return wrong(name, value, "there is no such chain or target")
 	}
-	if e.tables != "" && e.tables != r.table.name {
-		return wrong(name, value, "it is for the table "+e.tables)
+	if e.table != "" && e.table != r.table.name {
+		return wrong(name, value, "it is for the table "+e.table)
 	}
 	r.other, r.jump.kind = newInstance(e, true), targetOther
 	return nil
@@ -404,7 +388,7 @@ func (r *ruleReader) set(in *instance, o *option, at int, name string, not bool)
 	}
 	for i := range in.options {
 		if w := in.options[i].when; in.seen&(1<<i) != 0 && w.size != 0 && !w.is(in.data) {
-			return wrong(name, "", "it cannot go with "+in.options[i].name)
+			return wrong(name, "", "it cannot go with "+in.options[i].first())
 		}
 	}
 	return nil
@@ -444,19 +428,17 @@ func (r *ruleReader) build() ([]*rule, error) {
 	if len(r.dst) == 0 {
 		r.dst = []ipNetwork{{}}
 	}
-	var all []*rule
-	for _, src := range r.src {
-		for _, dst := range r.dst {
-			entry := body
-			if len(r.src)*len(r.dst) > 1 {
-				entry = append([]byte(nil), body...)
-			}
-			copy(entry, src.addr[:l.addr])
-			copy(entry[l.addr:], dst.addr[:l.addr])
-			copy(entry[2*l.addr:], src.mask[:l.addr])
-			copy(entry[3*l.addr:], dst.mask[:l.addr])
-			all = append(all, &rule{entry: entry, target: r.jump, line: r.line, narrow: narrow})
-		}
+	all := make([]*rule, len(r.src)*len(r.dst))
+	for i := range all {
+		all[i] = &rule{entry: []byte(string(body)), target: r.jump, line: r.line, narrow: narrow}
+		all[i].setAddresses(0, l.addr, &r.src[i/len(r.dst)])
+		all[i].setAddresses(l.addr, l.addr, &r.dst[i%len(r.dst)])
 	}
 	return all, nil
+}
+
+// setAddresses sets an address at an offset, and its mask two addresses further.
+func (r *rule) setAddresses(at, size int, n *ipNetwork) {
+	copy(r.entry[at:], n.addr[:size])
+	copy(r.entry[at+2*size:], n.mask[:size])
 }

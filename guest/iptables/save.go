@@ -70,7 +70,7 @@ func (p *printer) rule(r *rule) error {
 	if protocol := number(e[l.proto:], 2); protocol != 0 {
 		p.not(inverted&invProto != 0)
 		p.string("-p ")
-		p.string(protocolName(uint16(protocol)))
+		p.string(protocolName(protocol))
 	}
 	if flags&l.flagFrag != 0 {
 		p.not(inverted&invFrag != 0)
@@ -97,14 +97,12 @@ func (p *printer) rule(r *rule) error {
 func (p *printer) target(r *rule, other []byte, isGoto bool) error {
 	switch r.target.kind {
 	case targetVerdict:
-		for _, v := range verdicts {
-			if v.verdict == r.target.verdict {
-				p.string(" -j ")
-				p.string(v.name)
-				return nil
-			}
+		name := nameOf(verdicts, uint32(-r.target.verdict))
+		if name == "" {
+			return problem("it has a verdict that has no text")
 		}
-		return problem("it has a verdict that has no text")
+		p.string(" -j ")
+		p.string(name)
 	case targetJump:
 		if isGoto {
 			p.string(" -g ")
@@ -209,7 +207,7 @@ func (e *extension) significant(f Family, data []byte) []byte {
 	data = bytes.Clone(data)
 	for i := range e.options {
 		if o := &e.options[i]; o.kind == network {
-			clear(data[o.also+4 : o.also+16])
+			clear(data[o.also:][4:16])
 		}
 	}
 	return data

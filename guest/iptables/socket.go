@@ -32,6 +32,7 @@ type socket struct {
 	*layout
 }
 
+//go:noinline
 func openSocket(f Family) (*socket, error) {
 	l := f.layout()
 	fd, err := unix.Socket(l.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -43,6 +44,7 @@ func openSocket(f Family) (*socket, error) {
 
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
+//go:noinline
 func (s *socket) get(option int, buffer []byte) error {
 	size := uint32(len(buffer))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), uintptr(s.level), uintptr(option),
@@ -53,6 +55,7 @@ func (s *socket) get(option int, buffer []byte) error {
 	return nil
 }
 
+//go:noinline
 func (s *socket) set(option int, buffer []byte) error {
 	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(s.fd), uintptr(s.level), uintptr(option),
 		uintptr(unsafe.Pointer(&buffer[0])), uintptr(len(buffer)), 0)

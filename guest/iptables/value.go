@@ -39,9 +39,9 @@ func (o *option) parseValue(f Family, data []byte, value, second string) error {
 		}
 		ok = o.parseDecimal(data, value)
 	case choice:
-		w := lookUp(o.words, value)
-		if ok = w != nil; ok {
-			putNumber(data[o.at:], o.size, number(data[o.at:], o.size)&^o.bits()|w.value)
+		var chosen uint32
+		if chosen, ok = lookUp(o.words, value); ok {
+			putNumber(data[o.at:], o.size, number(data[o.at:], o.size)&^o.bits()|chosen)
 		}
 	case set:
 		var all uint32
@@ -49,14 +49,13 @@ func (o *option) parseValue(f Family, data []byte, value, second string) error {
 			putNumber(data[o.at:], o.size, all)
 		}
 	case quoted:
-		if len(value) >= int(o.also) {
-			return problem("it is longer than " + strconv.Itoa(int(o.also)-1) + " bytes")
+		if len(value) > int(o.also) {
+			return problem("it is longer than " + strconv.Itoa(int(o.also)) + " bytes")
 		}
 		if strings.IndexByte(value, 0) >= 0 || strings.IndexByte(value, '\n') >= 0 {
 			return errValue
 		}
-		clear(data[o.at : o.at+o.also])
-		copy(data[o.at:], value)
+		copy(data[o.at:], value) // into zeros
 	case span, dashed, splitSpan:
 		ok = o.parseSpan(data, value)
 	case hexMask, hexBoth, orMask, andBits, orBits, xorBits, hexValue, bothMasks, copyMarks:
@@ -96,10 +95,9 @@ func (o *option) parseDecimal(data []byte, value string) bool {
 		p, known := protocolNumber(value)
 		n, ok = uint64(p), known && p != 0
 	case !ok:
-		w := lookUp(o.words, value)
-		if w != nil {
-			n, ok = uint64(w.value), true
-		}
+		var v uint32
+		v, ok = lookUp(o.words, value)
+		n = uint64(v)
 	case o.kind == plusOne:
 		ok = n > 0
 		n--
@@ -118,16 +116,42 @@ const (
 	zoneMark     = "mark"
 )
 
-// lookUp finds a word by its name, whatever its case.
+// nextWord splits the first NAME=VALUE from a list of them.
 //
 //go:noinline
-func lookUp(words []word, name string) *word {
-	for i := range words {
-		if strings.EqualFold(words[i].name, name) {
-			return &words[i]
+func nextWord(words string) (name string, value uint32, rest string) {
+	word, rest, _ := strings.Cut(words, " ")
+	name, number, _ := strings.Cut(word, "=")
+	n, _ := parseNumber(number, 0xffffffff)
+	return name, uint32(n), rest
+}
+
+// lookUp finds the value of a name in a list of NAME=VALUE, whatever its case.
+//
+//go:noinline
+func lookUp(words, name string) (uint32, bool) {
+	for words != "" {
+		known, value, rest := nextWord(words)
+		if strings.EqualFold(known, name) {
+			return value, true
 		}
+		words = rest
 	}
-	return nil
+	return 0, false
+}
+
+// nameOf finds the first name of a value, or "".
+//
+//go:noinline
+func nameOf(words string, value uint32) string {
+	for words != "" {
+		name, v, rest := nextWord(words)
+		if v == value {
+			return name
+		}
+		words = rest
+	}
+	return ""
 }
 
 // bits returns the bits of a choice.
@@ -136,22 +160,24 @@ func (o *option) bits() uint32 {
 		return 0xffffffff
 	}
 	var all uint32
-	for _, w := range o.words {
-		all |= w.value
+	for rest := o.words; rest != ""; {
+		var bits uint32
+		_, bits, rest = nextWord(rest)
+		all |= bits
 	}
 	return all
 }
 
 // parseSet reads several words with commas between them.
-func parseSet(words []word, value string) (all uint32, ok bool) {
+func parseSet(words, value string) (all uint32, ok bool) {
 	for more := true; more; {
 		var name string
 		name, value, more = strings.Cut(value, ",")
-		w := lookUp(words, name)
-		if w == nil {
+		bits, ok := lookUp(words, name)
+		if !ok {
 			return 0, false
 		}
-		all |= w.value
+		all |= bits
 	}
 	return all, true
 }
@@ -188,11 +214,11 @@ func (o *option) parseSpan(data []byte, value string) bool {
 }
 
 // second returns where the second number of a span is.
-func (o *option) second() uint16 {
+func (o *option) second() uint8 {
 	if o.kind == splitSpan {
 		return o.also
 	}
-	return o.at + uint16(o.size)
+	return o.at + o.size
 }
 
 // parseMark reads the options that set or compare a mark.
@@ -268,7 +294,7 @@ func parsePorts(data []byte, value string) error {
 // in this part of a second.
 const rateScale = 10000
 
-var rateUnits = [...]word{{"day", 24 * 3600}, {"hour", 3600}, {"minute", 60}, {"second", 1}}
+const rateUnits = "day=86400 hour=3600 minute=60 second=1"
 
 // parseRate reads NUMBER[/UNIT].
 func parseRate(data []byte, value string) error {
@@ -276,9 +302,12 @@ func parseRate(data []byte, value string) error {
 	seconds := uint64(1)
 	if named {
 		seconds = 0
-		for _, u := range rateUnits {
-			if name != "" && len(name) <= len(u.name) && strings.EqualFold(name, u.name[:len(name)]) {
-				seconds = uint64(u.value)
+		for rest := rateUnits; rest != "" && name != ""; {
+			var unit string
+			var length uint32
+			unit, length, rest = nextWord(rest)
+			if len(name) <= len(unit) && strings.EqualFold(name, unit[:len(name)]) {
+				seconds = uint64(length)
 			}
 		}
 	}
@@ -335,39 +364,27 @@ func (o *option) parseICMP(data []byte, value string) bool {
 		data[0], data[1], data[2] = byte(n), byte(low), byte(high)
 		return ok
 	}
-	w := lookUp(o.words, value)
-	if w != nil {
-		data[0], data[1], data[2] = byte(w.value>>16), byte(w.value>>8), byte(w.value)
-	}
-	return w != nil
+	v, ok := lookUp(o.words, value)
+	data[0], data[1], data[2] = byte(v>>16), byte(v>>8), byte(v)
+	return ok
 }
 
 // protocols are the protocols that have names here; the first name of a number
 // is the one that is printed.
-var protocols = [...]word{
-	{"all", 0}, {"icmp", 1}, {"igmp", 2}, {"ipencap", 4}, {"tcp", 6}, {"udp", 17}, {"dccp", 33}, {"ipv6", 41},
-	{"gre", 47}, {"esp", 50}, {"ah", 51}, {"ipv6-icmp", 58}, {"icmpv6", 58}, {"icmp6", 58}, {"ospf", 89}, {"pim", 103},
-	{"vrrp", 112}, {"l2tp", 115}, {"sctp", 132}, {"mobility-header", 135}, {"ipv6-mh", 135}, {"mh", 135},
-	{"udplite", 136},
-}
+const protocols = "all=0 icmp=1 igmp=2 ipencap=4 tcp=6 udp=17 dccp=33 ipv6=41 gre=47 esp=50 ah=51 ipv6-icmp=58 icmpv6=58 " +
+	"icmp6=58 ospf=89 pim=103 vrrp=112 l2tp=115 sctp=132 mobility-header=135 ipv6-mh=135 mh=135 udplite=136"
 
-func protocolNumber(name string) (uint16, bool) {
+func protocolNumber(name string) (uint32, bool) {
 	if n, ok := parseNumber(name, 255); ok {
-		return uint16(n), true
+		return uint32(n), true
 	}
-	w := lookUp(protocols[:], name)
-	if w == nil {
-		return 0, false
-	}
-	return uint16(w.value), true
+	return lookUp(protocols, name)
 }
 
 // protocolName returns the name of a protocol, or its number.
-func protocolName(n uint16) string {
-	for _, p := range protocols {
-		if p.value == uint32(n) {
-			return p.name
-		}
+func protocolName(n uint32) string {
+	if name := nameOf(protocols, n); name != "" {
+		return name
 	}
 	return strconv.Itoa(int(n))
 }

@@ -8,25 +8,25 @@ import (
 // backslash takes what follows it inside them for what it is.
 func splitWords(line string) ([]string, error) {
 	var words []string
-	var word strings.Builder
+	var word printer
 	inWord, inQuotes := false, false
 	for i := 0; i < len(line); i++ {
 		c := line[i]
 		switch {
 		case inQuotes && c == '\\' && i+1 < len(line):
 			i++
-			word.WriteByte(line[i])
+			word.byte(line[i])
 		case c == '"':
 			inQuotes = !inQuotes
 			inWord = true
 		case !inQuotes && isBlank(c):
 			if inWord {
-				words = append(words, word.String())
-				word.Reset()
+				words = append(words, string(word.text))
+				word.text = nil
 			}
 			inWord = false
 		default:
-			word.WriteByte(c)
+			word.byte(c)
 			inWord = true
 		}
 	}
@@ -34,7 +34,7 @@ func splitWords(line string) ([]string, error) {
 		return nil, problem("a quotation mark is missing")
 	}
 	if inWord {
-		words = append(words, word.String())
+		words = append(words, string(word.text))
 	}
 	return words, nil
 }
