@@ -160,16 +160,25 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 }
 
 // ServeConn serves one connection, which it owns, until the client closes it,
-// ctx ends or the server is stopped, and returns when its handlers have. The
-// error is nil when the client closed between two frames, else ctx's cause,
+// ctx ends or the server is stopped, and returns when its handlers have and it is
+// closed. The error is nil when the client closed between two frames, else ctx's cause,
 // ErrServerClosed, or what went wrong with the connection.
 func (s *Server) ServeConn(ctx context.Context, conn io.ReadWriteCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(ErrClosed)
 	ctx = context.WithValue(ctx, connectionKey{}, ctx)
 	c := &serverConn{server: s, conn: conn, cancel: cancel}
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	defer func() { _ = conn.Close() }()
+	closed := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		_ = conn.Close()
+	})
+	defer func() {
+		_ = conn.Close()
+		if !unhook() {
+			<-closed // closing may take until the client has its last answer
+		}
+	}()
 	if !s.enter(c) {
 		return ErrServerClosed
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
+	"time"
 
 	"kata/api/ttrpc"
 )
@@ -67,3 +69,64 @@ func TestAnAnswerIsToldThatItWasNotSent(t *testing.T) {
 type deaf struct{ net.Conn }
 
 func (deaf) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// slow is a connection that takes until released to close, as one does that waits
+// for its peer.
+type slow struct {
+	net.Conn
+	once             sync.Once
+	closing, release chan struct{}
+}
+
+func (s *slow) Close() error {
+	first := false
+	s.once.Do(func() { first = true })
+	if !first {
+		return net.ErrClosed // as os.File
+	}
+	err := s.Conn.Close()
+	close(s.closing)
+	<-s.release
+	return err
+}
+
+func TestServingEndsWhenTheConnectionIsClosed(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	conn := &slow{Conn: far, closing: make(chan struct{}), release: make(chan struct{})}
+	s := ttrpc.NewServer(ttrpc.ServerOptions{})
+	served := make(chan error)
+	go func() { served <- s.ServeConn(t.Context(), conn) }()
+	_ = s.Close()
+	<-conn.closing
+	select {
+	case err := <-served:
+		t.Errorf("served before it was closed: %v", err)
+	case <-time.After(50 * time.Millisecond): // it can only be too long
+	}
+	close(conn.release)
+	if err := <-served; !errors.Is(err, ttrpc.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+func TestEachCallIsToldWhenItIsDone(t *testing.T) {
+	type done struct {
+		method string
+		err    error
+	}
+	told := make(chan done, 2)
+	s := standard(ttrpc.NewServer(ttrpc.ServerOptions{OnDone: func(service, method string, took time.Duration, err error) {
+		if service != testService || took < 0 {
+			t.Errorf("%s took %v", service, took)
+		}
+		told <- done{method, err}
+	}}))
+	c := connect(t, s)
+	if _, err := call(t.Context(), c, "Echo", "x"); err != nil {
+		t.Error(err)
+	}
+	if got := <-told; got.method != "Echo" || got.err != nil {
+		t.Errorf("told %+v", got)
+	}
+}
