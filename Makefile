@@ -67,7 +67,7 @@ setup: ## install what is missing from the distribution
 
 .PHONY: build
 build: ## build the binaries into bin/
-	@overlay=$$($(GO) run ./tools/agentruntime -output build/agentruntime); \
+	@overlay=$$($(GO) run ./tools/agentruntime -output build/_agentruntime); \
 	for c in $(COMMANDS); do \
 		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) $$([[ $$c != kata-agent ]] || echo -overlay "$$overlay") -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
 	done

@@ -29,23 +29,23 @@ func (x *Empty) Reset() {
 func (*Empty) ProtoMessage() {}
 
 type CreateContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 	// Name of the first process; container_id when empty.
-	ExecId     string      `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	StringUser *StringUser `protobuf:"bytes,3,opt,name=string_user,json=stringUser,proto3" json:"stringUser,omitempty"`
-	Devices    []*Device   `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
+	ExecId     string      `pb:"exec_id"`
+	StringUser *StringUser `pb:"string_user"`
+	Devices    []*Device   `pb:"devices"`
 	// Mounted in this order before the container's own mounts.
-	Storages []*Storage  `protobuf:"bytes,5,rep,name=storages,proto3" json:"storages,omitempty"`
-	OCI      *ocipb.Spec `protobuf:"bytes,6,opt,name=OCI,proto3" json:"OCI,omitempty"`
+	Storages []*Storage  `pb:"storages"`
+	OCI      *ocipb.Spec `pb:"OCI"`
 	// Join the pid namespace of the sandbox, whatever OCI says.
-	SandboxPidns bool `protobuf:"varint,7,opt,name=sandbox_pidns,json=sandboxPidns,proto3" json:"sandboxPidns,omitempty"`
+	SandboxPidns bool `pb:"sandbox_pidns"`
 	// Mounts to share between containers.
-	SharedMounts []*SharedMount `protobuf:"bytes,8,rep,name=shared_mounts,json=sharedMounts,proto3" json:"sharedMounts,omitempty"`
+	SharedMounts []*SharedMount `pb:"shared_mounts"`
 	// Ports, on the host's side, of the stream connections that are this
 	// process's standard streams. Zero means no connection.
-	StdinPort  uint32 `protobuf:"varint,9,opt,name=stdin_port,json=stdinPort,proto3" json:"stdinPort,omitempty"`
-	StdoutPort uint32 `protobuf:"varint,10,opt,name=stdout_port,json=stdoutPort,proto3" json:"stdoutPort,omitempty"`
-	StderrPort uint32 `protobuf:"varint,11,opt,name=stderr_port,json=stderrPort,proto3" json:"stderrPort,omitempty"`
+	StdinPort  uint32 `pb:"stdin_port"`
+	StdoutPort uint32 `pb:"stdout_port"`
+	StderrPort uint32 `pb:"stderr_port"`
 }
 
 func (x *CreateContainerRequest) Reset() {
@@ -132,7 +132,7 @@ func (x *CreateContainerRequest) GetStderrPort() uint32 {
 }
 
 type StartContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *StartContainerRequest) Reset() {
@@ -149,9 +149,9 @@ func (x *StartContainerRequest) GetContainerId() string {
 }
 
 type RemoveContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 	// Seconds to wait for processes to die; zero waits for ever.
-	Timeout uint32 `protobuf:"varint,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout uint32 `pb:"timeout"`
 }
 
 func (x *RemoveContainerRequest) Reset() {
@@ -175,14 +175,14 @@ func (x *RemoveContainerRequest) GetTimeout() uint32 {
 }
 
 type ExecProcessRequest struct {
-	ContainerId string         `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId      string         `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	StringUser  *StringUser    `protobuf:"bytes,3,opt,name=string_user,json=stringUser,proto3" json:"stringUser,omitempty"`
-	Process     *ocipb.Process `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	ContainerId string         `pb:"container_id"`
+	ExecId      string         `pb:"exec_id"`
+	StringUser  *StringUser    `pb:"string_user"`
+	Process     *ocipb.Process `pb:"process"`
 	// As in CreateContainerRequest.
-	StdinPort  uint32 `protobuf:"varint,5,opt,name=stdin_port,json=stdinPort,proto3" json:"stdinPort,omitempty"`
-	StdoutPort uint32 `protobuf:"varint,6,opt,name=stdout_port,json=stdoutPort,proto3" json:"stdoutPort,omitempty"`
-	StderrPort uint32 `protobuf:"varint,7,opt,name=stderr_port,json=stderrPort,proto3" json:"stderrPort,omitempty"`
+	StdinPort  uint32 `pb:"stdin_port"`
+	StdoutPort uint32 `pb:"stdout_port"`
+	StderrPort uint32 `pb:"stderr_port"`
 }
 
 func (x *ExecProcessRequest) Reset() {
@@ -241,12 +241,12 @@ func (x *ExecProcessRequest) GetStderrPort() uint32 {
 }
 
 type SignalProcessRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 	// Empty is the container's first process.
-	ExecId string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	Signal uint32 `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	ExecId string `pb:"exec_id"`
+	Signal uint32 `pb:"signal"`
 	// Signal every process of the container; exec_id is not looked at.
-	All bool `protobuf:"varint,1000,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `pb:"all"`
 }
 
 func (x *SignalProcessRequest) Reset() {
@@ -284,9 +284,9 @@ func (x *SignalProcessRequest) GetAll() bool {
 }
 
 type WaitProcessRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 	// Empty is the container's first process.
-	ExecId string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	ExecId string `pb:"exec_id"`
 }
 
 func (x *WaitProcessRequest) Reset() {
@@ -311,16 +311,16 @@ func (x *WaitProcessRequest) GetExecId() string {
 
 type WaitProcessResponse struct {
 	// 0 to 255; 128 + signal for a death by signal.
-	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Status int32 `pb:"status"`
 	// Bytes that the process had written to each stream when it exited, so that
 	// the reader knows how much to expect and need not wait for end of file.
-	StdoutBytes uint64 `protobuf:"varint,1000,opt,name=stdout_bytes,json=stdoutBytes,proto3" json:"stdoutBytes,omitempty"`
-	StderrBytes uint64 `protobuf:"varint,1001,opt,name=stderr_bytes,json=stderrBytes,proto3" json:"stderrBytes,omitempty"`
+	StdoutBytes uint64 `pb:"stdout_bytes"`
+	StderrBytes uint64 `pb:"stderr_bytes"`
 	// When it exited: nanoseconds since the epoch by the guest's clock.
-	ExitedAt int64 `protobuf:"varint,1002,opt,name=exited_at,json=exitedAt,proto3" json:"exitedAt,omitempty"`
+	ExitedAt int64 `pb:"exited_at"`
 	// How many OOM events of the container, counted from its creation, belong
 	// before this exit: who has both has to tell of as many first.
-	OomEvents uint64 `protobuf:"varint,1003,opt,name=oom_events,json=oomEvents,proto3" json:"oomEvents,omitempty"`
+	OomEvents uint64 `pb:"oom_events"`
 }
 
 func (x *WaitProcessResponse) Reset() {
@@ -365,11 +365,11 @@ func (x *WaitProcessResponse) GetOomEvents() uint64 {
 }
 
 type ListProcessesRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 	// "table" or "json".
-	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
+	Format string `pb:"format"`
 	// Arguments in the manner of ps(1), for the table.
-	Args []string `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"`
+	Args []string `pb:"args"`
 }
 
 func (x *ListProcessesRequest) Reset() {
@@ -401,7 +401,7 @@ func (x *ListProcessesRequest) GetArgs() []string {
 
 type ListProcessesResponse struct {
 	// In the asked format.
-	ProcessList []byte `protobuf:"bytes,1,opt,name=process_list,json=processList,proto3" json:"processList,omitempty"`
+	ProcessList []byte `pb:"process_list"`
 }
 
 func (x *ListProcessesResponse) Reset() {
@@ -418,8 +418,8 @@ func (x *ListProcessesResponse) GetProcessList() []byte {
 }
 
 type UpdateContainerRequest struct {
-	ContainerId string                `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	Resources   *ocipb.LinuxResources `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	ContainerId string                `pb:"container_id"`
+	Resources   *ocipb.LinuxResources `pb:"resources"`
 }
 
 func (x *UpdateContainerRequest) Reset() {
@@ -443,7 +443,7 @@ func (x *UpdateContainerRequest) GetResources() *ocipb.LinuxResources {
 }
 
 type UpdateEphemeralMountsRequest struct {
-	Storages []*Storage `protobuf:"bytes,1,rep,name=storages,proto3" json:"storages,omitempty"`
+	Storages []*Storage `pb:"storages"`
 }
 
 func (x *UpdateEphemeralMountsRequest) Reset() {
@@ -460,7 +460,7 @@ func (x *UpdateEphemeralMountsRequest) GetStorages() []*Storage {
 }
 
 type StatsContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *StatsContainerRequest) Reset() {
@@ -477,7 +477,7 @@ func (x *StatsContainerRequest) GetContainerId() string {
 }
 
 type PauseContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *PauseContainerRequest) Reset() {
@@ -494,7 +494,7 @@ func (x *PauseContainerRequest) GetContainerId() string {
 }
 
 type ResumeContainerRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *ResumeContainerRequest) Reset() {
@@ -521,10 +521,10 @@ func (*RemoveStaleVirtiofsShareMountsRequest) ProtoMessage() {}
 
 // CpuUsage is processor time, in nanoseconds.
 type CpuUsage struct {
-	TotalUsage        uint64   `protobuf:"varint,1,opt,name=total_usage,json=totalUsage,proto3" json:"totalUsage,omitempty"`
-	PercpuUsage       []uint64 `protobuf:"varint,2,rep,packed,name=percpu_usage,json=percpuUsage,proto3" json:"percpuUsage,omitempty"`
-	UsageInKernelmode uint64   `protobuf:"varint,3,opt,name=usage_in_kernelmode,json=usageInKernelmode,proto3" json:"usageInKernelmode,omitempty"`
-	UsageInUsermode   uint64   `protobuf:"varint,4,opt,name=usage_in_usermode,json=usageInUsermode,proto3" json:"usageInUsermode,omitempty"`
+	TotalUsage        uint64   `pb:"total_usage"`
+	PercpuUsage       []uint64 `pb:"percpu_usage"`
+	UsageInKernelmode uint64   `pb:"usage_in_kernelmode"`
+	UsageInUsermode   uint64   `pb:"usage_in_usermode"`
 }
 
 func (x *CpuUsage) Reset() {
@@ -564,9 +564,9 @@ func (x *CpuUsage) GetUsageInUsermode() uint64 {
 // ThrottlingData says how often the quota was used up; throttled_time is in
 // nanoseconds.
 type ThrottlingData struct {
-	Periods          uint64 `protobuf:"varint,1,opt,name=periods,proto3" json:"periods,omitempty"`
-	ThrottledPeriods uint64 `protobuf:"varint,2,opt,name=throttled_periods,json=throttledPeriods,proto3" json:"throttledPeriods,omitempty"`
-	ThrottledTime    uint64 `protobuf:"varint,3,opt,name=throttled_time,json=throttledTime,proto3" json:"throttledTime,omitempty"`
+	Periods          uint64 `pb:"periods"`
+	ThrottledPeriods uint64 `pb:"throttled_periods"`
+	ThrottledTime    uint64 `pb:"throttled_time"`
 }
 
 func (x *ThrottlingData) Reset() {
@@ -597,10 +597,10 @@ func (x *ThrottlingData) GetThrottledTime() uint64 {
 }
 
 type CpuStats struct {
-	CpuUsage       *CpuUsage       `protobuf:"bytes,1,opt,name=cpu_usage,json=cpuUsage,proto3" json:"cpuUsage,omitempty"`
-	ThrottlingData *ThrottlingData `protobuf:"bytes,2,opt,name=throttling_data,json=throttlingData,proto3" json:"throttlingData,omitempty"`
+	CpuUsage       *CpuUsage       `pb:"cpu_usage"`
+	ThrottlingData *ThrottlingData `pb:"throttling_data"`
 	// Pressure stall information.
-	Pressure *PressureStats `protobuf:"bytes,1000,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	Pressure *PressureStats `pb:"pressure"`
 }
 
 func (x *CpuStats) Reset() {
@@ -631,9 +631,9 @@ func (x *CpuStats) GetPressure() *PressureStats {
 }
 
 type PidsStats struct {
-	Current uint64 `protobuf:"varint,1,opt,name=current,proto3" json:"current,omitempty"`
+	Current uint64 `pb:"current"`
 	// Zero is no limit.
-	Limit uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint64 `pb:"limit"`
 }
 
 func (x *PidsStats) Reset() {
@@ -658,10 +658,10 @@ func (x *PidsStats) GetLimit() uint64 {
 
 // MemoryData is in bytes.
 type MemoryData struct {
-	Usage    uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
-	MaxUsage uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
-	Failcnt  uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
-	Limit    uint64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Usage    uint64 `pb:"usage"`
+	MaxUsage uint64 `pb:"max_usage"`
+	Failcnt  uint64 `pb:"failcnt"`
+	Limit    uint64 `pb:"limit"`
 }
 
 func (x *MemoryData) Reset() {
@@ -700,16 +700,16 @@ func (x *MemoryData) GetLimit() uint64 {
 
 type MemoryStats struct {
 	// Page cache, in bytes.
-	Cache        uint64      `protobuf:"varint,1,opt,name=cache,proto3" json:"cache,omitempty"`
-	Usage        *MemoryData `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
-	SwapUsage    *MemoryData `protobuf:"bytes,3,opt,name=swap_usage,json=swapUsage,proto3" json:"swapUsage,omitempty"`
-	KernelUsage  *MemoryData `protobuf:"bytes,4,opt,name=kernel_usage,json=kernelUsage,proto3" json:"kernelUsage,omitempty"`
-	UseHierarchy bool        `protobuf:"varint,5,opt,name=use_hierarchy,json=useHierarchy,proto3" json:"useHierarchy,omitempty"`
+	Cache        uint64      `pb:"cache"`
+	Usage        *MemoryData `pb:"usage"`
+	SwapUsage    *MemoryData `pb:"swap_usage"`
+	KernelUsage  *MemoryData `pb:"kernel_usage"`
+	UseHierarchy bool        `pb:"use_hierarchy"`
 	// memory.stat of the cgroup.
-	Stats map[string]uint64 `protobuf:"bytes,6,rep,name=stats,proto3" json:"stats,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"varint,2,opt,name=value,proto3"`
+	Stats map[string]uint64 `pb:"stats"`
 	// memory.events of the cgroup.
-	Events   map[string]uint64 `protobuf:"bytes,1000,rep,name=events,proto3" json:"events,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"varint,2,opt,name=value,proto3"`
-	Pressure *PressureStats    `protobuf:"bytes,1001,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	Events   map[string]uint64 `pb:"events"`
+	Pressure *PressureStats    `pb:"pressure"`
 }
 
 func (x *MemoryStats) Reset() {
@@ -776,8 +776,8 @@ func (x *MemoryStats) GetPressure() *PressureStats {
 
 // PressureStats is one of the cgroup's *.pressure files.
 type PressureStats struct {
-	Some *PressureLine `protobuf:"bytes,1,opt,name=some,proto3" json:"some,omitempty"`
-	Full *PressureLine `protobuf:"bytes,2,opt,name=full,proto3" json:"full,omitempty"`
+	Some *PressureLine `pb:"some"`
+	Full *PressureLine `pb:"full"`
 }
 
 func (x *PressureStats) Reset() {
@@ -803,10 +803,10 @@ func (x *PressureStats) GetFull() *PressureLine {
 // PressureLine holds averages in hundredths of a per cent and a total in
 // microseconds.
 type PressureLine struct {
-	Avg10  uint32 `protobuf:"varint,1,opt,name=avg10,proto3" json:"avg10,omitempty"`
-	Avg60  uint32 `protobuf:"varint,2,opt,name=avg60,proto3" json:"avg60,omitempty"`
-	Avg300 uint32 `protobuf:"varint,3,opt,name=avg300,proto3" json:"avg300,omitempty"`
-	Total  uint64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	Avg10  uint32 `pb:"avg10"`
+	Avg60  uint32 `pb:"avg60"`
+	Avg300 uint32 `pb:"avg300"`
+	Total  uint64 `pb:"total"`
 }
 
 func (x *PressureLine) Reset() {
@@ -844,11 +844,11 @@ func (x *PressureLine) GetTotal() uint64 {
 }
 
 type BlkioStatsEntry struct {
-	Major uint64 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
-	Minor uint64 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	Major uint64 `pb:"major"`
+	Minor uint64 `pb:"minor"`
 	// Read, Write, Discard, Total, …
-	Op    string `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
-	Value uint64 `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
+	Op    string `pb:"op"`
+	Value uint64 `pb:"value"`
 }
 
 func (x *BlkioStatsEntry) Reset() {
@@ -887,16 +887,16 @@ func (x *BlkioStatsEntry) GetValue() uint64 {
 
 type BlkioStats struct {
 	// Bytes moved to and from the device.
-	IoServiceBytesRecursive []*BlkioStatsEntry `protobuf:"bytes,1,rep,name=io_service_bytes_recursive,json=ioServiceBytesRecursive,proto3" json:"ioServiceBytesRecursive,omitempty"`
+	IoServiceBytesRecursive []*BlkioStatsEntry `pb:"io_service_bytes_recursive"`
 	// Number of operations.
-	IoServicedRecursive    []*BlkioStatsEntry `protobuf:"bytes,2,rep,name=io_serviced_recursive,json=ioServicedRecursive,proto3" json:"ioServicedRecursive,omitempty"`
-	IoQueuedRecursive      []*BlkioStatsEntry `protobuf:"bytes,3,rep,name=io_queued_recursive,json=ioQueuedRecursive,proto3" json:"ioQueuedRecursive,omitempty"`
-	IoServiceTimeRecursive []*BlkioStatsEntry `protobuf:"bytes,4,rep,name=io_service_time_recursive,json=ioServiceTimeRecursive,proto3" json:"ioServiceTimeRecursive,omitempty"`
-	IoWaitTimeRecursive    []*BlkioStatsEntry `protobuf:"bytes,5,rep,name=io_wait_time_recursive,json=ioWaitTimeRecursive,proto3" json:"ioWaitTimeRecursive,omitempty"`
-	IoMergedRecursive      []*BlkioStatsEntry `protobuf:"bytes,6,rep,name=io_merged_recursive,json=ioMergedRecursive,proto3" json:"ioMergedRecursive,omitempty"`
-	IoTimeRecursive        []*BlkioStatsEntry `protobuf:"bytes,7,rep,name=io_time_recursive,json=ioTimeRecursive,proto3" json:"ioTimeRecursive,omitempty"`
-	SectorsRecursive       []*BlkioStatsEntry `protobuf:"bytes,8,rep,name=sectors_recursive,json=sectorsRecursive,proto3" json:"sectorsRecursive,omitempty"`
-	Pressure               *PressureStats     `protobuf:"bytes,1000,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	IoServicedRecursive    []*BlkioStatsEntry `pb:"io_serviced_recursive"`
+	IoQueuedRecursive      []*BlkioStatsEntry `pb:"io_queued_recursive"`
+	IoServiceTimeRecursive []*BlkioStatsEntry `pb:"io_service_time_recursive"`
+	IoWaitTimeRecursive    []*BlkioStatsEntry `pb:"io_wait_time_recursive"`
+	IoMergedRecursive      []*BlkioStatsEntry `pb:"io_merged_recursive"`
+	IoTimeRecursive        []*BlkioStatsEntry `pb:"io_time_recursive"`
+	SectorsRecursive       []*BlkioStatsEntry `pb:"sectors_recursive"`
+	Pressure               *PressureStats     `pb:"pressure"`
 }
 
 func (x *BlkioStats) Reset() {
@@ -970,9 +970,9 @@ func (x *BlkioStats) GetPressure() *PressureStats {
 
 // HugetlbStats is in bytes.
 type HugetlbStats struct {
-	Usage    uint64 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
-	MaxUsage uint64 `protobuf:"varint,2,opt,name=max_usage,json=maxUsage,proto3" json:"maxUsage,omitempty"`
-	Failcnt  uint64 `protobuf:"varint,3,opt,name=failcnt,proto3" json:"failcnt,omitempty"`
+	Usage    uint64 `pb:"usage"`
+	MaxUsage uint64 `pb:"max_usage"`
+	Failcnt  uint64 `pb:"failcnt"`
 }
 
 func (x *HugetlbStats) Reset() {
@@ -1003,12 +1003,12 @@ func (x *HugetlbStats) GetFailcnt() uint64 {
 }
 
 type CgroupStats struct {
-	CpuStats    *CpuStats    `protobuf:"bytes,1,opt,name=cpu_stats,json=cpuStats,proto3" json:"cpuStats,omitempty"`
-	MemoryStats *MemoryStats `protobuf:"bytes,2,opt,name=memory_stats,json=memoryStats,proto3" json:"memoryStats,omitempty"`
-	PidsStats   *PidsStats   `protobuf:"bytes,3,opt,name=pids_stats,json=pidsStats,proto3" json:"pidsStats,omitempty"`
-	BlkioStats  *BlkioStats  `protobuf:"bytes,4,opt,name=blkio_stats,json=blkioStats,proto3" json:"blkioStats,omitempty"`
+	CpuStats    *CpuStats    `pb:"cpu_stats"`
+	MemoryStats *MemoryStats `pb:"memory_stats"`
+	PidsStats   *PidsStats   `pb:"pids_stats"`
+	BlkioStats  *BlkioStats  `pb:"blkio_stats"`
 	// By page size, such as 2MB.
-	HugetlbStats map[string]*HugetlbStats `protobuf:"bytes,5,rep,name=hugetlb_stats,json=hugetlbStats,proto3" json:"hugetlbStats,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	HugetlbStats map[string]*HugetlbStats `pb:"hugetlb_stats"`
 }
 
 func (x *CgroupStats) Reset() {
@@ -1054,15 +1054,15 @@ func (x *CgroupStats) GetHugetlbStats() map[string]*HugetlbStats {
 
 type NetworkStats struct {
 	// Name of the interface.
-	Name      string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	RxBytes   uint64 `protobuf:"varint,2,opt,name=rx_bytes,json=rxBytes,proto3" json:"rxBytes,omitempty"`
-	RxPackets uint64 `protobuf:"varint,3,opt,name=rx_packets,json=rxPackets,proto3" json:"rxPackets,omitempty"`
-	RxErrors  uint64 `protobuf:"varint,4,opt,name=rx_errors,json=rxErrors,proto3" json:"rxErrors,omitempty"`
-	RxDropped uint64 `protobuf:"varint,5,opt,name=rx_dropped,json=rxDropped,proto3" json:"rxDropped,omitempty"`
-	TxBytes   uint64 `protobuf:"varint,6,opt,name=tx_bytes,json=txBytes,proto3" json:"txBytes,omitempty"`
-	TxPackets uint64 `protobuf:"varint,7,opt,name=tx_packets,json=txPackets,proto3" json:"txPackets,omitempty"`
-	TxErrors  uint64 `protobuf:"varint,8,opt,name=tx_errors,json=txErrors,proto3" json:"txErrors,omitempty"`
-	TxDropped uint64 `protobuf:"varint,9,opt,name=tx_dropped,json=txDropped,proto3" json:"txDropped,omitempty"`
+	Name      string `pb:"name"`
+	RxBytes   uint64 `pb:"rx_bytes"`
+	RxPackets uint64 `pb:"rx_packets"`
+	RxErrors  uint64 `pb:"rx_errors"`
+	RxDropped uint64 `pb:"rx_dropped"`
+	TxBytes   uint64 `pb:"tx_bytes"`
+	TxPackets uint64 `pb:"tx_packets"`
+	TxErrors  uint64 `pb:"tx_errors"`
+	TxDropped uint64 `pb:"tx_dropped"`
 }
 
 func (x *NetworkStats) Reset() {
@@ -1135,8 +1135,8 @@ func (x *NetworkStats) GetTxDropped() uint64 {
 }
 
 type StatsContainerResponse struct {
-	CgroupStats  *CgroupStats    `protobuf:"bytes,1,opt,name=cgroup_stats,json=cgroupStats,proto3" json:"cgroupStats,omitempty"`
-	NetworkStats []*NetworkStats `protobuf:"bytes,2,rep,name=network_stats,json=networkStats,proto3" json:"networkStats,omitempty"`
+	CgroupStats  *CgroupStats    `pb:"cgroup_stats"`
+	NetworkStats []*NetworkStats `pb:"network_stats"`
 }
 
 func (x *StatsContainerResponse) Reset() {
@@ -1160,9 +1160,9 @@ func (x *StatsContainerResponse) GetNetworkStats() []*NetworkStats {
 }
 
 type WriteStreamRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	Data        []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	ContainerId string `pb:"container_id"`
+	ExecId      string `pb:"exec_id"`
+	Data        []byte `pb:"data"`
 }
 
 func (x *WriteStreamRequest) Reset() {
@@ -1194,7 +1194,7 @@ func (x *WriteStreamRequest) GetData() []byte {
 
 type WriteStreamResponse struct {
 	// Bytes taken.
-	Len uint32 `protobuf:"varint,1,opt,name=len,proto3" json:"len,omitempty"`
+	Len uint32 `pb:"len"`
 }
 
 func (x *WriteStreamResponse) Reset() {
@@ -1211,10 +1211,10 @@ func (x *WriteStreamResponse) GetLen() uint32 {
 }
 
 type ReadStreamRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	ContainerId string `pb:"container_id"`
+	ExecId      string `pb:"exec_id"`
 	// At most so many bytes.
-	Len uint32 `protobuf:"varint,3,opt,name=len,proto3" json:"len,omitempty"`
+	Len uint32 `pb:"len"`
 }
 
 func (x *ReadStreamRequest) Reset() {
@@ -1245,7 +1245,7 @@ func (x *ReadStreamRequest) GetLen() uint32 {
 }
 
 type ReadStreamResponse struct {
-	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *ReadStreamResponse) Reset() {
@@ -1262,8 +1262,8 @@ func (x *ReadStreamResponse) GetData() []byte {
 }
 
 type CloseStdinRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
+	ContainerId string `pb:"container_id"`
+	ExecId      string `pb:"exec_id"`
 }
 
 func (x *CloseStdinRequest) Reset() {
@@ -1287,10 +1287,10 @@ func (x *CloseStdinRequest) GetExecId() string {
 }
 
 type TtyWinResizeRequest struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
-	ExecId      string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"execId,omitempty"`
-	Row         uint32 `protobuf:"varint,3,opt,name=row,proto3" json:"row,omitempty"`
-	Column      uint32 `protobuf:"varint,4,opt,name=column,proto3" json:"column,omitempty"`
+	ContainerId string `pb:"container_id"`
+	ExecId      string `pb:"exec_id"`
+	Row         uint32 `pb:"row"`
+	Column      uint32 `pb:"column"`
 }
 
 func (x *TtyWinResizeRequest) Reset() {
@@ -1328,9 +1328,9 @@ func (x *TtyWinResizeRequest) GetColumn() uint32 {
 }
 
 type KernelModule struct {
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `pb:"name"`
 	// key=value.
-	Parameters []string `protobuf:"bytes,2,rep,name=parameters,proto3" json:"parameters,omitempty"`
+	Parameters []string `pb:"parameters"`
 }
 
 func (x *KernelModule) Reset() {
@@ -1354,19 +1354,19 @@ func (x *KernelModule) GetParameters() []string {
 }
 
 type CreateSandboxRequest struct {
-	Hostname string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Hostname string `pb:"hostname"`
 	// Lines of /etc/resolv.conf.
-	Dns []string `protobuf:"bytes,2,rep,name=dns,proto3" json:"dns,omitempty"`
+	Dns []string `pb:"dns"`
 	// Mounted once, for all containers.
-	Storages []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
+	Storages []*Storage `pb:"storages"`
 	// The containers share a pid namespace whose first process the agent makes.
-	SandboxPidns bool `protobuf:"varint,4,opt,name=sandbox_pidns,json=sandboxPidns,proto3" json:"sandboxPidns,omitempty"`
+	SandboxPidns bool `pb:"sandbox_pidns"`
 	// An agent serves one sandbox in its life.
-	SandboxId string `protobuf:"bytes,5,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandboxId,omitempty"`
+	SandboxId string `pb:"sandbox_id"`
 	// Absolute path in the guest of a folder with OCI hooks; empty for none.
-	GuestHookPath string `protobuf:"bytes,6,opt,name=guest_hook_path,json=guestHookPath,proto3" json:"guestHookPath,omitempty"`
+	GuestHookPath string `pb:"guest_hook_path"`
 	// Loaded first.
-	KernelModules []*KernelModule `protobuf:"bytes,7,rep,name=kernel_modules,json=kernelModules,proto3" json:"kernelModules,omitempty"`
+	KernelModules []*KernelModule `pb:"kernel_modules"`
 }
 
 func (x *CreateSandboxRequest) Reset() {
@@ -1434,7 +1434,7 @@ func (x *DestroySandboxRequest) Reset() {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 type Interfaces struct {
-	Interfaces []*typespb.Interface `protobuf:"bytes,1,rep,name=Interfaces,proto3" json:"Interfaces,omitempty"`
+	Interfaces []*typespb.Interface `pb:"Interfaces"`
 }
 
 func (x *Interfaces) Reset() {
@@ -1451,7 +1451,7 @@ func (x *Interfaces) GetInterfaces() []*typespb.Interface {
 }
 
 type Routes struct {
-	Routes []*typespb.Route `protobuf:"bytes,1,rep,name=Routes,proto3" json:"Routes,omitempty"`
+	Routes []*typespb.Route `pb:"Routes"`
 }
 
 func (x *Routes) Reset() {
@@ -1468,7 +1468,7 @@ func (x *Routes) GetRoutes() []*typespb.Route {
 }
 
 type UpdateInterfaceRequest struct {
-	Interface *typespb.Interface `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Interface *typespb.Interface `pb:"interface"`
 }
 
 func (x *UpdateInterfaceRequest) Reset() {
@@ -1486,7 +1486,7 @@ func (x *UpdateInterfaceRequest) GetInterface() *typespb.Interface {
 
 type UpdateRoutesRequest struct {
 	// The whole set; it replaces the old one.
-	Routes *Routes `protobuf:"bytes,1,opt,name=routes,proto3" json:"routes,omitempty"`
+	Routes *Routes `pb:"routes"`
 }
 
 func (x *UpdateRoutesRequest) Reset() {
@@ -1521,7 +1521,7 @@ func (x *ListRoutesRequest) Reset() {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 type ARPNeighbors struct {
-	ARPNeighbors []*typespb.ARPNeighbor `protobuf:"bytes,1,rep,name=ARPNeighbors,proto3" json:"ARPNeighbors,omitempty"`
+	ARPNeighbors []*typespb.ARPNeighbor `pb:"ARPNeighbors"`
 }
 
 func (x *ARPNeighbors) Reset() {
@@ -1538,7 +1538,7 @@ func (x *ARPNeighbors) GetARPNeighbors() []*typespb.ARPNeighbor {
 }
 
 type AddARPNeighborsRequest struct {
-	Neighbors *ARPNeighbors `protobuf:"bytes,1,opt,name=neighbors,proto3" json:"neighbors,omitempty"`
+	Neighbors *ARPNeighbors `pb:"neighbors"`
 }
 
 func (x *AddARPNeighborsRequest) Reset() {
@@ -1555,7 +1555,7 @@ func (x *AddARPNeighborsRequest) GetNeighbors() *ARPNeighbors {
 }
 
 type GetIPTablesRequest struct {
-	IsIpv6 bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
+	IsIpv6 bool `pb:"is_ipv6"`
 }
 
 func (x *GetIPTablesRequest) Reset() {
@@ -1573,7 +1573,7 @@ func (x *GetIPTablesRequest) GetIsIpv6() bool {
 
 type GetIPTablesResponse struct {
 	// In iptables-save(8)'s format.
-	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *GetIPTablesResponse) Reset() {
@@ -1590,9 +1590,9 @@ func (x *GetIPTablesResponse) GetData() []byte {
 }
 
 type SetIPTablesRequest struct {
-	IsIpv6 bool `protobuf:"varint,1,opt,name=is_ipv6,json=isIpv6,proto3" json:"isIpv6,omitempty"`
+	IsIpv6 bool `pb:"is_ipv6"`
 	// In iptables-save(8)'s format.
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *SetIPTablesRequest) Reset() {
@@ -1617,7 +1617,7 @@ func (x *SetIPTablesRequest) GetData() []byte {
 
 type SetIPTablesResponse struct {
 	// What iptables-restore(8) said.
-	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *SetIPTablesResponse) Reset() {
@@ -1635,11 +1635,11 @@ func (x *SetIPTablesResponse) GetData() []byte {
 
 type OnlineCPUMemRequest struct {
 	// Answer when everything is online, not before.
-	Wait bool `protobuf:"varint,1,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait bool `pb:"wait"`
 	// How many CPUs to bring online; zero leaves CPUs alone.
-	NbCpus uint32 `protobuf:"varint,2,opt,name=nb_cpus,json=nbCpus,proto3" json:"nbCpus,omitempty"`
+	NbCpus uint32 `pb:"nb_cpus"`
 	// Leave memory alone.
-	CpuOnly bool `protobuf:"varint,3,opt,name=cpu_only,json=cpuOnly,proto3" json:"cpuOnly,omitempty"`
+	CpuOnly bool `pb:"cpu_only"`
 }
 
 func (x *OnlineCPUMemRequest) Reset() {
@@ -1671,7 +1671,7 @@ func (x *OnlineCPUMemRequest) GetCpuOnly() bool {
 
 type ReseedRandomDevRequest struct {
 	// Entropy for the guest's generator.
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *ReseedRandomDevRequest) Reset() {
@@ -1688,15 +1688,15 @@ func (x *ReseedRandomDevRequest) GetData() []byte {
 }
 
 type AgentDetails struct {
-	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `pb:"version"`
 	// The agent is PID 1.
-	InitDaemon bool `protobuf:"varint,2,opt,name=init_daemon,json=initDaemon,proto3" json:"initDaemon,omitempty"`
+	InitDaemon bool `pb:"init_daemon"`
 	// Values of Device.type that the agent knows.
-	DeviceHandlers []string `protobuf:"bytes,3,rep,name=device_handlers,json=deviceHandlers,proto3" json:"deviceHandlers,omitempty"`
+	DeviceHandlers []string `pb:"device_handlers"`
 	// Values of Storage.driver that the agent knows.
-	StorageHandlers []string `protobuf:"bytes,4,rep,name=storage_handlers,json=storageHandlers,proto3" json:"storageHandlers,omitempty"`
-	SupportsSeccomp bool     `protobuf:"varint,5,opt,name=supports_seccomp,json=supportsSeccomp,proto3" json:"supportsSeccomp,omitempty"`
-	ExtraFeatures   []string `protobuf:"bytes,6,rep,name=extra_features,json=extraFeatures,proto3" json:"extraFeatures,omitempty"`
+	StorageHandlers []string `pb:"storage_handlers"`
+	SupportsSeccomp bool     `pb:"supports_seccomp"`
+	ExtraFeatures   []string `pb:"extra_features"`
 }
 
 func (x *AgentDetails) Reset() {
@@ -1749,9 +1749,9 @@ func (x *AgentDetails) GetExtraFeatures() []string {
 
 type GuestDetailsRequest struct {
 	// Ask for mem_block_size_bytes.
-	MemBlockSize bool `protobuf:"varint,1,opt,name=mem_block_size,json=memBlockSize,proto3" json:"memBlockSize,omitempty"`
+	MemBlockSize bool `pb:"mem_block_size"`
 	// Ask for support_mem_hotplug_probe.
-	MemHotplugProbe bool `protobuf:"varint,2,opt,name=mem_hotplug_probe,json=memHotplugProbe,proto3" json:"memHotplugProbe,omitempty"`
+	MemHotplugProbe bool `pb:"mem_hotplug_probe"`
 }
 
 func (x *GuestDetailsRequest) Reset() {
@@ -1776,10 +1776,10 @@ func (x *GuestDetailsRequest) GetMemHotplugProbe() bool {
 
 type GuestDetailsResponse struct {
 	// Unit of memory hotplug.
-	MemBlockSizeBytes uint64        `protobuf:"varint,1,opt,name=mem_block_size_bytes,json=memBlockSizeBytes,proto3" json:"memBlockSizeBytes,omitempty"`
-	AgentDetails      *AgentDetails `protobuf:"bytes,2,opt,name=agent_details,json=agentDetails,proto3" json:"agentDetails,omitempty"`
+	MemBlockSizeBytes uint64        `pb:"mem_block_size_bytes"`
+	AgentDetails      *AgentDetails `pb:"agent_details"`
 	// /sys/devices/system/memory/probe exists.
-	SupportMemHotplugProbe bool `protobuf:"varint,3,opt,name=support_mem_hotplug_probe,json=supportMemHotplugProbe,proto3" json:"supportMemHotplugProbe,omitempty"`
+	SupportMemHotplugProbe bool `pb:"support_mem_hotplug_probe"`
 }
 
 func (x *GuestDetailsResponse) Reset() {
@@ -1811,7 +1811,7 @@ func (x *GuestDetailsResponse) GetSupportMemHotplugProbe() bool {
 
 type MemHotplugByProbeRequest struct {
 	// Addresses to write to /sys/devices/system/memory/probe.
-	MemHotplugProbeAddr []uint64 `protobuf:"varint,1,rep,packed,name=memHotplugProbeAddr,proto3" json:"memHotplugProbeAddr,omitempty"`
+	MemHotplugProbeAddr []uint64 `pb:"memHotplugProbeAddr"`
 }
 
 func (x *MemHotplugByProbeRequest) Reset() {
@@ -1830,8 +1830,8 @@ func (x *MemHotplugByProbeRequest) GetMemHotplugProbeAddr() []uint64 {
 // SetGuestDateTimeRequest is a time since the epoch in seconds and
 // microseconds.
 type SetGuestDateTimeRequest struct {
-	Sec  int64 `protobuf:"varint,1,opt,name=Sec,proto3" json:"Sec,omitempty"`
-	Usec int64 `protobuf:"varint,2,opt,name=Usec,proto3" json:"Usec,omitempty"`
+	Sec  int64 `pb:"Sec"`
+	Usec int64 `pb:"Usec"`
 }
 
 func (x *SetGuestDateTimeRequest) Reset() {
@@ -1856,8 +1856,8 @@ func (x *SetGuestDateTimeRequest) GetUsec() int64 {
 
 // FSGroup is the group that a volume's files shall have.
 type FSGroup struct {
-	GroupId           uint32                      `protobuf:"varint,2,opt,name=group_id,json=groupId,proto3" json:"groupId,omitempty"`
-	GroupChangePolicy typespb.FSGroupChangePolicy `protobuf:"varint,3,opt,name=group_change_policy,json=groupChangePolicy,proto3" json:"groupChangePolicy,omitempty"`
+	GroupId           uint32                      `pb:"group_id"`
+	GroupChangePolicy typespb.FSGroupChangePolicy `pb:"group_change_policy"`
 }
 
 func (x *FSGroup) Reset() {
@@ -1882,11 +1882,11 @@ func (x *FSGroup) GetGroupChangePolicy() typespb.FSGroupChangePolicy {
 
 // SharedMount gives a mount of one container to another.
 type SharedMount struct {
-	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SrcCtr  string `protobuf:"bytes,2,opt,name=src_ctr,json=srcCtr,proto3" json:"srcCtr,omitempty"`
-	SrcPath string `protobuf:"bytes,3,opt,name=src_path,json=srcPath,proto3" json:"srcPath,omitempty"`
-	DstCtr  string `protobuf:"bytes,4,opt,name=dst_ctr,json=dstCtr,proto3" json:"dstCtr,omitempty"`
-	DstPath string `protobuf:"bytes,5,opt,name=dst_path,json=dstPath,proto3" json:"dstPath,omitempty"`
+	Name    string `pb:"name"`
+	SrcCtr  string `pb:"src_ctr"`
+	SrcPath string `pb:"src_path"`
+	DstCtr  string `pb:"dst_ctr"`
+	DstPath string `pb:"dst_path"`
 }
 
 func (x *SharedMount) Reset() {
@@ -1933,19 +1933,19 @@ func (x *SharedMount) GetDstPath() string {
 // Storage is something to mount in the guest: a root file system, a volume.
 type Storage struct {
 	// Handler: blk, scsi, virtio-fs, ephemeral, overlayfs, …
-	Driver string `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Driver string `pb:"driver"`
 	// Options of the handler.
-	DriverOptions []string `protobuf:"bytes,2,rep,name=driver_options,json=driverOptions,proto3" json:"driverOptions,omitempty"`
+	DriverOptions []string `pb:"driver_options"`
 	// Path, address or tag, as the handler understands it.
-	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
-	Fstype string `protobuf:"bytes,4,opt,name=fstype,proto3" json:"fstype,omitempty"`
+	Source string `pb:"source"`
+	Fstype string `pb:"fstype"`
 	// Mount options.
-	Options []string `protobuf:"bytes,5,rep,name=options,proto3" json:"options,omitempty"`
+	Options []string `pb:"options"`
 	// Path in the guest.
-	MountPoint string   `protobuf:"bytes,6,opt,name=mount_point,json=mountPoint,proto3" json:"mountPoint,omitempty"`
-	FsGroup    *FSGroup `protobuf:"bytes,7,opt,name=fs_group,json=fsGroup,proto3" json:"fsGroup,omitempty"`
+	MountPoint string   `pb:"mount_point"`
+	FsGroup    *FSGroup `pb:"fs_group"`
 	// Used by several containers, counted.
-	Shared bool `protobuf:"varint,8,opt,name=shared,proto3" json:"shared,omitempty"`
+	Shared bool `pb:"shared"`
 }
 
 func (x *Storage) Reset() {
@@ -2012,16 +2012,16 @@ func (x *Storage) GetShared() bool {
 
 // Device is a device of the guest that a container gets.
 type Device struct {
-	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `pb:"id"`
 	// Handler: blk, scsi, vfio-pci, …
-	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Type string `pb:"type"`
 	// Path in the guest when it is known beforehand.
-	VmPath string `protobuf:"bytes,3,opt,name=vm_path,json=vmPath,proto3" json:"vmPath,omitempty"`
+	VmPath string `pb:"vm_path"`
 	// Path in the container, as in the OCI device list, whose entry gets the
 	// guest's numbers. Empty: wait for the device and change no entry.
-	ContainerPath string `protobuf:"bytes,4,opt,name=container_path,json=containerPath,proto3" json:"containerPath,omitempty"`
+	ContainerPath string `pb:"container_path"`
 	// Options of the handler.
-	Options []string `protobuf:"bytes,5,rep,name=options,proto3" json:"options,omitempty"`
+	Options []string `pb:"options"`
 }
 
 func (x *Device) Reset() {
@@ -2067,9 +2067,9 @@ func (x *Device) GetOptions() []string {
 
 // StringUser is a user by names, to be looked up in the container.
 type StringUser struct {
-	Uid            string   `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid            string   `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
-	AdditionalGids []string `protobuf:"bytes,3,rep,name=additionalGids,proto3" json:"additionalGids,omitempty"`
+	Uid            string   `pb:"uid"`
+	Gid            string   `pb:"gid"`
+	AdditionalGids []string `pb:"additionalGids"`
 }
 
 func (x *StringUser) Reset() {
@@ -2102,19 +2102,19 @@ func (x *StringUser) GetAdditionalGids() []string {
 // CopyFileRequest is one piece of a file from the host.
 type CopyFileRequest struct {
 	// Absolute path in the guest, below the shared folder.
-	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `pb:"path"`
 	// Size of the whole file, in bytes; the file appears when it is reached.
-	FileSize int64 `protobuf:"varint,2,opt,name=file_size,json=fileSize,proto3" json:"fileSize,omitempty"`
+	FileSize int64 `pb:"file_size"`
 	// st_mode, with the file type.
-	FileMode uint32 `protobuf:"varint,3,opt,name=file_mode,json=fileMode,proto3" json:"fileMode,omitempty"`
+	FileMode uint32 `pb:"file_mode"`
 	// Mode of missing parent folders.
-	DirMode uint32 `protobuf:"varint,4,opt,name=dir_mode,json=dirMode,proto3" json:"dirMode,omitempty"`
-	Uid     int32  `protobuf:"varint,5,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid     int32  `protobuf:"varint,6,opt,name=gid,proto3" json:"gid,omitempty"`
+	DirMode uint32 `pb:"dir_mode"`
+	Uid     int32  `pb:"uid"`
+	Gid     int32  `pb:"gid"`
 	// Where data goes.
-	Offset int64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset int64 `pb:"offset"`
 	// Target when file_mode says symbolic link.
-	Data []byte `protobuf:"bytes,8,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `pb:"data"`
 }
 
 func (x *CopyFileRequest) Reset() {
@@ -2207,7 +2207,7 @@ func (x *GetOOMEventRequest) Reset() {
 func (*GetOOMEventRequest) ProtoMessage() {}
 
 type OOMEvent struct {
-	ContainerId string `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *OOMEvent) Reset() {
@@ -2225,7 +2225,7 @@ func (x *OOMEvent) GetContainerId() string {
 
 type AddSwapRequest struct {
 	// Device slots from the root bus down.
-	PCIPath []uint32 `protobuf:"varint,1,rep,packed,name=PCIPath,proto3" json:"PCIPath,omitempty"`
+	PCIPath []uint32 `pb:"PCIPath"`
 }
 
 func (x *AddSwapRequest) Reset() {
@@ -2243,7 +2243,7 @@ func (x *AddSwapRequest) GetPCIPath() []uint32 {
 
 type AddSwapPathRequest struct {
 	// Of a block device or file in the guest.
-	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `pb:"path"`
 }
 
 func (x *AddSwapPathRequest) Reset() {
@@ -2270,7 +2270,7 @@ func (*GetMetricsRequest) ProtoMessage() {}
 
 type Metrics struct {
 	// In Prometheus's text format.
-	Metrics string `protobuf:"bytes,1,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	Metrics string `pb:"metrics"`
 }
 
 func (x *Metrics) Reset() {
@@ -2288,7 +2288,7 @@ func (x *Metrics) GetMetrics() string {
 
 type VolumeStatsRequest struct {
 	// Path in the guest, outside any container.
-	VolumeGuestPath string `protobuf:"bytes,1,opt,name=volume_guest_path,json=volumeGuestPath,proto3" json:"volumeGuestPath,omitempty"`
+	VolumeGuestPath string `pb:"volume_guest_path"`
 }
 
 func (x *VolumeStatsRequest) Reset() {
@@ -2306,9 +2306,9 @@ func (x *VolumeStatsRequest) GetVolumeGuestPath() string {
 
 type ResizeVolumeRequest struct {
 	// Path in the guest, outside any container.
-	VolumeGuestPath string `protobuf:"bytes,1,opt,name=volume_guest_path,json=volumeGuestPath,proto3" json:"volumeGuestPath,omitempty"`
+	VolumeGuestPath string `pb:"volume_guest_path"`
 	// New size in bytes.
-	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Size uint64 `pb:"size"`
 }
 
 func (x *ResizeVolumeRequest) Reset() {
@@ -2332,7 +2332,7 @@ func (x *ResizeVolumeRequest) GetSize() uint64 {
 }
 
 type SetPolicyRequest struct {
-	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy string `pb:"policy"`
 }
 
 func (x *SetPolicyRequest) Reset() {
@@ -2349,8 +2349,8 @@ func (x *SetPolicyRequest) GetPolicy() string {
 }
 
 type GetDiagnosticDataRequest struct {
-	LogType     string `protobuf:"bytes,1,opt,name=log_type,json=logType,proto3" json:"logType,omitempty"`
-	ContainerId string `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"containerId,omitempty"`
+	LogType     string `pb:"log_type"`
+	ContainerId string `pb:"container_id"`
 }
 
 func (x *GetDiagnosticDataRequest) Reset() {
@@ -2374,7 +2374,7 @@ func (x *GetDiagnosticDataRequest) GetContainerId() string {
 }
 
 type GetDiagnosticDataResponse struct {
-	Data string `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data string `pb:"data"`
 }
 
 func (x *GetDiagnosticDataResponse) Reset() {
@@ -2392,13 +2392,13 @@ func (x *GetDiagnosticDataResponse) GetData() string {
 
 // MemAgentMemcgConfig tunes reclaim; what is not given stays as it is.
 type MemAgentMemcgConfig struct {
-	Disabled                 *bool   `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	Swap                     *bool   `protobuf:"varint,2,opt,name=swap,proto3,oneof" json:"swap,omitempty"`
-	SwappinessMax            *uint32 `protobuf:"varint,3,opt,name=swappiness_max,json=swappinessMax,proto3,oneof" json:"swappinessMax,omitempty"`
-	PeriodSecs               *uint64 `protobuf:"varint,4,opt,name=period_secs,json=periodSecs,proto3,oneof" json:"periodSecs,omitempty"`
-	PeriodPsiPercentLimit    *uint32 `protobuf:"varint,5,opt,name=period_psi_percent_limit,json=periodPsiPercentLimit,proto3,oneof" json:"periodPsiPercentLimit,omitempty"`
-	EvictionPsiPercentLimit  *uint32 `protobuf:"varint,6,opt,name=eviction_psi_percent_limit,json=evictionPsiPercentLimit,proto3,oneof" json:"evictionPsiPercentLimit,omitempty"`
-	EvictionRunAgingCountMin *uint64 `protobuf:"varint,7,opt,name=eviction_run_aging_count_min,json=evictionRunAgingCountMin,proto3,oneof" json:"evictionRunAgingCountMin,omitempty"`
+	Disabled                 *bool   `pb:"disabled"`
+	Swap                     *bool   `pb:"swap"`
+	SwappinessMax            *uint32 `pb:"swappiness_max"`
+	PeriodSecs               *uint64 `pb:"period_secs"`
+	PeriodPsiPercentLimit    *uint32 `pb:"period_psi_percent_limit"`
+	EvictionPsiPercentLimit  *uint32 `pb:"eviction_psi_percent_limit"`
+	EvictionRunAgingCountMin *uint64 `pb:"eviction_run_aging_count_min"`
 }
 
 func (x *MemAgentMemcgConfig) Reset() {
@@ -2458,14 +2458,14 @@ func (x *MemAgentMemcgConfig) GetEvictionRunAgingCountMin() uint64 {
 
 // MemAgentCompactConfig tunes compaction; what is not given stays as it is.
 type MemAgentCompactConfig struct {
-	Disabled               *bool   `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	PeriodSecs             *uint64 `protobuf:"varint,2,opt,name=period_secs,json=periodSecs,proto3,oneof" json:"periodSecs,omitempty"`
-	PeriodPsiPercentLimit  *uint32 `protobuf:"varint,3,opt,name=period_psi_percent_limit,json=periodPsiPercentLimit,proto3,oneof" json:"periodPsiPercentLimit,omitempty"`
-	CompactPsiPercentLimit *uint32 `protobuf:"varint,4,opt,name=compact_psi_percent_limit,json=compactPsiPercentLimit,proto3,oneof" json:"compactPsiPercentLimit,omitempty"`
-	CompactSecMax          *int64  `protobuf:"varint,5,opt,name=compact_sec_max,json=compactSecMax,proto3,oneof" json:"compactSecMax,omitempty"`
-	CompactOrder           *uint32 `protobuf:"varint,6,opt,name=compact_order,json=compactOrder,proto3,oneof" json:"compactOrder,omitempty"`
-	CompactThreshold       *uint64 `protobuf:"varint,7,opt,name=compact_threshold,json=compactThreshold,proto3,oneof" json:"compactThreshold,omitempty"`
-	CompactForceTimes      *uint64 `protobuf:"varint,8,opt,name=compact_force_times,json=compactForceTimes,proto3,oneof" json:"compactForceTimes,omitempty"`
+	Disabled               *bool   `pb:"disabled"`
+	PeriodSecs             *uint64 `pb:"period_secs"`
+	PeriodPsiPercentLimit  *uint32 `pb:"period_psi_percent_limit"`
+	CompactPsiPercentLimit *uint32 `pb:"compact_psi_percent_limit"`
+	CompactSecMax          *int64  `pb:"compact_sec_max"`
+	CompactOrder           *uint32 `pb:"compact_order"`
+	CompactThreshold       *uint64 `pb:"compact_threshold"`
+	CompactForceTimes      *uint64 `pb:"compact_force_times"`
 }
 
 func (x *MemAgentCompactConfig) Reset() {
@@ -2531,8 +2531,8 @@ func (x *MemAgentCompactConfig) GetCompactForceTimes() uint64 {
 }
 
 type MemoryStats_StatsEntry struct {
-	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `pb:"key"`
+	Value uint64 `pb:"value"`
 }
 
 func (x *MemoryStats_StatsEntry) Reset() {
@@ -2556,8 +2556,8 @@ func (x *MemoryStats_StatsEntry) GetValue() uint64 {
 }
 
 type MemoryStats_EventsEntry struct {
-	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `pb:"key"`
+	Value uint64 `pb:"value"`
 }
 
 func (x *MemoryStats_EventsEntry) Reset() {
@@ -2581,8 +2581,8 @@ func (x *MemoryStats_EventsEntry) GetValue() uint64 {
 }
 
 type CgroupStats_HugetlbStatsEntry struct {
-	Key   string        `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value *HugetlbStats `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string        `pb:"key"`
+	Value *HugetlbStats `pb:"value"`
 }
 
 func (x *CgroupStats_HugetlbStatsEntry) Reset() {

@@ -446,21 +446,23 @@ func RegisterAgentService(server *ttrpc.Server) AgentServiceRegistrar {
 
 // CreateContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) CreateContainer(handle func(context.Context, *CreateContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "CreateContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CreateContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CreateContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "CreateContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CreateContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // StartContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) StartContainer(handle func(context.Context, *StartContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "StartContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(StartContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*StartContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "StartContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(StartContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -469,31 +471,34 @@ func (r AgentServiceRegistrar) StartContainer(handle func(context.Context, *Star
 // RemoveContainer kills what is left of a container, waits for it and
 // releases everything it had.
 func (r AgentServiceRegistrar) RemoveContainer(handle func(context.Context, *RemoveContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "RemoveContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(RemoveContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*RemoveContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "RemoveContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(RemoveContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ExecProcess registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ExecProcess(handle func(context.Context, *ExecProcessRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "ExecProcess", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ExecProcessRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ExecProcessRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ExecProcess", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ExecProcessRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // SignalProcess registers the handler of the method of that name.
 func (r AgentServiceRegistrar) SignalProcess(handle func(context.Context, *SignalProcessRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "SignalProcess", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(SignalProcessRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*SignalProcessRequest))
-		},
+	r.server.Handle("grpc.AgentService", "SignalProcess", func(payload []byte) (ttrpc.Call, error) {
+		req := new(SignalProcessRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -502,11 +507,12 @@ func (r AgentServiceRegistrar) SignalProcess(handle func(context.Context, *Signa
 // WaitProcess answers when the process has exited; any number of callers may
 // wait.
 func (r AgentServiceRegistrar) WaitProcess(handle func(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error)) {
-	r.server.Handle("grpc.AgentService", "WaitProcess", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(WaitProcessRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*WaitProcessRequest))
-		},
+	r.server.Handle("grpc.AgentService", "WaitProcess", func(payload []byte) (ttrpc.Call, error) {
+		req := new(WaitProcessRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -514,201 +520,221 @@ func (r AgentServiceRegistrar) WaitProcess(handle func(context.Context, *WaitPro
 //
 // ListProcesses is from 2.0.0.
 func (r AgentServiceRegistrar) ListProcesses(handle func(context.Context, *ListProcessesRequest) (*ListProcessesResponse, error)) {
-	r.server.Handle("grpc.AgentService", "ListProcesses", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ListProcessesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ListProcessesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ListProcesses", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ListProcessesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // UpdateContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) UpdateContainer(handle func(context.Context, *UpdateContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "UpdateContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(UpdateContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*UpdateContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "UpdateContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(UpdateContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // UpdateEphemeralMounts registers the handler of the method of that name.
 func (r AgentServiceRegistrar) UpdateEphemeralMounts(handle func(context.Context, *UpdateEphemeralMountsRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "UpdateEphemeralMounts", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(UpdateEphemeralMountsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*UpdateEphemeralMountsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "UpdateEphemeralMounts", func(payload []byte) (ttrpc.Call, error) {
+		req := new(UpdateEphemeralMountsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // StatsContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) StatsContainer(handle func(context.Context, *StatsContainerRequest) (*StatsContainerResponse, error)) {
-	r.server.Handle("grpc.AgentService", "StatsContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(StatsContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*StatsContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "StatsContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(StatsContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // PauseContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) PauseContainer(handle func(context.Context, *PauseContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "PauseContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(PauseContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*PauseContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "PauseContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(PauseContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ResumeContainer registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ResumeContainer(handle func(context.Context, *ResumeContainerRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "ResumeContainer", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ResumeContainerRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ResumeContainerRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ResumeContainer", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ResumeContainerRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // RemoveStaleVirtiofsShareMounts registers the handler of the method of that name.
 func (r AgentServiceRegistrar) RemoveStaleVirtiofsShareMounts(handle func(context.Context, *RemoveStaleVirtiofsShareMountsRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "RemoveStaleVirtiofsShareMounts", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(RemoveStaleVirtiofsShareMountsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*RemoveStaleVirtiofsShareMountsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "RemoveStaleVirtiofsShareMounts", func(payload []byte) (ttrpc.Call, error) {
+		req := new(RemoveStaleVirtiofsShareMountsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // WriteStdin registers the handler of the method of that name.
 func (r AgentServiceRegistrar) WriteStdin(handle func(context.Context, *WriteStreamRequest) (*WriteStreamResponse, error)) {
-	r.server.Handle("grpc.AgentService", "WriteStdin", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(WriteStreamRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*WriteStreamRequest))
-		},
+	r.server.Handle("grpc.AgentService", "WriteStdin", func(payload []byte) (ttrpc.Call, error) {
+		req := new(WriteStreamRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ReadStdout registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ReadStdout(handle func(context.Context, *ReadStreamRequest) (*ReadStreamResponse, error)) {
-	r.server.Handle("grpc.AgentService", "ReadStdout", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ReadStreamRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ReadStreamRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ReadStdout", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ReadStreamRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ReadStderr registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ReadStderr(handle func(context.Context, *ReadStreamRequest) (*ReadStreamResponse, error)) {
-	r.server.Handle("grpc.AgentService", "ReadStderr", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ReadStreamRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ReadStreamRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ReadStderr", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ReadStreamRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // CloseStdin registers the handler of the method of that name.
 func (r AgentServiceRegistrar) CloseStdin(handle func(context.Context, *CloseStdinRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "CloseStdin", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CloseStdinRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CloseStdinRequest))
-		},
+	r.server.Handle("grpc.AgentService", "CloseStdin", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CloseStdinRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // TtyWinResize registers the handler of the method of that name.
 func (r AgentServiceRegistrar) TtyWinResize(handle func(context.Context, *TtyWinResizeRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "TtyWinResize", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(TtyWinResizeRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*TtyWinResizeRequest))
-		},
+	r.server.Handle("grpc.AgentService", "TtyWinResize", func(payload []byte) (ttrpc.Call, error) {
+		req := new(TtyWinResizeRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // UpdateInterface registers the handler of the method of that name.
 func (r AgentServiceRegistrar) UpdateInterface(handle func(context.Context, *UpdateInterfaceRequest) (*typespb.Interface, error)) {
-	r.server.Handle("grpc.AgentService", "UpdateInterface", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(UpdateInterfaceRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*UpdateInterfaceRequest))
-		},
+	r.server.Handle("grpc.AgentService", "UpdateInterface", func(payload []byte) (ttrpc.Call, error) {
+		req := new(UpdateInterfaceRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // UpdateRoutes registers the handler of the method of that name.
 func (r AgentServiceRegistrar) UpdateRoutes(handle func(context.Context, *UpdateRoutesRequest) (*Routes, error)) {
-	r.server.Handle("grpc.AgentService", "UpdateRoutes", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(UpdateRoutesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*UpdateRoutesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "UpdateRoutes", func(payload []byte) (ttrpc.Call, error) {
+		req := new(UpdateRoutesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ListInterfaces registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ListInterfaces(handle func(context.Context, *ListInterfacesRequest) (*Interfaces, error)) {
-	r.server.Handle("grpc.AgentService", "ListInterfaces", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ListInterfacesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ListInterfacesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ListInterfaces", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ListInterfacesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ListRoutes registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ListRoutes(handle func(context.Context, *ListRoutesRequest) (*Routes, error)) {
-	r.server.Handle("grpc.AgentService", "ListRoutes", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ListRoutesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ListRoutesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ListRoutes", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ListRoutesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // AddARPNeighbors registers the handler of the method of that name.
 func (r AgentServiceRegistrar) AddARPNeighbors(handle func(context.Context, *AddARPNeighborsRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "AddARPNeighbors", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(AddARPNeighborsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*AddARPNeighborsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "AddARPNeighbors", func(payload []byte) (ttrpc.Call, error) {
+		req := new(AddARPNeighborsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // GetIPTables registers the handler of the method of that name.
 func (r AgentServiceRegistrar) GetIPTables(handle func(context.Context, *GetIPTablesRequest) (*GetIPTablesResponse, error)) {
-	r.server.Handle("grpc.AgentService", "GetIPTables", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(GetIPTablesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*GetIPTablesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetIPTables", func(payload []byte) (ttrpc.Call, error) {
+		req := new(GetIPTablesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // SetIPTables registers the handler of the method of that name.
 func (r AgentServiceRegistrar) SetIPTables(handle func(context.Context, *SetIPTablesRequest) (*SetIPTablesResponse, error)) {
-	r.server.Handle("grpc.AgentService", "SetIPTables", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(SetIPTablesRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*SetIPTablesRequest))
-		},
+	r.server.Handle("grpc.AgentService", "SetIPTables", func(payload []byte) (ttrpc.Call, error) {
+		req := new(SetIPTablesRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // GetMetrics registers the handler of the method of that name.
 func (r AgentServiceRegistrar) GetMetrics(handle func(context.Context, *GetMetricsRequest) (*Metrics, error)) {
-	r.server.Handle("grpc.AgentService", "GetMetrics", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(GetMetricsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*GetMetricsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetMetrics", func(payload []byte) (ttrpc.Call, error) {
+		req := new(GetMetricsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -716,21 +742,23 @@ func (r AgentServiceRegistrar) GetMetrics(handle func(context.Context, *GetMetri
 //
 // GetOOMEvent answers at the next out-of-memory kill.
 func (r AgentServiceRegistrar) GetOOMEvent(handle func(context.Context, *GetOOMEventRequest) (*OOMEvent, error)) {
-	r.server.Handle("grpc.AgentService", "GetOOMEvent", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(GetOOMEventRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*GetOOMEventRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetOOMEvent", func(payload []byte) (ttrpc.Call, error) {
+		req := new(GetOOMEventRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // GetDiagnosticData registers the handler of the method of that name.
 func (r AgentServiceRegistrar) GetDiagnosticData(handle func(context.Context, *GetDiagnosticDataRequest) (*GetDiagnosticDataResponse, error)) {
-	r.server.Handle("grpc.AgentService", "GetDiagnosticData", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(GetDiagnosticDataRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*GetDiagnosticDataRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetDiagnosticData", func(payload []byte) (ttrpc.Call, error) {
+		req := new(GetDiagnosticDataRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -738,170 +766,187 @@ func (r AgentServiceRegistrar) GetDiagnosticData(handle func(context.Context, *G
 //
 // StartTracing and StopTracing are from 2.0.0.
 func (r AgentServiceRegistrar) StartTracing(handle func(context.Context, *StartTracingRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "StartTracing", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(StartTracingRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*StartTracingRequest))
-		},
+	r.server.Handle("grpc.AgentService", "StartTracing", func(payload []byte) (ttrpc.Call, error) {
+		req := new(StartTracingRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // StopTracing registers the handler of the method of that name.
 func (r AgentServiceRegistrar) StopTracing(handle func(context.Context, *StopTracingRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "StopTracing", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(StopTracingRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*StopTracingRequest))
-		},
+	r.server.Handle("grpc.AgentService", "StopTracing", func(payload []byte) (ttrpc.Call, error) {
+		req := new(StopTracingRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // MemAgentMemcgSet registers the handler of the method of that name.
 func (r AgentServiceRegistrar) MemAgentMemcgSet(handle func(context.Context, *MemAgentMemcgConfig) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "MemAgentMemcgSet", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(MemAgentMemcgConfig) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*MemAgentMemcgConfig))
-		},
+	r.server.Handle("grpc.AgentService", "MemAgentMemcgSet", func(payload []byte) (ttrpc.Call, error) {
+		req := new(MemAgentMemcgConfig)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // MemAgentCompactSet registers the handler of the method of that name.
 func (r AgentServiceRegistrar) MemAgentCompactSet(handle func(context.Context, *MemAgentCompactConfig) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "MemAgentCompactSet", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(MemAgentCompactConfig) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*MemAgentCompactConfig))
-		},
+	r.server.Handle("grpc.AgentService", "MemAgentCompactSet", func(payload []byte) (ttrpc.Call, error) {
+		req := new(MemAgentCompactConfig)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // CreateSandbox registers the handler of the method of that name.
 func (r AgentServiceRegistrar) CreateSandbox(handle func(context.Context, *CreateSandboxRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "CreateSandbox", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CreateSandboxRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CreateSandboxRequest))
-		},
+	r.server.Handle("grpc.AgentService", "CreateSandbox", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CreateSandboxRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // DestroySandbox registers the handler of the method of that name.
 func (r AgentServiceRegistrar) DestroySandbox(handle func(context.Context, *DestroySandboxRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "DestroySandbox", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(DestroySandboxRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*DestroySandboxRequest))
-		},
+	r.server.Handle("grpc.AgentService", "DestroySandbox", func(payload []byte) (ttrpc.Call, error) {
+		req := new(DestroySandboxRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // OnlineCPUMem registers the handler of the method of that name.
 func (r AgentServiceRegistrar) OnlineCPUMem(handle func(context.Context, *OnlineCPUMemRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "OnlineCPUMem", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(OnlineCPUMemRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*OnlineCPUMemRequest))
-		},
+	r.server.Handle("grpc.AgentService", "OnlineCPUMem", func(payload []byte) (ttrpc.Call, error) {
+		req := new(OnlineCPUMemRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ReseedRandomDev registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ReseedRandomDev(handle func(context.Context, *ReseedRandomDevRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "ReseedRandomDev", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ReseedRandomDevRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ReseedRandomDevRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ReseedRandomDev", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ReseedRandomDevRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // GetGuestDetails registers the handler of the method of that name.
 func (r AgentServiceRegistrar) GetGuestDetails(handle func(context.Context, *GuestDetailsRequest) (*GuestDetailsResponse, error)) {
-	r.server.Handle("grpc.AgentService", "GetGuestDetails", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(GuestDetailsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*GuestDetailsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetGuestDetails", func(payload []byte) (ttrpc.Call, error) {
+		req := new(GuestDetailsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // MemHotplugByProbe registers the handler of the method of that name.
 func (r AgentServiceRegistrar) MemHotplugByProbe(handle func(context.Context, *MemHotplugByProbeRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "MemHotplugByProbe", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(MemHotplugByProbeRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*MemHotplugByProbeRequest))
-		},
+	r.server.Handle("grpc.AgentService", "MemHotplugByProbe", func(payload []byte) (ttrpc.Call, error) {
+		req := new(MemHotplugByProbeRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // SetGuestDateTime registers the handler of the method of that name.
 func (r AgentServiceRegistrar) SetGuestDateTime(handle func(context.Context, *SetGuestDateTimeRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "SetGuestDateTime", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(SetGuestDateTimeRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*SetGuestDateTimeRequest))
-		},
+	r.server.Handle("grpc.AgentService", "SetGuestDateTime", func(payload []byte) (ttrpc.Call, error) {
+		req := new(SetGuestDateTimeRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // CopyFile registers the handler of the method of that name.
 func (r AgentServiceRegistrar) CopyFile(handle func(context.Context, *CopyFileRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "CopyFile", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CopyFileRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CopyFileRequest))
-		},
+	r.server.Handle("grpc.AgentService", "CopyFile", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CopyFileRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // AddSwap registers the handler of the method of that name.
 func (r AgentServiceRegistrar) AddSwap(handle func(context.Context, *AddSwapRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "AddSwap", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(AddSwapRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*AddSwapRequest))
-		},
+	r.server.Handle("grpc.AgentService", "AddSwap", func(payload []byte) (ttrpc.Call, error) {
+		req := new(AddSwapRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // AddSwapPath registers the handler of the method of that name.
 func (r AgentServiceRegistrar) AddSwapPath(handle func(context.Context, *AddSwapPathRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "AddSwapPath", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(AddSwapPathRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*AddSwapPathRequest))
-		},
+	r.server.Handle("grpc.AgentService", "AddSwapPath", func(payload []byte) (ttrpc.Call, error) {
+		req := new(AddSwapPathRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // GetVolumeStats registers the handler of the method of that name.
 func (r AgentServiceRegistrar) GetVolumeStats(handle func(context.Context, *VolumeStatsRequest) (*csipb.VolumeStatsResponse, error)) {
-	r.server.Handle("grpc.AgentService", "GetVolumeStats", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(VolumeStatsRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*VolumeStatsRequest))
-		},
+	r.server.Handle("grpc.AgentService", "GetVolumeStats", func(payload []byte) (ttrpc.Call, error) {
+		req := new(VolumeStatsRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // ResizeVolume registers the handler of the method of that name.
 func (r AgentServiceRegistrar) ResizeVolume(handle func(context.Context, *ResizeVolumeRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "ResizeVolume", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(ResizeVolumeRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*ResizeVolumeRequest))
-		},
+	r.server.Handle("grpc.AgentService", "ResizeVolume", func(payload []byte) (ttrpc.Call, error) {
+		req := new(ResizeVolumeRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
 // SetPolicy registers the handler of the method of that name.
 func (r AgentServiceRegistrar) SetPolicy(handle func(context.Context, *SetPolicyRequest) (*Empty, error)) {
-	r.server.Handle("grpc.AgentService", "SetPolicy", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(SetPolicyRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*SetPolicyRequest))
-		},
+	r.server.Handle("grpc.AgentService", "SetPolicy", func(payload []byte) (ttrpc.Call, error) {
+		req := new(SetPolicyRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }

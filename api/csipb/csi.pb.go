@@ -51,8 +51,8 @@ func (x VolumeUsage_Unit) String() string {
 // VolumeStatsResponse says how full a volume is and how it feels.
 type VolumeStatsResponse struct {
 	// One entry for bytes, one for inodes.
-	Usage           []*VolumeUsage   `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
-	VolumeCondition *VolumeCondition `protobuf:"bytes,2,opt,name=volume_condition,json=volumeCondition,proto3" json:"volumeCondition,omitempty"`
+	Usage           []*VolumeUsage   `pb:"usage"`
+	VolumeCondition *VolumeCondition `pb:"volume_condition"`
 }
 
 func (x *VolumeStatsResponse) Reset() {
@@ -77,10 +77,10 @@ func (x *VolumeStatsResponse) GetVolumeCondition() *VolumeCondition {
 
 // VolumeUsage is the capacity of a volume in one unit.
 type VolumeUsage struct {
-	Available uint64           `protobuf:"varint,1,opt,name=available,proto3" json:"available,omitempty"`
-	Total     uint64           `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
-	Used      uint64           `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
-	Unit      VolumeUsage_Unit `protobuf:"varint,4,opt,name=unit,proto3" json:"unit,omitempty"`
+	Available uint64           `pb:"available"`
+	Total     uint64           `pb:"total"`
+	Used      uint64           `pb:"used"`
+	Unit      VolumeUsage_Unit `pb:"unit"`
 }
 
 func (x *VolumeUsage) Reset() {
@@ -120,8 +120,8 @@ func (x *VolumeUsage) GetUnit() VolumeUsage_Unit {
 // VolumeCondition is the health of a volume.
 type VolumeCondition struct {
 	// Set when something is wrong; message says what.
-	Abnormal bool   `protobuf:"varint,1,opt,name=abnormal,proto3" json:"abnormal,omitempty"`
-	Message  string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Abnormal bool   `pb:"abnormal"`
+	Message  string `pb:"message"`
 }
 
 func (x *VolumeCondition) Reset() {

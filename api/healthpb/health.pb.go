@@ -50,7 +50,7 @@ func (x HealthCheckResponse_ServingStatus) String() string {
 
 // CheckRequest names the service that is asked about; empty is all of it.
 type CheckRequest struct {
-	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Service string `pb:"service"`
 }
 
 func (x *CheckRequest) Reset() {
@@ -68,7 +68,7 @@ func (x *CheckRequest) GetService() string {
 
 // HealthCheckResponse is the answer of Check.
 type HealthCheckResponse struct {
-	Status HealthCheckResponse_ServingStatus `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Status HealthCheckResponse_ServingStatus `pb:"status"`
 }
 
 func (x *HealthCheckResponse) Reset() {
@@ -87,8 +87,8 @@ func (x *HealthCheckResponse) GetStatus() HealthCheckResponse_ServingStatus {
 // VersionCheckResponse is the answer of Version.
 type VersionCheckResponse struct {
 	// Version of the API, not of any gRPC library.
-	GrpcVersion  string `protobuf:"bytes,1,opt,name=grpc_version,json=grpcVersion,proto3" json:"grpcVersion,omitempty"`
-	AgentVersion string `protobuf:"bytes,2,opt,name=agent_version,json=agentVersion,proto3" json:"agentVersion,omitempty"`
+	GrpcVersion  string `pb:"grpc_version"`
+	AgentVersion string `pb:"agent_version"`
 }
 
 func (x *VersionCheckResponse) Reset() {

@@ -51,11 +51,12 @@ func RegisterHealth(server *ttrpc.Server) HealthRegistrar {
 //
 // Check answers SERVING when the agent takes requests.
 func (r HealthRegistrar) Check(handle func(context.Context, *CheckRequest) (*HealthCheckResponse, error)) {
-	r.server.Handle("grpc.Health", "Check", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CheckRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CheckRequest))
-		},
+	r.server.Handle("grpc.Health", "Check", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CheckRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }
 
@@ -63,10 +64,11 @@ func (r HealthRegistrar) Check(handle func(context.Context, *CheckRequest) (*Hea
 //
 // Version answers which API and which agent this is.
 func (r HealthRegistrar) Version(handle func(context.Context, *CheckRequest) (*VersionCheckResponse, error)) {
-	r.server.Handle("grpc.Health", "Version", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(CheckRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			return handle(ctx, req.(*CheckRequest))
-		},
+	r.server.Handle("grpc.Health", "Version", func(payload []byte) (ttrpc.Call, error) {
+		req := new(CheckRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) { return handle(ctx, req) }, nil
 	})
 }

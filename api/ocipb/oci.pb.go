@@ -20,19 +20,19 @@ import (
 // Spec is a container's config.json.
 type Spec struct {
 	// Version of the OCI runtime specification.
-	Version  string   `protobuf:"bytes,1,opt,name=Version,proto3" json:"Version,omitempty"`
-	Process  *Process `protobuf:"bytes,2,opt,name=Process,proto3" json:"Process,omitempty"`
-	Root     *Root    `protobuf:"bytes,3,opt,name=Root,proto3" json:"Root,omitempty"`
-	Hostname string   `protobuf:"bytes,4,opt,name=Hostname,proto3" json:"Hostname,omitempty"`
+	Version  string   `pb:"Version"`
+	Process  *Process `pb:"Process"`
+	Root     *Root    `pb:"Root"`
+	Hostname string   `pb:"Hostname"`
 	// Mounted in this order.
-	Mounts      []*Mount          `protobuf:"bytes,5,rep,name=Mounts,proto3" json:"Mounts,omitempty"`
-	Hooks       *Hooks            `protobuf:"bytes,6,opt,name=Hooks,proto3" json:"Hooks,omitempty"`
-	Annotations map[string]string `protobuf:"bytes,7,rep,name=Annotations,proto3" json:"Annotations,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
-	Linux       *Linux            `protobuf:"bytes,8,opt,name=Linux,proto3" json:"Linux,omitempty"`
-	Solaris     *Solaris          `protobuf:"bytes,9,opt,name=Solaris,proto3" json:"Solaris,omitempty"`
-	Windows     *Windows          `protobuf:"bytes,10,opt,name=Windows,proto3" json:"Windows,omitempty"`
+	Mounts      []*Mount          `pb:"Mounts"`
+	Hooks       *Hooks            `pb:"Hooks"`
+	Annotations map[string]string `pb:"Annotations"`
+	Linux       *Linux            `pb:"Linux"`
+	Solaris     *Solaris          `pb:"Solaris"`
+	Windows     *Windows          `pb:"Windows"`
 	// NIS domain name (OCI 1.1).
-	Domainname string `protobuf:"bytes,1000,opt,name=Domainname,proto3" json:"Domainname,omitempty"`
+	Domainname string `pb:"Domainname"`
 }
 
 func (x *Spec) Reset() {
@@ -121,32 +121,32 @@ func (x *Spec) GetDomainname() string {
 // Process is what to execute in a container and with which powers.
 type Process struct {
 	// Give the process a pseudo-terminal as its standard streams.
-	Terminal bool `protobuf:"varint,1,opt,name=Terminal,proto3" json:"Terminal,omitempty"`
+	Terminal bool `pb:"Terminal"`
 	// Initial size of the terminal.
-	ConsoleSize *Box     `protobuf:"bytes,2,opt,name=ConsoleSize,proto3" json:"ConsoleSize,omitempty"`
-	User        *User    `protobuf:"bytes,3,opt,name=User,proto3" json:"User,omitempty"`
-	Args        []string `protobuf:"bytes,4,rep,name=Args,proto3" json:"Args,omitempty"`
+	ConsoleSize *Box     `pb:"ConsoleSize"`
+	User        *User    `pb:"User"`
+	Args        []string `pb:"Args"`
 	// KEY=value.
-	Env []string `protobuf:"bytes,5,rep,name=Env,proto3" json:"Env,omitempty"`
+	Env []string `pb:"Env"`
 	// Absolute path in the container.
-	Cwd             string             `protobuf:"bytes,6,opt,name=Cwd,proto3" json:"Cwd,omitempty"`
-	Capabilities    *LinuxCapabilities `protobuf:"bytes,7,opt,name=Capabilities,proto3" json:"Capabilities,omitempty"`
-	Rlimits         []*POSIXRlimit     `protobuf:"bytes,8,rep,name=Rlimits,proto3" json:"Rlimits,omitempty"`
-	NoNewPrivileges bool               `protobuf:"varint,9,opt,name=NoNewPrivileges,proto3" json:"NoNewPrivileges,omitempty"`
-	ApparmorProfile string             `protobuf:"bytes,10,opt,name=ApparmorProfile,proto3" json:"ApparmorProfile,omitempty"`
+	Cwd             string             `pb:"Cwd"`
+	Capabilities    *LinuxCapabilities `pb:"Capabilities"`
+	Rlimits         []*POSIXRlimit     `pb:"Rlimits"`
+	NoNewPrivileges bool               `pb:"NoNewPrivileges"`
+	ApparmorProfile string             `pb:"ApparmorProfile"`
 	// Value for /proc/self/oom_score_adj. Zero is applied as zero.
-	OOMScoreAdj  int64  `protobuf:"varint,11,opt,name=OOMScoreAdj,proto3" json:"OOMScoreAdj,omitempty"`
-	SelinuxLabel string `protobuf:"bytes,12,opt,name=SelinuxLabel,proto3" json:"SelinuxLabel,omitempty"`
+	OOMScoreAdj  int64  `pb:"OOMScoreAdj"`
+	SelinuxLabel string `pb:"SelinuxLabel"`
 	// CPU scheduling policy and its attributes (OCI 1.1).
-	Scheduler *LinuxScheduler `protobuf:"bytes,1000,opt,name=Scheduler,proto3" json:"Scheduler,omitempty"`
+	Scheduler *LinuxScheduler `pb:"Scheduler"`
 	// I/O scheduling class and level (OCI 1.1).
-	IOPriority *LinuxIOPriority `protobuf:"bytes,1001,opt,name=IOPriority,proto3" json:"IOPriority,omitempty"`
+	IOPriority *LinuxIOPriority `pb:"IOPriority"`
 	// CPUs of an exec before and after it joins the container's cgroup
 	// (OCI 1.3).
-	ExecCPUAffinity *CPUAffinity `protobuf:"bytes,1002,opt,name=ExecCPUAffinity,proto3" json:"ExecCPUAffinity,omitempty"`
+	ExecCPUAffinity *CPUAffinity `pb:"ExecCPUAffinity"`
 	// The bundle left oomScoreAdj out: the process keeps the agent's default
 	// for containers and OOMScoreAdj is not applied.
-	OOMScoreAdjUnset bool `protobuf:"varint,1003,opt,name=OOMScoreAdjUnset,proto3" json:"OOMScoreAdjUnset,omitempty"`
+	OOMScoreAdjUnset bool `pb:"OOMScoreAdjUnset"`
 }
 
 func (x *Process) Reset() {
@@ -271,17 +271,17 @@ func (x *Process) GetOOMScoreAdjUnset() bool {
 type LinuxScheduler struct {
 	// SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_ISO, SCHED_IDLE or
 	// SCHED_DEADLINE.
-	Policy string `protobuf:"bytes,1,opt,name=Policy,proto3" json:"Policy,omitempty"`
+	Policy string `pb:"Policy"`
 	// For SCHED_OTHER and SCHED_BATCH.
-	Nice int32 `protobuf:"varint,2,opt,name=Nice,proto3" json:"Nice,omitempty"`
+	Nice int32 `pb:"Nice"`
 	// For SCHED_FIFO and SCHED_RR.
-	Priority int32 `protobuf:"varint,3,opt,name=Priority,proto3" json:"Priority,omitempty"`
+	Priority int32 `pb:"Priority"`
 	// SCHED_FLAG_* by name.
-	Flags []string `protobuf:"bytes,4,rep,name=Flags,proto3" json:"Flags,omitempty"`
+	Flags []string `pb:"Flags"`
 	// Nanoseconds, for SCHED_DEADLINE.
-	Runtime  uint64 `protobuf:"varint,5,opt,name=Runtime,proto3" json:"Runtime,omitempty"`
-	Deadline uint64 `protobuf:"varint,6,opt,name=Deadline,proto3" json:"Deadline,omitempty"`
-	Period   uint64 `protobuf:"varint,7,opt,name=Period,proto3" json:"Period,omitempty"`
+	Runtime  uint64 `pb:"Runtime"`
+	Deadline uint64 `pb:"Deadline"`
+	Period   uint64 `pb:"Period"`
 }
 
 func (x *LinuxScheduler) Reset() {
@@ -342,9 +342,9 @@ func (x *LinuxScheduler) GetPeriod() uint64 {
 // LinuxIOPriority is the argument of ioprio_set(2).
 type LinuxIOPriority struct {
 	// IOPRIO_CLASS_RT, IOPRIO_CLASS_BE or IOPRIO_CLASS_IDLE.
-	Class string `protobuf:"bytes,1,opt,name=Class,proto3" json:"Class,omitempty"`
+	Class string `pb:"Class"`
 	// Level within the class, 0 (highest) to 7.
-	Priority int32 `protobuf:"varint,2,opt,name=Priority,proto3" json:"Priority,omitempty"`
+	Priority int32 `pb:"Priority"`
 }
 
 func (x *LinuxIOPriority) Reset() {
@@ -370,9 +370,9 @@ func (x *LinuxIOPriority) GetPriority() int32 {
 // CPUAffinity holds CPU lists such as "0-3,7".
 type CPUAffinity struct {
 	// While the process is set up.
-	Initial string `protobuf:"bytes,1,opt,name=Initial,proto3" json:"Initial,omitempty"`
+	Initial string `pb:"Initial"`
 	// When it executes.
-	Final string `protobuf:"bytes,2,opt,name=Final,proto3" json:"Final,omitempty"`
+	Final string `pb:"Final"`
 }
 
 func (x *CPUAffinity) Reset() {
@@ -397,8 +397,8 @@ func (x *CPUAffinity) GetFinal() string {
 
 // Box is the size of a terminal in characters.
 type Box struct {
-	Height uint32 `protobuf:"varint,1,opt,name=Height,proto3" json:"Height,omitempty"`
-	Width  uint32 `protobuf:"varint,2,opt,name=Width,proto3" json:"Width,omitempty"`
+	Height uint32 `pb:"Height"`
+	Width  uint32 `pb:"Width"`
 }
 
 func (x *Box) Reset() {
@@ -423,12 +423,12 @@ func (x *Box) GetWidth() uint32 {
 
 // User is the identity of a process in the container's user namespace.
 type User struct {
-	UID            uint32   `protobuf:"varint,1,opt,name=UID,proto3" json:"UID,omitempty"`
-	GID            uint32   `protobuf:"varint,2,opt,name=GID,proto3" json:"GID,omitempty"`
-	AdditionalGids []uint32 `protobuf:"varint,3,rep,packed,name=AdditionalGids,proto3" json:"AdditionalGids,omitempty"`
-	Username       string   `protobuf:"bytes,4,opt,name=Username,proto3" json:"Username,omitempty"`
+	UID            uint32   `pb:"UID"`
+	GID            uint32   `pb:"GID"`
+	AdditionalGids []uint32 `pb:"AdditionalGids"`
+	Username       string   `pb:"Username"`
 	// umask(2) of the process; 0022 when not given.
-	Umask *uint32 `protobuf:"varint,1000,opt,name=Umask,proto3,oneof" json:"Umask,omitempty"`
+	Umask *uint32 `pb:"Umask"`
 }
 
 func (x *User) Reset() {
@@ -474,11 +474,11 @@ func (x *User) GetUmask() uint32 {
 
 // LinuxCapabilities are the five sets of capabilities(7), by CAP_* names.
 type LinuxCapabilities struct {
-	Bounding    []string `protobuf:"bytes,1,rep,name=Bounding,proto3" json:"Bounding,omitempty"`
-	Effective   []string `protobuf:"bytes,2,rep,name=Effective,proto3" json:"Effective,omitempty"`
-	Inheritable []string `protobuf:"bytes,3,rep,name=Inheritable,proto3" json:"Inheritable,omitempty"`
-	Permitted   []string `protobuf:"bytes,4,rep,name=Permitted,proto3" json:"Permitted,omitempty"`
-	Ambient     []string `protobuf:"bytes,5,rep,name=Ambient,proto3" json:"Ambient,omitempty"`
+	Bounding    []string `pb:"Bounding"`
+	Effective   []string `pb:"Effective"`
+	Inheritable []string `pb:"Inheritable"`
+	Permitted   []string `pb:"Permitted"`
+	Ambient     []string `pb:"Ambient"`
 }
 
 func (x *LinuxCapabilities) Reset() {
@@ -525,10 +525,10 @@ func (x *LinuxCapabilities) GetAmbient() []string {
 // POSIXRlimit is the argument of setrlimit(2).
 type POSIXRlimit struct {
 	// RLIMIT_* by name.
-	Type string `protobuf:"bytes,1,opt,name=Type,proto3" json:"Type,omitempty"`
+	Type string `pb:"Type"`
 	// 2^64-1 is no limit, here and in Soft.
-	Hard uint64 `protobuf:"varint,2,opt,name=Hard,proto3" json:"Hard,omitempty"`
-	Soft uint64 `protobuf:"varint,3,opt,name=Soft,proto3" json:"Soft,omitempty"`
+	Hard uint64 `pb:"Hard"`
+	Soft uint64 `pb:"Soft"`
 }
 
 func (x *POSIXRlimit) Reset() {
@@ -561,15 +561,15 @@ func (x *POSIXRlimit) GetSoft() uint64 {
 // Mount is one mount of a container.
 type Mount struct {
 	// Absolute path in the container.
-	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	Destination string `pb:"destination"`
 	// Path in the guest for a bind mount, else what the file system takes.
-	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Type   string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Source string `pb:"source"`
+	Type   string `pb:"type"`
 	// Options of mount(8), including the recursive ones and their negations.
-	Options []string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	Options []string `pb:"options"`
 	// ID mappings of an idmapped mount (OCI 1.1).
-	UIDMappings []*LinuxIDMapping `protobuf:"bytes,1000,rep,name=UIDMappings,proto3" json:"UIDMappings,omitempty"`
-	GIDMappings []*LinuxIDMapping `protobuf:"bytes,1001,rep,name=GIDMappings,proto3" json:"GIDMappings,omitempty"`
+	UIDMappings []*LinuxIDMapping `pb:"UIDMappings"`
+	GIDMappings []*LinuxIDMapping `pb:"GIDMappings"`
 }
 
 func (x *Mount) Reset() {
@@ -623,8 +623,8 @@ func (x *Mount) GetGIDMappings() []*LinuxIDMapping {
 // Root is a container's root file system.
 type Root struct {
 	// Absolute path in the guest.
-	Path     string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
-	Readonly bool   `protobuf:"varint,2,opt,name=Readonly,proto3" json:"Readonly,omitempty"`
+	Path     string `pb:"Path"`
+	Readonly bool   `pb:"Readonly"`
 }
 
 func (x *Root) Reset() {
@@ -649,12 +649,12 @@ func (x *Root) GetReadonly() bool {
 
 // Hooks are programs to run at points of a container's life.
 type Hooks struct {
-	Prestart        []*Hook `protobuf:"bytes,1,rep,name=Prestart,proto3" json:"Prestart,omitempty"`
-	Poststart       []*Hook `protobuf:"bytes,2,rep,name=Poststart,proto3" json:"Poststart,omitempty"`
-	Poststop        []*Hook `protobuf:"bytes,3,rep,name=Poststop,proto3" json:"Poststop,omitempty"`
-	CreateRuntime   []*Hook `protobuf:"bytes,4,rep,name=CreateRuntime,proto3" json:"CreateRuntime,omitempty"`
-	CreateContainer []*Hook `protobuf:"bytes,5,rep,name=CreateContainer,proto3" json:"CreateContainer,omitempty"`
-	StartContainer  []*Hook `protobuf:"bytes,6,rep,name=StartContainer,proto3" json:"StartContainer,omitempty"`
+	Prestart        []*Hook `pb:"Prestart"`
+	Poststart       []*Hook `pb:"Poststart"`
+	Poststop        []*Hook `pb:"Poststop"`
+	CreateRuntime   []*Hook `pb:"CreateRuntime"`
+	CreateContainer []*Hook `pb:"CreateContainer"`
+	StartContainer  []*Hook `pb:"StartContainer"`
 }
 
 func (x *Hooks) Reset() {
@@ -707,13 +707,13 @@ func (x *Hooks) GetStartContainer() []*Hook {
 
 // Hook is a program with its arguments.
 type Hook struct {
-	Path string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
+	Path string `pb:"Path"`
 	// Includes the program's own name.
-	Args []string `protobuf:"bytes,2,rep,name=Args,proto3" json:"Args,omitempty"`
+	Args []string `pb:"Args"`
 	// KEY=value; the whole environment of the hook.
-	Env []string `protobuf:"bytes,3,rep,name=Env,proto3" json:"Env,omitempty"`
+	Env []string `pb:"Env"`
 	// Seconds; zero is no limit.
-	Timeout int64 `protobuf:"varint,4,opt,name=Timeout,proto3" json:"Timeout,omitempty"`
+	Timeout int64 `pb:"Timeout"`
 }
 
 func (x *Hook) Reset() {
@@ -752,31 +752,31 @@ func (x *Hook) GetTimeout() int64 {
 
 // Linux is the part of a Spec that only Linux has.
 type Linux struct {
-	UIDMappings []*LinuxIDMapping `protobuf:"bytes,1,rep,name=UIDMappings,proto3" json:"UIDMappings,omitempty"`
-	GIDMappings []*LinuxIDMapping `protobuf:"bytes,2,rep,name=GIDMappings,proto3" json:"GIDMappings,omitempty"`
-	Sysctl      map[string]string `protobuf:"bytes,3,rep,name=Sysctl,proto3" json:"Sysctl,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
-	Resources   *LinuxResources   `protobuf:"bytes,4,opt,name=Resources,proto3" json:"Resources,omitempty"`
+	UIDMappings []*LinuxIDMapping `pb:"UIDMappings"`
+	GIDMappings []*LinuxIDMapping `pb:"GIDMappings"`
+	Sysctl      map[string]string `pb:"Sysctl"`
+	Resources   *LinuxResources   `pb:"Resources"`
 	// cgroupfs path, or slice:prefix:name in systemd's form.
-	CgroupsPath string            `protobuf:"bytes,5,opt,name=CgroupsPath,proto3" json:"CgroupsPath,omitempty"`
-	Namespaces  []*LinuxNamespace `protobuf:"bytes,6,rep,name=Namespaces,proto3" json:"Namespaces,omitempty"`
+	CgroupsPath string            `pb:"CgroupsPath"`
+	Namespaces  []*LinuxNamespace `pb:"Namespaces"`
 	// Nodes to create in addition to the default ones.
-	Devices []*LinuxDevice `protobuf:"bytes,7,rep,name=Devices,proto3" json:"Devices,omitempty"`
-	Seccomp *LinuxSeccomp  `protobuf:"bytes,8,opt,name=Seccomp,proto3" json:"Seccomp,omitempty"`
+	Devices []*LinuxDevice `pb:"Devices"`
+	Seccomp *LinuxSeccomp  `pb:"Seccomp"`
 	// private, slave, shared or unbindable, recursive with an r before.
-	RootfsPropagation string         `protobuf:"bytes,9,opt,name=RootfsPropagation,proto3" json:"RootfsPropagation,omitempty"`
-	MaskedPaths       []string       `protobuf:"bytes,10,rep,name=MaskedPaths,proto3" json:"MaskedPaths,omitempty"`
-	ReadonlyPaths     []string       `protobuf:"bytes,11,rep,name=ReadonlyPaths,proto3" json:"ReadonlyPaths,omitempty"`
-	MountLabel        string         `protobuf:"bytes,12,opt,name=MountLabel,proto3" json:"MountLabel,omitempty"`
-	IntelRdt          *LinuxIntelRdt `protobuf:"bytes,13,opt,name=IntelRdt,proto3" json:"IntelRdt,omitempty"`
+	RootfsPropagation string         `pb:"RootfsPropagation"`
+	MaskedPaths       []string       `pb:"MaskedPaths"`
+	ReadonlyPaths     []string       `pb:"ReadonlyPaths"`
+	MountLabel        string         `pb:"MountLabel"`
+	IntelRdt          *LinuxIntelRdt `pb:"IntelRdt"`
 	// Execution domain, personality(2) (OCI 1.1).
-	Personality *LinuxPersonality `protobuf:"bytes,1000,opt,name=Personality,proto3" json:"Personality,omitempty"`
+	Personality *LinuxPersonality `pb:"Personality"`
 	// Offsets of the time namespace, keyed "monotonic" and "boottime" (OCI 1.1).
-	TimeOffsets map[string]*LinuxTimeOffset `protobuf:"bytes,1001,rep,name=TimeOffsets,proto3" json:"TimeOffsets,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	TimeOffsets map[string]*LinuxTimeOffset `pb:"TimeOffsets"`
 	// Interfaces of the pod to move into the container, by present name
 	// (OCI 1.3).
-	NetDevices map[string]*LinuxNetDevice `protobuf:"bytes,1002,rep,name=NetDevices,proto3" json:"NetDevices,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	NetDevices map[string]*LinuxNetDevice `pb:"NetDevices"`
 	// NUMA policy, set_mempolicy(2) (OCI 1.3).
-	MemoryPolicy *LinuxMemoryPolicy `protobuf:"bytes,1003,opt,name=MemoryPolicy,proto3" json:"MemoryPolicy,omitempty"`
+	MemoryPolicy *LinuxMemoryPolicy `pb:"MemoryPolicy"`
 }
 
 func (x *Linux) Reset() {
@@ -907,9 +907,9 @@ func (x *Linux) GetMemoryPolicy() *LinuxMemoryPolicy {
 // LinuxPersonality is the argument of personality(2).
 type LinuxPersonality struct {
 	// LINUX or LINUX32.
-	Domain string `protobuf:"bytes,1,opt,name=Domain,proto3" json:"Domain,omitempty"`
+	Domain string `pb:"Domain"`
 	// None is defined yet by OCI.
-	Flags []string `protobuf:"bytes,2,rep,name=Flags,proto3" json:"Flags,omitempty"`
+	Flags []string `pb:"Flags"`
 }
 
 func (x *LinuxPersonality) Reset() {
@@ -934,8 +934,8 @@ func (x *LinuxPersonality) GetFlags() []string {
 
 // LinuxTimeOffset is added to a clock of a time namespace.
 type LinuxTimeOffset struct {
-	Secs     int64  `protobuf:"varint,1,opt,name=Secs,proto3" json:"Secs,omitempty"`
-	Nanosecs uint32 `protobuf:"varint,2,opt,name=Nanosecs,proto3" json:"Nanosecs,omitempty"`
+	Secs     int64  `pb:"Secs"`
+	Nanosecs uint32 `pb:"Nanosecs"`
 }
 
 func (x *LinuxTimeOffset) Reset() {
@@ -961,7 +961,7 @@ func (x *LinuxTimeOffset) GetNanosecs() uint32 {
 // LinuxNetDevice is where an interface of the pod goes.
 type LinuxNetDevice struct {
 	// Name in the container; empty keeps it.
-	Name string `protobuf:"bytes,1,opt,name=Name,proto3" json:"Name,omitempty"`
+	Name string `pb:"Name"`
 }
 
 func (x *LinuxNetDevice) Reset() {
@@ -980,11 +980,11 @@ func (x *LinuxNetDevice) GetName() string {
 // LinuxMemoryPolicy is the argument of set_mempolicy(2).
 type LinuxMemoryPolicy struct {
 	// MPOL_* by name.
-	Mode string `protobuf:"bytes,1,opt,name=Mode,proto3" json:"Mode,omitempty"`
+	Mode string `pb:"Mode"`
 	// Node list such as "0-1".
-	Nodes string `protobuf:"bytes,2,opt,name=Nodes,proto3" json:"Nodes,omitempty"`
+	Nodes string `pb:"Nodes"`
 	// MPOL_F_* by name.
-	Flags []string `protobuf:"bytes,3,rep,name=Flags,proto3" json:"Flags,omitempty"`
+	Flags []string `pb:"Flags"`
 }
 
 func (x *LinuxMemoryPolicy) Reset() {
@@ -1016,7 +1016,7 @@ func (x *LinuxMemoryPolicy) GetFlags() []string {
 
 // Windows is here for its number only.
 type Windows struct {
-	Dummy string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
+	Dummy string `pb:"dummy"`
 }
 
 func (x *Windows) Reset() {
@@ -1034,7 +1034,7 @@ func (x *Windows) GetDummy() string {
 
 // Solaris is here for its number only.
 type Solaris struct {
-	Dummy string `protobuf:"bytes,1,opt,name=dummy,proto3" json:"dummy,omitempty"`
+	Dummy string `pb:"dummy"`
 }
 
 func (x *Solaris) Reset() {
@@ -1052,9 +1052,9 @@ func (x *Solaris) GetDummy() string {
 
 // LinuxIDMapping is a range of IDs in and outside a user namespace.
 type LinuxIDMapping struct {
-	HostID      uint32 `protobuf:"varint,1,opt,name=HostID,proto3" json:"HostID,omitempty"`
-	ContainerID uint32 `protobuf:"varint,2,opt,name=ContainerID,proto3" json:"ContainerID,omitempty"`
-	Size        uint32 `protobuf:"varint,3,opt,name=Size,proto3" json:"Size,omitempty"`
+	HostID      uint32 `pb:"HostID"`
+	ContainerID uint32 `pb:"ContainerID"`
+	Size        uint32 `pb:"Size"`
 }
 
 func (x *LinuxIDMapping) Reset() {
@@ -1087,9 +1087,9 @@ func (x *LinuxIDMapping) GetSize() uint32 {
 // LinuxNamespace is a namespace to create, or to join when a path is given.
 type LinuxNamespace struct {
 	// pid, network, mount, ipc, uts, user, cgroup or time.
-	Type string `protobuf:"bytes,1,opt,name=Type,proto3" json:"Type,omitempty"`
+	Type string `pb:"Type"`
 	// Path in the guest.
-	Path string `protobuf:"bytes,2,opt,name=Path,proto3" json:"Path,omitempty"`
+	Path string `pb:"Path"`
 }
 
 func (x *LinuxNamespace) Reset() {
@@ -1114,15 +1114,15 @@ func (x *LinuxNamespace) GetPath() string {
 
 // LinuxDevice is a device node.
 type LinuxDevice struct {
-	Path string `protobuf:"bytes,1,opt,name=Path,proto3" json:"Path,omitempty"`
+	Path string `pb:"Path"`
 	// c, b, u or p.
-	Type  string `protobuf:"bytes,2,opt,name=Type,proto3" json:"Type,omitempty"`
-	Major int64  `protobuf:"varint,3,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor int64  `protobuf:"varint,4,opt,name=Minor,proto3" json:"Minor,omitempty"`
+	Type  string `pb:"Type"`
+	Major int64  `pb:"Major"`
+	Minor int64  `pb:"Minor"`
 	// Permission bits; zero means 0666.
-	FileMode uint32 `protobuf:"varint,5,opt,name=FileMode,proto3" json:"FileMode,omitempty"`
-	UID      uint32 `protobuf:"varint,6,opt,name=UID,proto3" json:"UID,omitempty"`
-	GID      uint32 `protobuf:"varint,7,opt,name=GID,proto3" json:"GID,omitempty"`
+	FileMode uint32 `pb:"FileMode"`
+	UID      uint32 `pb:"UID"`
+	GID      uint32 `pb:"GID"`
 }
 
 func (x *LinuxDevice) Reset() {
@@ -1183,18 +1183,18 @@ func (x *LinuxDevice) GetGID() uint32 {
 // LinuxResources are the limits of a container's cgroup.
 type LinuxResources struct {
 	// Rules in order; the last that matches decides.
-	Devices        []*LinuxDeviceCgroup  `protobuf:"bytes,1,rep,name=Devices,proto3" json:"Devices,omitempty"`
-	Memory         *LinuxMemory          `protobuf:"bytes,2,opt,name=Memory,proto3" json:"Memory,omitempty"`
-	CPU            *LinuxCPU             `protobuf:"bytes,3,opt,name=CPU,proto3" json:"CPU,omitempty"`
-	Pids           *LinuxPids            `protobuf:"bytes,4,opt,name=Pids,proto3" json:"Pids,omitempty"`
-	BlockIO        *LinuxBlockIO         `protobuf:"bytes,5,opt,name=BlockIO,proto3" json:"BlockIO,omitempty"`
-	HugepageLimits []*LinuxHugepageLimit `protobuf:"bytes,6,rep,name=HugepageLimits,proto3" json:"HugepageLimits,omitempty"`
-	Network        *LinuxNetwork         `protobuf:"bytes,7,opt,name=Network,proto3" json:"Network,omitempty"`
+	Devices        []*LinuxDeviceCgroup  `pb:"Devices"`
+	Memory         *LinuxMemory          `pb:"Memory"`
+	CPU            *LinuxCPU             `pb:"CPU"`
+	Pids           *LinuxPids            `pb:"Pids"`
+	BlockIO        *LinuxBlockIO         `pb:"BlockIO"`
+	HugepageLimits []*LinuxHugepageLimit `pb:"HugepageLimits"`
+	Network        *LinuxNetwork         `pb:"Network"`
 	// cgroup v2 files by name and content; these are written last and win
 	// (OCI 1.0.2).
-	Unified map[string]string `protobuf:"bytes,1000,rep,name=Unified,proto3" json:"Unified,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	Unified map[string]string `pb:"Unified"`
 	// RDMA limits by device name.
-	Rdma map[string]*LinuxRdma `protobuf:"bytes,1001,rep,name=Rdma,proto3" json:"Rdma,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	Rdma map[string]*LinuxRdma `pb:"Rdma"`
 }
 
 func (x *LinuxResources) Reset() {
@@ -1268,8 +1268,8 @@ func (x *LinuxResources) GetRdma() map[string]*LinuxRdma {
 
 // LinuxRdma limits one RDMA device; not given is no limit.
 type LinuxRdma struct {
-	HcaHandles *uint32 `protobuf:"varint,1,opt,name=HcaHandles,proto3,oneof" json:"HcaHandles,omitempty"`
-	HcaObjects *uint32 `protobuf:"varint,2,opt,name=HcaObjects,proto3,oneof" json:"HcaObjects,omitempty"`
+	HcaHandles *uint32 `pb:"HcaHandles"`
+	HcaObjects *uint32 `pb:"HcaObjects"`
 }
 
 func (x *LinuxRdma) Reset() {
@@ -1294,17 +1294,17 @@ func (x *LinuxRdma) GetHcaObjects() uint32 {
 
 // LinuxMemory limits memory, in bytes; -1 is no limit.
 type LinuxMemory struct {
-	Limit int64 `protobuf:"varint,1,opt,name=Limit,proto3" json:"Limit,omitempty"`
+	Limit int64 `pb:"Limit"`
 	// Soft limit.
-	Reservation int64 `protobuf:"varint,2,opt,name=Reservation,proto3" json:"Reservation,omitempty"`
+	Reservation int64 `pb:"Reservation"`
 	// Memory and swap together.
-	Swap             int64  `protobuf:"varint,3,opt,name=Swap,proto3" json:"Swap,omitempty"`
-	Kernel           int64  `protobuf:"varint,4,opt,name=Kernel,proto3" json:"Kernel,omitempty"`
-	KernelTCP        int64  `protobuf:"varint,5,opt,name=KernelTCP,proto3" json:"KernelTCP,omitempty"`
-	Swappiness       uint64 `protobuf:"varint,6,opt,name=Swappiness,proto3" json:"Swappiness,omitempty"`
-	DisableOOMKiller bool   `protobuf:"varint,7,opt,name=DisableOOMKiller,proto3" json:"DisableOOMKiller,omitempty"`
+	Swap             int64  `pb:"Swap"`
+	Kernel           int64  `pb:"Kernel"`
+	KernelTCP        int64  `pb:"KernelTCP"`
+	Swappiness       uint64 `pb:"Swappiness"`
+	DisableOOMKiller bool   `pb:"DisableOOMKiller"`
 	// Refuse to set a limit below what is in use (OCI 1.1).
-	CheckBeforeUpdate bool `protobuf:"varint,1000,opt,name=CheckBeforeUpdate,proto3" json:"CheckBeforeUpdate,omitempty"`
+	CheckBeforeUpdate bool `pb:"CheckBeforeUpdate"`
 }
 
 func (x *LinuxMemory) Reset() {
@@ -1372,20 +1372,20 @@ func (x *LinuxMemory) GetCheckBeforeUpdate() bool {
 // LinuxCPU limits processor time, in microseconds.
 type LinuxCPU struct {
 	// Weight in cgroup v1's range, 2 to 262144.
-	Shares uint64 `protobuf:"varint,1,opt,name=Shares,proto3" json:"Shares,omitempty"`
+	Shares uint64 `pb:"Shares"`
 	// Time a period; -1 is no limit.
-	Quota           int64  `protobuf:"varint,2,opt,name=Quota,proto3" json:"Quota,omitempty"`
-	Period          uint64 `protobuf:"varint,3,opt,name=Period,proto3" json:"Period,omitempty"`
-	RealtimeRuntime int64  `protobuf:"varint,4,opt,name=RealtimeRuntime,proto3" json:"RealtimeRuntime,omitempty"`
-	RealtimePeriod  uint64 `protobuf:"varint,5,opt,name=RealtimePeriod,proto3" json:"RealtimePeriod,omitempty"`
+	Quota           int64  `pb:"Quota"`
+	Period          uint64 `pb:"Period"`
+	RealtimeRuntime int64  `pb:"RealtimeRuntime"`
+	RealtimePeriod  uint64 `pb:"RealtimePeriod"`
 	// CPU list such as "0-3,7".
-	Cpus string `protobuf:"bytes,6,opt,name=Cpus,proto3" json:"Cpus,omitempty"`
+	Cpus string `pb:"Cpus"`
 	// Memory node list.
-	Mems string `protobuf:"bytes,7,opt,name=Mems,proto3" json:"Mems,omitempty"`
+	Mems string `pb:"Mems"`
 	// Time beyond the quota that may be saved up (OCI 1.1).
-	Burst *uint64 `protobuf:"varint,1000,opt,name=Burst,proto3,oneof" json:"Burst,omitempty"`
+	Burst *uint64 `pb:"Burst"`
 	// 1 makes the cgroup SCHED_IDLE (OCI 1.1).
-	Idle *int64 `protobuf:"varint,1001,opt,name=Idle,proto3,oneof" json:"Idle,omitempty"`
+	Idle *int64 `pb:"Idle"`
 }
 
 func (x *LinuxCPU) Reset() {
@@ -1459,10 +1459,10 @@ func (x *LinuxCPU) GetIdle() int64 {
 
 // LinuxWeightDevice is the weight of a cgroup for one block device.
 type LinuxWeightDevice struct {
-	Major      int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor      int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
-	Weight     uint32 `protobuf:"varint,3,opt,name=Weight,proto3" json:"Weight,omitempty"`
-	LeafWeight uint32 `protobuf:"varint,4,opt,name=LeafWeight,proto3" json:"LeafWeight,omitempty"`
+	Major      int64  `pb:"Major"`
+	Minor      int64  `pb:"Minor"`
+	Weight     uint32 `pb:"Weight"`
+	LeafWeight uint32 `pb:"LeafWeight"`
 }
 
 func (x *LinuxWeightDevice) Reset() {
@@ -1502,9 +1502,9 @@ func (x *LinuxWeightDevice) GetLeafWeight() uint32 {
 // LinuxThrottleDevice limits the rate on one block device, in bytes or
 // operations a second.
 type LinuxThrottleDevice struct {
-	Major int64  `protobuf:"varint,1,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor int64  `protobuf:"varint,2,opt,name=Minor,proto3" json:"Minor,omitempty"`
-	Rate  uint64 `protobuf:"varint,3,opt,name=Rate,proto3" json:"Rate,omitempty"`
+	Major int64  `pb:"Major"`
+	Minor int64  `pb:"Minor"`
+	Rate  uint64 `pb:"Rate"`
 }
 
 func (x *LinuxThrottleDevice) Reset() {
@@ -1537,13 +1537,13 @@ func (x *LinuxThrottleDevice) GetRate() uint64 {
 // LinuxBlockIO limits block I/O.
 type LinuxBlockIO struct {
 	// 10 to 1000.
-	Weight                  uint32                 `protobuf:"varint,1,opt,name=Weight,proto3" json:"Weight,omitempty"`
-	LeafWeight              uint32                 `protobuf:"varint,2,opt,name=LeafWeight,proto3" json:"LeafWeight,omitempty"`
-	WeightDevice            []*LinuxWeightDevice   `protobuf:"bytes,3,rep,name=WeightDevice,proto3" json:"WeightDevice,omitempty"`
-	ThrottleReadBpsDevice   []*LinuxThrottleDevice `protobuf:"bytes,4,rep,name=ThrottleReadBpsDevice,proto3" json:"ThrottleReadBpsDevice,omitempty"`
-	ThrottleWriteBpsDevice  []*LinuxThrottleDevice `protobuf:"bytes,5,rep,name=ThrottleWriteBpsDevice,proto3" json:"ThrottleWriteBpsDevice,omitempty"`
-	ThrottleReadIOPSDevice  []*LinuxThrottleDevice `protobuf:"bytes,6,rep,name=ThrottleReadIOPSDevice,proto3" json:"ThrottleReadIOPSDevice,omitempty"`
-	ThrottleWriteIOPSDevice []*LinuxThrottleDevice `protobuf:"bytes,7,rep,name=ThrottleWriteIOPSDevice,proto3" json:"ThrottleWriteIOPSDevice,omitempty"`
+	Weight                  uint32                 `pb:"Weight"`
+	LeafWeight              uint32                 `pb:"LeafWeight"`
+	WeightDevice            []*LinuxWeightDevice   `pb:"WeightDevice"`
+	ThrottleReadBpsDevice   []*LinuxThrottleDevice `pb:"ThrottleReadBpsDevice"`
+	ThrottleWriteBpsDevice  []*LinuxThrottleDevice `pb:"ThrottleWriteBpsDevice"`
+	ThrottleReadIOPSDevice  []*LinuxThrottleDevice `pb:"ThrottleReadIOPSDevice"`
+	ThrottleWriteIOPSDevice []*LinuxThrottleDevice `pb:"ThrottleWriteIOPSDevice"`
 }
 
 func (x *LinuxBlockIO) Reset() {
@@ -1604,7 +1604,7 @@ func (x *LinuxBlockIO) GetThrottleWriteIOPSDevice() []*LinuxThrottleDevice {
 // LinuxPids limits the number of tasks.
 type LinuxPids struct {
 	// Zero and -1 are no limit.
-	Limit int64 `protobuf:"varint,1,opt,name=Limit,proto3" json:"Limit,omitempty"`
+	Limit int64 `pb:"Limit"`
 }
 
 func (x *LinuxPids) Reset() {
@@ -1622,14 +1622,14 @@ func (x *LinuxPids) GetLimit() int64 {
 
 // LinuxDeviceCgroup allows or denies access to devices.
 type LinuxDeviceCgroup struct {
-	Allow bool `protobuf:"varint,1,opt,name=Allow,proto3" json:"Allow,omitempty"`
+	Allow bool `pb:"Allow"`
 	// a (all), c or b; empty is a.
-	Type string `protobuf:"bytes,2,opt,name=Type,proto3" json:"Type,omitempty"`
+	Type string `pb:"Type"`
 	// -1 is any, here and in Minor. The sender writes -1 where OCI has nothing.
-	Major int64 `protobuf:"varint,3,opt,name=Major,proto3" json:"Major,omitempty"`
-	Minor int64 `protobuf:"varint,4,opt,name=Minor,proto3" json:"Minor,omitempty"`
+	Major int64 `pb:"Major"`
+	Minor int64 `pb:"Minor"`
 	// Some of r, w and m.
-	Access string `protobuf:"bytes,5,opt,name=Access,proto3" json:"Access,omitempty"`
+	Access string `pb:"Access"`
 }
 
 func (x *LinuxDeviceCgroup) Reset() {
@@ -1675,8 +1675,8 @@ func (x *LinuxDeviceCgroup) GetAccess() string {
 
 // LinuxNetwork marks a container's packets (cgroup v1 only).
 type LinuxNetwork struct {
-	ClassID    uint32                    `protobuf:"varint,1,opt,name=ClassID,proto3" json:"ClassID,omitempty"`
-	Priorities []*LinuxInterfacePriority `protobuf:"bytes,2,rep,name=Priorities,proto3" json:"Priorities,omitempty"`
+	ClassID    uint32                    `pb:"ClassID"`
+	Priorities []*LinuxInterfacePriority `pb:"Priorities"`
 }
 
 func (x *LinuxNetwork) Reset() {
@@ -1702,9 +1702,9 @@ func (x *LinuxNetwork) GetPriorities() []*LinuxInterfacePriority {
 // LinuxHugepageLimit limits huge pages of one size.
 type LinuxHugepageLimit struct {
 	// Such as 2MB or 1GB.
-	Pagesize string `protobuf:"bytes,1,opt,name=Pagesize,proto3" json:"Pagesize,omitempty"`
+	Pagesize string `pb:"Pagesize"`
 	// Bytes.
-	Limit uint64 `protobuf:"varint,2,opt,name=Limit,proto3" json:"Limit,omitempty"`
+	Limit uint64 `pb:"Limit"`
 }
 
 func (x *LinuxHugepageLimit) Reset() {
@@ -1729,8 +1729,8 @@ func (x *LinuxHugepageLimit) GetLimit() uint64 {
 
 // LinuxInterfacePriority is the priority of traffic on one interface.
 type LinuxInterfacePriority struct {
-	Name     string `protobuf:"bytes,1,opt,name=Name,proto3" json:"Name,omitempty"`
-	Priority uint32 `protobuf:"varint,2,opt,name=Priority,proto3" json:"Priority,omitempty"`
+	Name     string `pb:"Name"`
+	Priority uint32 `pb:"Priority"`
 }
 
 func (x *LinuxInterfacePriority) Reset() {
@@ -1759,24 +1759,24 @@ func (x *LinuxInterfacePriority) GetPriority() uint32 {
 // that has rules but no filter. Everything else is here for upstream's agent
 // and for people who read the request.
 type LinuxSeccomp struct {
-	DefaultAction string   `protobuf:"bytes,1,opt,name=DefaultAction,proto3" json:"DefaultAction,omitempty"`
-	Architectures []string `protobuf:"bytes,2,rep,name=Architectures,proto3" json:"Architectures,omitempty"`
+	DefaultAction string   `pb:"DefaultAction"`
+	Architectures []string `pb:"Architectures"`
 	// SECCOMP_FILTER_FLAG_* by name.
-	Flags    []string        `protobuf:"bytes,3,rep,name=Flags,proto3" json:"Flags,omitempty"`
-	Syscalls []*LinuxSyscall `protobuf:"bytes,4,rep,name=Syscalls,proto3" json:"Syscalls,omitempty"`
+	Flags    []string        `pb:"Flags"`
+	Syscalls []*LinuxSyscall `pb:"Syscalls"`
 	// Compiled profile: classic BPF programs for seccomp(2), each an array of
 	// struct sock_filter (8 bytes: u16 code, u8 jt, u8 jf, u32 k) in the guest's
 	// byte order. They are loaded in this order; the kernel takes the strictest
 	// of their verdicts.
-	Filters [][]byte `protobuf:"bytes,1000,rep,name=Filters,proto3" json:"Filters,omitempty"`
+	Filters [][]byte `pb:"Filters"`
 	// Numeric flags for seccomp(2), the meaning of Flags.
-	FilterFlags uint32 `protobuf:"varint,1001,opt,name=FilterFlags,proto3" json:"FilterFlags,omitempty"`
+	FilterFlags uint32 `pb:"FilterFlags"`
 	// errno of the default action SCMP_ACT_ERRNO; EPERM when not given
 	// (OCI 1.1).
-	DefaultErrnoRet *uint32 `protobuf:"varint,1002,opt,name=DefaultErrnoRet,proto3,oneof" json:"DefaultErrnoRet,omitempty"`
+	DefaultErrnoRet *uint32 `pb:"DefaultErrnoRet"`
 	// Socket that receives the notify descriptor, with its metadata (OCI 1.1).
-	ListenerPath     string `protobuf:"bytes,1003,opt,name=ListenerPath,proto3" json:"ListenerPath,omitempty"`
-	ListenerMetadata string `protobuf:"bytes,1004,opt,name=ListenerMetadata,proto3" json:"ListenerMetadata,omitempty"`
+	ListenerPath     string `pb:"ListenerPath"`
+	ListenerMetadata string `pb:"ListenerMetadata"`
 }
 
 func (x *LinuxSeccomp) Reset() {
@@ -1850,11 +1850,11 @@ func (x *LinuxSeccomp) GetListenerMetadata() string {
 
 // LinuxSeccompArg compares an argument of a system call.
 type LinuxSeccompArg struct {
-	Index    uint64 `protobuf:"varint,1,opt,name=Index,proto3" json:"Index,omitempty"`
-	Value    uint64 `protobuf:"varint,2,opt,name=Value,proto3" json:"Value,omitempty"`
-	ValueTwo uint64 `protobuf:"varint,3,opt,name=ValueTwo,proto3" json:"ValueTwo,omitempty"`
+	Index    uint64 `pb:"Index"`
+	Value    uint64 `pb:"Value"`
+	ValueTwo uint64 `pb:"ValueTwo"`
 	// SCMP_CMP_* by name.
-	Op string `protobuf:"bytes,4,opt,name=Op,proto3" json:"Op,omitempty"`
+	Op string `pb:"Op"`
 }
 
 func (x *LinuxSeccompArg) Reset() {
@@ -1893,12 +1893,12 @@ func (x *LinuxSeccompArg) GetOp() string {
 
 // LinuxSyscall is one rule of a profile.
 type LinuxSyscall struct {
-	Names []string `protobuf:"bytes,1,rep,name=Names,proto3" json:"Names,omitempty"`
+	Names []string `pb:"Names"`
 	// SCMP_ACT_* by name.
-	Action string `protobuf:"bytes,2,opt,name=Action,proto3" json:"Action,omitempty"`
+	Action string `pb:"Action"`
 	// A one-member oneof in upstream's schema, which is the same on the wire.
-	Errnoret *uint32            `protobuf:"varint,3,opt,name=errnoret,proto3,oneof" json:"errnoret,omitempty"`
-	Args     []*LinuxSeccompArg `protobuf:"bytes,4,rep,name=Args,proto3" json:"Args,omitempty"`
+	Errnoret *uint32            `pb:"errnoret"`
+	Args     []*LinuxSeccompArg `pb:"Args"`
 }
 
 func (x *LinuxSyscall) Reset() {
@@ -1938,12 +1938,12 @@ func (x *LinuxSyscall) GetArgs() []*LinuxSeccompArg {
 // LinuxIntelRdt configures resctrl.
 type LinuxIntelRdt struct {
 	// "L3:<id0>=<mask0>;<id1>=<mask1>…"
-	L3CacheSchema string `protobuf:"bytes,1,opt,name=L3CacheSchema,proto3" json:"L3CacheSchema,omitempty"`
+	L3CacheSchema string `pb:"L3CacheSchema"`
 	// OCI 1.1 to 1.3.
-	ClosID           string   `protobuf:"bytes,1000,opt,name=ClosID,proto3" json:"ClosID,omitempty"`
-	MemBwSchema      string   `protobuf:"bytes,1001,opt,name=MemBwSchema,proto3" json:"MemBwSchema,omitempty"`
-	Schemata         []string `protobuf:"bytes,1002,rep,name=Schemata,proto3" json:"Schemata,omitempty"`
-	EnableMonitoring bool     `protobuf:"varint,1003,opt,name=EnableMonitoring,proto3" json:"EnableMonitoring,omitempty"`
+	ClosID           string   `pb:"ClosID"`
+	MemBwSchema      string   `pb:"MemBwSchema"`
+	Schemata         []string `pb:"Schemata"`
+	EnableMonitoring bool     `pb:"EnableMonitoring"`
 }
 
 func (x *LinuxIntelRdt) Reset() {
@@ -1988,8 +1988,8 @@ func (x *LinuxIntelRdt) GetEnableMonitoring() bool {
 }
 
 type Spec_AnnotationsEntry struct {
-	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `pb:"key"`
+	Value string `pb:"value"`
 }
 
 func (x *Spec_AnnotationsEntry) Reset() {
@@ -2013,8 +2013,8 @@ func (x *Spec_AnnotationsEntry) GetValue() string {
 }
 
 type Linux_SysctlEntry struct {
-	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `pb:"key"`
+	Value string `pb:"value"`
 }
 
 func (x *Linux_SysctlEntry) Reset() {
@@ -2038,8 +2038,8 @@ func (x *Linux_SysctlEntry) GetValue() string {
 }
 
 type Linux_TimeOffsetsEntry struct {
-	Key   string           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value *LinuxTimeOffset `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string           `pb:"key"`
+	Value *LinuxTimeOffset `pb:"value"`
 }
 
 func (x *Linux_TimeOffsetsEntry) Reset() {
@@ -2063,8 +2063,8 @@ func (x *Linux_TimeOffsetsEntry) GetValue() *LinuxTimeOffset {
 }
 
 type Linux_NetDevicesEntry struct {
-	Key   string          `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value *LinuxNetDevice `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string          `pb:"key"`
+	Value *LinuxNetDevice `pb:"value"`
 }
 
 func (x *Linux_NetDevicesEntry) Reset() {
@@ -2088,8 +2088,8 @@ func (x *Linux_NetDevicesEntry) GetValue() *LinuxNetDevice {
 }
 
 type LinuxResources_UnifiedEntry struct {
-	Key   string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string `pb:"key"`
+	Value string `pb:"value"`
 }
 
 func (x *LinuxResources_UnifiedEntry) Reset() {
@@ -2113,8 +2113,8 @@ func (x *LinuxResources_UnifiedEntry) GetValue() string {
 }
 
 type LinuxResources_RdmaEntry struct {
-	Key   string     `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value *LinuxRdma `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Key   string     `pb:"key"`
+	Value *LinuxRdma `pb:"value"`
 }
 
 func (x *LinuxResources_RdmaEntry) Reset() {

@@ -38,7 +38,7 @@ type serverConn struct {
 type job struct {
 	stream   uint32
 	method   *method
-	req      Message
+	call     Call
 	size     int
 	timeout  time.Duration
 	metadata []Pair
@@ -92,13 +92,13 @@ func (c *serverConn) accept(ctx context.Context, stream uint32, body []byte) err
 	if !c.admit(len(r.payload)) {
 		return c.refuse(stream, ResourceExhausted, "too many requests in progress on this connection")
 	}
-	req := m.handler.New()
-	if err := req.UnmarshalVT(r.payload); err != nil {
+	call, err := m.handler(r.payload)
+	if err != nil {
 		c.release(len(r.payload))
 		c.sent()
 		return c.refuse(stream, InvalidArgument, "decoding "+m.name+" request: "+err.Error())
 	}
-	j := &job{stream: stream, method: m, req: req, size: len(r.payload), timeout: r.timeout, metadata: r.metadata}
+	j := &job{stream: stream, method: m, call: call, size: len(r.payload), timeout: r.timeout, metadata: r.metadata}
 	c.handlers.Add(1)
 	go c.run(ctx, j)
 	return nil
@@ -116,7 +116,7 @@ func (c *serverConn) run(ctx context.Context, j *job) {
 		ctx, cancel = context.WithTimeout(ctx, j.timeout)
 		defer cancel()
 	}
-	var resp Message
+	var resp Answer
 	err := errGone
 	defer func() { c.answer(j, resp, err) }()
 	done := c.server.opts.OnDone
@@ -133,7 +133,7 @@ func (c *serverConn) run(ctx context.Context, j *job) {
 var errGone = Errorf(Internal, "handler ended without an answer")
 
 // call runs the handler and turns a panic into an error.
-func (c *serverConn) call(ctx context.Context, j *job) (resp Message, err error) {
+func (c *serverConn) call(ctx context.Context, j *job) (resp Answer, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			resp, err = nil, Errorf(Internal, "%s panicked: %v", j.method.name, v)
@@ -142,11 +142,11 @@ func (c *serverConn) call(ctx context.Context, j *job) (resp Message, err error)
 			}
 		}
 	}()
-	return j.method.handler.Call(ctx, j.req)
+	return j.call(ctx)
 }
 
 // answer writes the answer to an accepted request.
-func (c *serverConn) answer(j *job, resp Message, err error) {
+func (c *serverConn) answer(j *job, resp Answer, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	// From here on this request takes no memory that counts. Not later, since
@@ -170,7 +170,7 @@ func (c *serverConn) answer(j *job, resp Message, err error) {
 
 // encodeResponse is appendResponse for messages from handlers, which may still
 // change them, against the rules, and make encoding panic.
-func encodeResponse(b []byte, stream uint32, m Message) (out []byte, err error) {
+func encodeResponse(b []byte, stream uint32, m Answer) (out []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			out, err = b, Errorf(Internal, "encoding message panicked: %v", v)

@@ -28,22 +28,27 @@
 // travels with the request, or until the connection closes.
 package ttrpc
 
-// Message is what a call sends and receives: a generated message.
+// Message is what a client sends and receives: a generated message.
 //
 // Unmarshalling must not keep the bytes that it is given.
 type Message interface {
+	Answer
+	// UnmarshalVT decodes into the message.
+	UnmarshalVT([]byte) error
+}
+
+// Answer is what a server sends: the half of a message that encodes.
+type Answer interface {
 	// SizeVT returns the size of the encoded message in bytes.
 	SizeVT() int
 	// MarshalToSizedBufferVT encodes into the end of a buffer of at least
 	// SizeVT bytes and returns how many it took.
 	MarshalToSizedBufferVT([]byte) (int, error)
-	// UnmarshalVT decodes into the message.
-	UnmarshalVT([]byte) error
 }
 
 // Tracked is an answer that is told what became of it.
 type Tracked interface {
-	Message
+	Answer
 	// Sent is called once the connection has taken the answer, or with the
 	// reason why it has not. Answers are written one after the other: what is
 	// answered after Sent has been called comes later on the same connection.

@@ -116,7 +116,7 @@ func appendString(b []byte, tag byte, s string) []byte {
 }
 
 // appendPayload appends a field with the encoded message; nil is an empty one.
-func appendPayload(b []byte, tag byte, m Message) ([]byte, error) {
+func appendPayload(b []byte, tag byte, m Answer) ([]byte, error) {
 	if m == nil {
 		return b, nil
 	}
@@ -177,7 +177,7 @@ func appendRequest(b []byte, stream uint32, service, method string, m Message, t
 }
 
 // appendResponse appends a response frame with a payload.
-func appendResponse(b []byte, stream uint32, m Message) ([]byte, error) {
+func appendResponse(b []byte, stream uint32, m Answer) ([]byte, error) {
 	start := len(b)
 	b = grow(b, headerSize)
 	b, err := appendPayload(b, tagResponsePayload, m)

@@ -58,13 +58,23 @@ type (
 
 // handle registers a method of testService.
 func handle(s *ttrpc.Server, method string, f func(ctx context.Context, arg string) (string, error)) {
-	s.Handle(testService, method, ttrpc.Handler{
-		New: func() ttrpc.Message { return new(request) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			s, err := f(ctx, req.(*request).ContainerId)
+	s.Handle(testService, method, func(payload []byte) (ttrpc.Call, error) {
+		req := new(request)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) {
+			s, err := f(ctx, req.ContainerId)
 			return &response{Metrics: s}, err
-		},
+		}, nil
 	})
+}
+
+// always is a handler that gives one answer.
+func always(answer ttrpc.Answer) ttrpc.Handler {
+	return func([]byte) (ttrpc.Call, error) {
+		return func(context.Context) (ttrpc.Answer, error) { return answer, nil }, nil
+	}
 }
 
 // call calls a method of testService.

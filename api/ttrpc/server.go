@@ -44,14 +44,15 @@ type ServerOptions struct {
 
 // Handler is the implementation of a method behind its typed form. Generated
 // code makes them.
-type Handler struct {
-	// New returns an empty request message.
-	New func() Message
-	// Call handles a request that New returned, decoded. The answer is encoded
-	// after it returns and must not change any more; it is not looked at when
-	// there is an error.
-	Call func(ctx context.Context, req Message) (Message, error)
-}
+//
+// It decodes a request, of whose bytes it keeps nothing, and returns what handles
+// it. Requests stay behind their types: as interfaces they would keep the code
+// that encodes them in a server's program, and answers that which decodes them.
+type Handler func(payload []byte) (Call, error)
+
+// Call handles one request. The answer is encoded after it returns and must not
+// change any more; it is not looked at when there is an error.
+type Call func(ctx context.Context) (Answer, error)
 
 // Listener accepts connections for Serve. Close makes Accept return and may be
 // called several times, and closing a connection makes its reads and writes return. Accept returns an

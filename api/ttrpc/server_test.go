@@ -226,18 +226,9 @@ func TestServerSurvivesHandlers(t *testing.T) {
 	handle(s, "Long", func(context.Context, string) (string, error) {
 		return "", errors.New(strings.Repeat("é", ttrpc.MaxMessage))
 	})
-	s.Handle(testService, "Nil", ttrpc.Handler{
-		New:  func() ttrpc.Message { return new(request) },
-		Call: func(context.Context, ttrpc.Message) (ttrpc.Message, error) { return nil, nil },
-	})
-	s.Handle(testService, "TypedNil", ttrpc.Handler{
-		New:  func() ttrpc.Message { return new(request) },
-		Call: func(context.Context, ttrpc.Message) (ttrpc.Message, error) { return (*response)(nil), nil },
-	})
-	s.Handle(testService, "Broken", ttrpc.Handler{
-		New:  func() ttrpc.Message { return new(request) },
-		Call: func(context.Context, ttrpc.Message) (ttrpc.Message, error) { return brokenMessage{}, nil },
-	})
+	s.Handle(testService, "Nil", always(nil))
+	s.Handle(testService, "TypedNil", always((*response)(nil)))
+	s.Handle(testService, "Broken", always(brokenMessage{}))
 	c := connect(t, s)
 	for _, tt := range []struct {
 		method string

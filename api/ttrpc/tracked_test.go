@@ -1,7 +1,6 @@
 package ttrpc_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -25,10 +24,7 @@ func (a tracked) Sent(err error) { a.sent <- err }
 func tracking(message ttrpc.Message) (*ttrpc.Server, <-chan error) {
 	sent := make(chan error, 1)
 	s := ttrpc.NewServer(ttrpc.ServerOptions{})
-	s.Handle(testService, "Track", ttrpc.Handler{
-		New:  func() ttrpc.Message { return new(request) },
-		Call: func(context.Context, ttrpc.Message) (ttrpc.Message, error) { return tracked{message, sent}, nil },
-	})
+	s.Handle(testService, "Track", always(tracked{message, sent}))
 	return s, sent
 }
 

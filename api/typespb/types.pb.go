@@ -84,11 +84,11 @@ func (x FSGroupChangePolicy) String() string {
 
 // IPAddress is an address with its network.
 type IPAddress struct {
-	Family IPFamily `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
+	Family IPFamily `pb:"family"`
 	// Textual form, without prefix length.
-	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `pb:"address"`
 	// Prefix length in decimal, for example "24".
-	Mask string `protobuf:"bytes,3,opt,name=mask,proto3" json:"mask,omitempty"`
+	Mask string `pb:"mask"`
 }
 
 func (x *IPAddress) Reset() {
@@ -121,20 +121,20 @@ func (x *IPAddress) GetMask() string {
 // Interface is a network interface of the guest.
 type Interface struct {
 	// Name of the interface on the host, or wanted name.
-	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Device string `pb:"device"`
 	// Name that the interface shall have in the guest.
-	Name        string       `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	IPAddresses []*IPAddress `protobuf:"bytes,3,rep,name=IPAddresses,proto3" json:"IPAddresses,omitempty"`
-	Mtu         uint64       `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Name        string       `pb:"name"`
+	IPAddresses []*IPAddress `pb:"IPAddresses"`
+	Mtu         uint64       `pb:"mtu"`
 	// MAC address; how the agent finds the interface.
-	HwAddr string `protobuf:"bytes,5,opt,name=hwAddr,proto3" json:"hwAddr,omitempty"`
+	HwAddr string `pb:"hwAddr"`
 	// PCI path "xx/yy/…" of the device, any depth; empty when the MAC address
 	// is enough.
-	DevicePath string `protobuf:"bytes,6,opt,name=devicePath,proto3" json:"devicePath,omitempty"`
+	DevicePath string `pb:"devicePath"`
 	// Kind of link, in netlink's words: veth, macvtap, tap, …
-	Type string `protobuf:"bytes,7,opt,name=type,proto3" json:"type,omitempty"`
+	Type string `pb:"type"`
 	// IFF_* flags to be set, 0 for none.
-	RawFlags uint32 `protobuf:"varint,8,opt,name=raw_flags,json=rawFlags,proto3" json:"rawFlags,omitempty"`
+	RawFlags uint32 `pb:"raw_flags"`
 }
 
 func (x *Interface) Reset() {
@@ -202,21 +202,21 @@ func (x *Interface) GetRawFlags() uint32 {
 // Route is one entry of the guest's routing table.
 type Route struct {
 	// Destination in CIDR form; empty is the default route.
-	Dest    string `protobuf:"bytes,1,opt,name=dest,proto3" json:"dest,omitempty"`
-	Gateway string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Dest    string `pb:"dest"`
+	Gateway string `pb:"gateway"`
 	// Name of the interface in the guest.
-	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	Device string `pb:"device"`
 	// Preferred source address.
-	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Source string `pb:"source"`
 	// RT_SCOPE_* of rtnetlink(7).
-	Scope  uint32   `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`
-	Family IPFamily `protobuf:"varint,6,opt,name=family,proto3" json:"family,omitempty"`
+	Scope  uint32   `pb:"scope"`
+	Family IPFamily `pb:"family"`
 	// RTNH_F_* of rtnetlink(7), for example onlink.
-	Flags uint32 `protobuf:"varint,7,opt,name=flags,proto3" json:"flags,omitempty"`
+	Flags uint32 `pb:"flags"`
 	// Path MTU, 0 for the interface's.
-	Mtu uint32 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Mtu uint32 `pb:"mtu"`
 	// Priority of the route, 0 for the kernel's default.
-	Metric *uint32 `protobuf:"varint,1000,opt,name=metric,proto3,oneof" json:"metric,omitempty"`
+	Metric *uint32 `pb:"metric"`
 }
 
 func (x *Route) Reset() {
@@ -290,14 +290,14 @@ func (x *Route) GetMetric() uint32 {
 
 // ARPNeighbor is one entry of the guest's neighbour table.
 type ARPNeighbor struct {
-	ToIPAddress *IPAddress `protobuf:"bytes,1,opt,name=toIPAddress,proto3" json:"toIPAddress,omitempty"`
-	Device      string     `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	ToIPAddress *IPAddress `pb:"toIPAddress"`
+	Device      string     `pb:"device"`
 	// Link-layer address.
-	Lladdr string `protobuf:"bytes,3,opt,name=lladdr,proto3" json:"lladdr,omitempty"`
+	Lladdr string `pb:"lladdr"`
 	// NUD_* of rtnetlink(7).
-	State int32 `protobuf:"varint,4,opt,name=state,proto3" json:"state,omitempty"`
+	State int32 `pb:"state"`
 	// NTF_* of rtnetlink(7).
-	Flags int32 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	Flags int32 `pb:"flags"`
 }
 
 func (x *ARPNeighbor) Reset() {

@@ -16,15 +16,18 @@ import (
 // GetOOMEvent has to know whether its answer was sent.
 func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentServiceRegistrar) {
 	next := handle(s, s.getOOMEvent)
-	server.Handle("grpc.AgentService", "GetOOMEvent", ttrpc.Handler{
-		New: func() ttrpc.Message { return new(agentpb.GetOOMEventRequest) },
-		Call: func(ctx context.Context, req ttrpc.Message) (ttrpc.Message, error) {
-			answer, err := next(ctx, req.(*agentpb.GetOOMEventRequest))
+	server.Handle("grpc.AgentService", "GetOOMEvent", func(payload []byte) (ttrpc.Call, error) {
+		req := new(agentpb.GetOOMEventRequest)
+		if err := req.UnmarshalVT(payload); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (ttrpc.Answer, error) {
+			answer, err := next(ctx, req)
 			if err != nil {
 				return nil, err
 			}
 			return answer, nil
-		},
+		}, nil
 	})
 	collector := new(metrics.Collector)
 	agent.GetMetrics(handle(s, func(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {

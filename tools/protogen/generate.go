@@ -106,6 +106,10 @@ func compile(dir string) (*pluginpb.CodeGeneratorRequest, error) {
 	return req, nil
 }
 
+// tags are the tags of a field: the codec needs none of them, and tools that look
+// at messages the name alone. Each program that links a message carries them.
+var tags = regexp.MustCompile("`protobuf:\"[^`]*?name=([A-Za-z0-9_]+)[^`]*`")
+
 var unknownFields = regexp.MustCompile(`(?m)^\tunknownFields +\[\]byte\n`)
 
 // withoutComments returns the descriptors without the places and comments of
@@ -121,8 +125,10 @@ func withoutComments(files []*descriptorpb.FileDescriptorProto) []*descriptorpb.
 }
 
 // finish makes the last changes to a generated file: messages lose their place
-// for unknown fields, which the codec drops, and the file gets its stamp.
+// for unknown fields, which the codec drops, tags become short, and the file gets
+// its stamp.
 func finish(content []byte) ([]byte, error) {
+	content = tags.ReplaceAll(content, []byte("`pb:\"$1\"`"))
 	return format.Source(stamp(unknownFields.ReplaceAll(content, nil)))
 }
 

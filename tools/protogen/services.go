@@ -69,12 +69,12 @@ func generateRegistrar(g *protogen.GeneratedFile, s *protogen.Service) {
 		comment(g, m, m.GoName+" registers the handler of the method of that name.")
 		g.P("func (r ", registrar, ") ", m.GoName, "(handle func(", contextPackage.Ident("Context"), ", *", m.Input.GoIdent,
 			") (*", m.Output.GoIdent, ", error)) {")
-		g.P(`r.server.Handle("`, s.Desc.FullName(), `", "`, m.Desc.Name(), `", `, ttrpcPackage.Ident("Handler"), "{")
-		g.P("New: func() ", ttrpcPackage.Ident("Message"), " { return new(", m.Input.GoIdent, ") },")
-		g.P("Call: func(ctx ", contextPackage.Ident("Context"), ", req ", ttrpcPackage.Ident("Message"), ") (",
-			ttrpcPackage.Ident("Message"), ", error) {")
-		g.P("return handle(ctx, req.(*", m.Input.GoIdent, "))")
-		g.P("},")
+		g.P(`r.server.Handle("`, s.Desc.FullName(), `", "`, m.Desc.Name(), `", func(payload []byte) (`, ttrpcPackage.Ident("Call"), ", error) {")
+		g.P("req := new(", m.Input.GoIdent, ")")
+		g.P("if err := req.UnmarshalVT(payload); err != nil {")
+		g.P("return nil, err")
+		g.P("}")
+		g.P("return func(ctx ", contextPackage.Ident("Context"), ") (", ttrpcPackage.Ident("Answer"), ", error) { return handle(ctx, req) }, nil")
 		g.P("})")
 		g.P("}")
 		g.P()

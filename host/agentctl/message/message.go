@@ -77,22 +77,36 @@ func fieldsOf(t reflect.Type) []Field {
 	}
 	var fields []Field
 	for i := range t.NumField() {
-		tag, ok := t.Field(i).Tag.Lookup("protobuf")
+		name, ok := t.Field(i).Tag.Lookup("pb")
 		if !ok {
 			continue
 		}
-		f := Field{index: i, Type: typeName(t.Field(i).Type), Message: isMessage(t.Field(i).Type)}
-		for _, part := range strings.Split(tag, ",") {
-			if name, ok := strings.CutPrefix(part, "name="); ok {
-				f.Name = name
-			}
-			if name, ok := strings.CutPrefix(part, "json="); ok {
-				f.camel = name
-			}
-		}
-		fields = append(fields, f)
+		fields = append(fields, Field{
+			Name: name, camel: camel(name), index: i,
+			Type: typeName(t.Field(i).Type), Message: isMessage(t.Field(i).Type),
+		})
 	}
 	return fields
+}
+
+// camel is the name of a field in JSON: an underscore makes the next letter a
+// capital (protobuf's ProtoJSON format).
+func camel(name string) string {
+	var b strings.Builder
+	upper := false
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '_':
+			upper = true
+		case upper && c >= 'a' && c <= 'z':
+			b.WriteByte(c - 'a' + 'A')
+			upper = false
+		default:
+			b.WriteByte(c)
+			upper = false
+		}
+	}
+	return b.String()
 }
 
 // fieldNamed finds a field by any of its names.

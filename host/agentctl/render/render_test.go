@@ -20,7 +20,7 @@ func TestText(t *testing.T) {
 		want    string
 	}{
 		{"nothing", &agentpb.Empty{}, ""},
-		{"zero is a value", &agentpb.WaitProcessResponse{Status: 0, StdoutBytes: 6}, "status: 0\nstdout_bytes: 6\nstderr_bytes: 0\nexited_at: 0\n"},
+		{"zero is a value", &agentpb.WaitProcessResponse{Status: 0, StdoutBytes: 6}, "status: 0\nstdout_bytes: 6\nstderr_bytes: 0\nexited_at: 0\noom_events: 0\n"},
 		{"an enum", &healthpb.HealthCheckResponse{Status: 1}, "status: SERVING\n"},
 		{"output alone", &agentpb.ReadStreamResponse{Data: []byte("a\nb")}, "a\nb\n"},
 		{"no output", &agentpb.ReadStreamResponse{}, ""},
@@ -56,7 +56,7 @@ func TestJSON(t *testing.T) {
 	}{
 		{"nothing", &agentpb.Empty{}, `{}`},
 		{"names and numbers", &agentpb.WaitProcessResponse{Status: -1, ExitedAt: 1 << 62},
-			`{"status":-1,"stdout_bytes":0,"stderr_bytes":0,"exited_at":4611686018427387904}`},
+			`{"status":-1,"stdout_bytes":0,"stderr_bytes":0,"exited_at":4611686018427387904,"oom_events":0}`},
 		{"an enum", &healthpb.HealthCheckResponse{Status: 2}, `{"status":"NOT_SERVING"}`},
 		{"an enum without a name", &healthpb.HealthCheckResponse{Status: 77}, `{"status":77}`},
 		{"bytes", &agentpb.ReadStreamResponse{Data: []byte("hi\n")}, `{"data":"aGkK"}`},
