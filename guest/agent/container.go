@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"kata/api/agentpb"
@@ -66,18 +67,25 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 		return nil, invalid("OCI", "", "is missing")
 	case req.OCI.Process == nil:
 		return nil, invalid("OCI.Process", "", "is missing")
-	case len(req.SharedMounts) != 0:
-		return nil, invalid("shared_mounts[0].name", req.SharedMounts[0].GetName(), "is not possible")
 	}
-	if err := checkUser(req.StringUser); err != nil {
+	names, err := userNames(req.StringUser)
+	if err != nil {
 		return nil, err
 	}
 	if err := checkPorts(ports, req.OCI.Process.Terminal); err != nil {
 		return nil, err
 	}
-	err := s.sandbox.CreateContainer(ctx, sandbox.ContainerOptions{
+	// Before anything is made for it; devices and hooks of the guest only add
+	// what is right.
+	if err := container.Validate(req.ContainerId, req.OCI); err != nil {
+		return nil, err
+	}
+	if err := sandbox.CheckSharedMounts(req.ContainerId, req.OCI, req.SharedMounts); err != nil {
+		return nil, err
+	}
+	err = s.sandbox.CreateContainer(ctx, sandbox.ContainerOptions{
 		ID: req.ContainerId, ExecID: req.ExecId, Spec: req.OCI, Storages: req.Storages, Devices: req.Devices,
-		Ports: ports, SandboxPidns: req.SandboxPidns,
+		Ports: ports, SandboxPidns: req.SandboxPidns, Names: names, SharedMounts: req.SharedMounts,
 	})
 	if err != nil {
 		return nil, err
@@ -86,17 +94,23 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 	return &agentpb.Empty{}, nil
 }
 
-// checkUser refuses a user by name, which nothing in the agent looks up.
-func checkUser(user *agentpb.StringUser) error {
-	switch {
-	case user.GetUid() != "":
-		return invalid("string_user.uid", user.Uid, "is not possible: the user is part of OCI")
-	case user.GetGid() != "":
-		return invalid("string_user.gid", user.Gid, "is not possible: the group is part of OCI")
-	case len(user.GetAdditionalGids()) != 0:
-		return invalid("string_user.additionalGids", user.AdditionalGids[0], "is not possible: the groups are part of OCI")
+// userNames is a user whose names are looked up in the container.
+func userNames(user *agentpb.StringUser) (names container.Names, err error) {
+	names = container.Names{User: user.GetUid(), Group: user.GetGid(), Groups: user.GetAdditionalGids()}
+	check := func(field, name string) {
+		if err == nil && (len(name) > maxID || strings.ContainsAny(name, ":\n\x00")) {
+			err = invalid(field, name, "is not the name or number of a user or group")
+		}
 	}
-	return nil
+	check("string_user.uid", names.User)
+	check("string_user.gid", names.Group)
+	for _, name := range names.Groups {
+		check("string_user.additionalGids", name)
+		if err == nil && name == "" {
+			err = invalid("string_user.additionalGids", name, "is empty")
+		}
+	}
+	return names, err
 }
 
 // checkPorts finds out whether ports can be a process's streams.

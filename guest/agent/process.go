@@ -46,14 +46,15 @@ func (s *Service) execProcess(ctx context.Context, req *agentpb.ExecProcessReque
 	if req.Process == nil {
 		return nil, invalid("process", "", "is missing")
 	}
-	if err := checkUser(req.StringUser); err != nil {
+	names, err := userNames(req.StringUser)
+	if err != nil {
 		return nil, err
 	}
 	ports := stream.Ports{Stdin: req.StdinPort, Stdout: req.StdoutPort, Stderr: req.StderrPort}
 	if err := checkPorts(ports, req.Process.Terminal); err != nil {
 		return nil, err
 	}
-	return empty(c.Exec(ctx, sandbox.ExecOptions{ID: req.ExecId, Process: req.Process, Ports: ports}))
+	return empty(c.Exec(ctx, sandbox.ExecOptions{ID: req.ExecId, Process: req.Process, Ports: ports, Names: names}))
 }
 
 func (s *Service) signalProcess(_ context.Context, req *agentpb.SignalProcessRequest) (*agentpb.Empty, error) {

@@ -256,7 +256,7 @@ func TestSettings(t *testing.T) {
 		{"quota without a period", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: 50000}}, "cpu.max=50000 100000"},
 		{"quota and period", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: 10000, Period: 20000}}, "cpu.max=10000 20000"},
 		{"quota taken away", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: -1}}, "cpu.max=max 100000"},
-		{"burst comes after the quota", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: 1000, Burst: &burst}}, "cpu.max=1000 100000; cpu.max.burst=5000"},
+		{"burst is tried before the quota and comes after it", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: 1000, Burst: &burst}}, "cpu.max.burst=5000; cpu.max=1000 100000; cpu.max.burst=5000"},
 		{"an idle group has no weight", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Shares: 1024, Idle: &one}}, "cpu.idle=1"},
 		{"idle is taken away before the weight", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Shares: 2, Idle: &zero}}, "cpu.idle=0; cpu.weight=1"},
 		{"cpus and nodes", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Cpus: "0-1", Mems: "0"}}, "cpuset.cpus=0-1; cpuset.mems=0"},
@@ -264,6 +264,7 @@ func TestSettings(t *testing.T) {
 		{"swap is without memory", &ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Limit: 100, Swap: 150}}, "memory.swap.max=50; memory.max=100"},
 		{"no swap", &ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Limit: 100, Swap: 100}}, "memory.swap.max=0; memory.max=100"},
 		{"unlimited", &ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Limit: -1, Swap: -1}}, "memory.swap.max=max; memory.max=max"},
+		{"unlimited memory has unlimited swap", &ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Limit: -1}}, "memory.swap.max=max; memory.max=max"},
 		{"pids", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: 10}}, "pids.max=10"},
 		{"unlimited pids", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: -1}}, "pids.max=max"},
 		{"i/o", &ocipb.LinuxResources{BlockIO: &ocipb.LinuxBlockIO{

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -10,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 )
 
@@ -67,6 +67,10 @@ func parseRule(r *ocipb.LinuxDeviceCgroup) (deviceRule, error) {
 		rule.kind = deviceChar
 	default:
 		return rule, fmt.Errorf("device rule of unknown type %q", r.Type)
+	}
+	const most = 1<<32 - 1
+	if r.Major < -1 || r.Major > most || r.Minor < -1 || r.Minor > most {
+		return rule, fmt.Errorf("device rule with the impossible number %d:%d", r.Major, r.Minor)
 	}
 	for _, c := range r.Access {
 		i := strings.IndexRune("mrw", c)

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 )
 
@@ -19,11 +19,14 @@ type setting struct {
 	file, value string
 	// optional values are left out where the kernel does not have the file.
 	optional bool
+	// early values come again: the kernel may refuse them (EINVAL) until what
+	// is between has been written.
+	early bool
 }
 
 // Apply sets the limits that r gives and leaves the others as they are; it
 // serves for the first limits and for updates. Device rules, if there are any,
-// replace those before. The first value that the kernel refuses ends it, and
+// replace those before. If the kernel refuses a value nothing is changed, and
 // the error names the file and the value.
 func (g *Group) Apply(r *ocipb.LinuxResources) error {
 	if r == nil {
@@ -33,29 +36,76 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 	if err != nil {
 		return err
 	}
+	var undo []setting
 	for _, s := range settings {
-		err := write(g.dir, s.file, s.value)
-		if errors.Is(err, unix.ENOENT) {
-			if s.optional {
-				continue
-			}
-			controller, _, _ := strings.Cut(s.file, ".")
-			err = fmt.Errorf("%s: this kernel has no such limit for the %s controller", s.file, controller)
-		}
-		if err != nil {
+		before := g.before(s)
+		if err := g.set(s); err != nil {
+			g.undo(undo)
 			return err
 		}
+		undo = append(undo, before)
 	}
-	if len(r.Devices) > 0 {
-		return g.devices.apply(g.dir, r.Devices)
+	if len(r.Devices) == 0 {
+		return nil
+	}
+	if err := g.devices.apply(g.dir, r.Devices); err != nil {
+		g.undo(undo)
+		return err
 	}
 	return nil
+}
+
+// set writes one setting.
+func (g *Group) set(s setting) error {
+	err := write(g.dir, s.file, s.value)
+	switch {
+	case errors.Is(err, unix.ENOENT) && s.optional, errors.Is(err, unix.EINVAL) && s.early:
+		return nil
+	case errors.Is(err, unix.ENOENT):
+		controller, _, _ := strings.Cut(s.file, ".")
+		return fmt.Errorf("%s: this kernel has no such limit for the %s controller", s.file, controller)
+	}
+	return err
+}
+
+// defaultLines take a device's limits away, by the file's name up to its last
+// dot.
+var defaultLines = map[string]string{
+	"io.weight": " default", "io.bfq.weight": " default", "rdma.max": " hca_handle=max hca_object=max",
+	"io.max": " rbps=max wbps=max riops=max wiops=max",
+}
+
+// before returns the setting that takes s back.
+func (g *Group) before(s setting) setting {
+	text := strings.TrimSpace(g.text(s.file))
+	if none, ok := defaultLines[s.file]; ok {
+		device, _, _ := strings.Cut(s.value, " ")
+		value := device + none
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, device+" ") {
+				value = strings.TrimSpace(line)
+			}
+		}
+		text = value
+	}
+	return setting{file: s.file, value: text + "\n"}
+}
+
+// undo takes settings back, the last first. Where the kernel does not have it
+// so, as with a burst above a quota, the second time has all others done.
+func (g *Group) undo(settings []setting) {
+	slices.Reverse(settings)
+	for range 2 {
+		for _, s := range settings {
+			_ = g.set(s) // there is an error already, which is why
+		}
+	}
 }
 
 // settings translates OCI limits to what is to be written, in order.
 func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 	var all []setting
-	memory, err := memorySettings(r.Memory)
+	memory, err := g.memorySettings(r.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +115,7 @@ func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 		}
 	}
 	all = append(all, memory...)
-	all = append(all, cpuSettings(r.CPU)...)
+	all = append(all, g.cpuSettings(r.CPU)...)
 	if r.Pids != nil {
 		all = append(all, setting{file: "pids.max", value: limit(r.Pids.Limit)})
 	}
@@ -95,27 +145,31 @@ func limit(n int64) string {
 }
 
 // memorySettings translates memory limits. OCI's swap is memory and swap
-// together, the kernel's is swap alone.
-func memorySettings(m *ocipb.LinuxMemory) ([]setting, error) {
+// together, the kernel's is swap alone. Swap without a limit goes with the limit
+// in force; memory without a limit takes that of swap away, as runc does.
+func (g *Group) memorySettings(m *ocipb.LinuxMemory) ([]setting, error) {
 	if m == nil {
 		return nil, nil
 	}
 	var all []setting
-	if m.Swap != 0 {
-		swap := "max"
-		switch {
-		case m.Swap < 0:
-		case m.Limit == 0:
-			return nil, fmt.Errorf("swap limit %d without a memory limit", m.Swap)
-		case m.Limit < 0:
-			return nil, fmt.Errorf("swap limit %d with unlimited memory", m.Swap)
-		case m.Swap < m.Limit:
-			return nil, fmt.Errorf("swap limit %d, which includes memory, is below the memory limit %d", m.Swap, m.Limit)
-		default:
-			swap = strconv.FormatInt(m.Swap-m.Limit, 10)
+	swap := ""
+	switch {
+	case m.Swap > 0:
+		limit := m.Limit
+		if current := g.counter("memory.max"); limit == 0 && current <= math.MaxInt64 {
+			limit = int64(current)
 		}
+		alone, err := swapAlone(m.Swap, limit)
+		if err != nil {
+			return nil, err
+		}
+		swap = strconv.FormatInt(alone, 10)
+	case m.Swap < 0, m.Limit < 0:
+		swap = "max"
+	}
+	if swap != "" {
 		// Without swap in the kernel there is none to limit.
-		all = append(all, setting{file: "memory.swap.max", value: swap, optional: true})
+		all = append(all, setting{file: "memory.swap.max", value: swap, optional: swap == "max" || swap == "0"})
 	}
 	if m.Limit != 0 {
 		all = append(all, setting{file: "memory.max", value: limit(m.Limit)})
@@ -126,9 +180,23 @@ func memorySettings(m *ocipb.LinuxMemory) ([]setting, error) {
 	return all, nil
 }
 
+// swapAlone is how much swap there may be if memory and swap together are
+// limited.
+func swapAlone(swap, limit int64) (int64, error) {
+	switch {
+	case limit == 0:
+		return 0, fmt.Errorf("memory.swap %d without a memory limit", swap)
+	case limit < 0:
+		return 0, fmt.Errorf("memory.swap %d with unlimited memory", swap)
+	case swap < limit:
+		return 0, fmt.Errorf("memory.swap %d, which includes memory, is below the memory limit %d", swap, limit)
+	}
+	return swap - limit, nil
+}
+
 const defaultPeriod = 100000 // microseconds; the kernel's and OCI's default
 
-func cpuSettings(c *ocipb.LinuxCPU) []setting {
+func (g *Group) cpuSettings(c *ocipb.LinuxCPU) []setting {
 	if c == nil {
 		return nil
 	}
@@ -140,12 +208,13 @@ func cpuSettings(c *ocipb.LinuxCPU) []setting {
 	if c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) {
 		all = append(all, setting{file: "cpu.weight", value: strconv.FormatUint(weight(c.Shares), 10)})
 	}
-	if c.Quota != 0 || c.Period != 0 {
-		period := c.Period
-		if period == 0 {
-			period = defaultPeriod
-		}
-		all = append(all, setting{file: "cpu.max", value: limit(c.Quota) + " " + strconv.FormatUint(period, 10)})
+	bandwidth := c.Quota != 0 || c.Period != 0
+	if c.Burst != nil && bandwidth {
+		// A burst may not exceed the quota: one that falls comes first.
+		all = append(all, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10), early: true})
+	}
+	if bandwidth {
+		all = append(all, setting{file: "cpu.max", value: g.bandwidth(c.Quota, c.Period)})
 	}
 	if c.Burst != nil {
 		all = append(all, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10)})
@@ -157,6 +226,20 @@ func cpuSettings(c *ocipb.LinuxCPU) []setting {
 		all = append(all, setting{file: "cpuset.mems", value: c.Mems})
 	}
 	return all
+}
+
+// bandwidth is a value for cpu.max. What is not given stays.
+func (g *Group) bandwidth(quota int64, period uint64) string {
+	nowQuota, nowPeriod, _ := strings.Cut(strings.TrimSpace(g.text("cpu.max")), " ")
+	if quota != 0 || nowQuota == "" {
+		nowQuota = limit(quota)
+	}
+	if period != 0 {
+		nowPeriod = strconv.FormatUint(period, 10)
+	} else if nowPeriod == "" {
+		nowPeriod = strconv.Itoa(defaultPeriod)
+	}
+	return nowQuota + " " + nowPeriod
 }
 
 // weight maps cgroup v1's shares, 2 to 262144, onto the weights of v2, 1 to
@@ -189,15 +272,7 @@ func ioSettings(b *ocipb.LinuxBlockIO, bfq bool) []setting {
 			all = append(all, setting{file: file, value: device(d.Major, d.Minor) + " " + value(d.Weight)})
 		}
 	}
-	for _, t := range []struct {
-		key     string
-		devices []*ocipb.LinuxThrottleDevice
-	}{
-		{"rbps", b.ThrottleReadBpsDevice},
-		{"wbps", b.ThrottleWriteBpsDevice},
-		{"riops", b.ThrottleReadIOPSDevice},
-		{"wiops", b.ThrottleWriteIOPSDevice},
-	} {
+	for _, t := range throttles(b) {
 		for _, d := range t.devices {
 			rate := "max" // OCI's zero takes a limit away
 			if d.Rate != 0 {
@@ -207,6 +282,20 @@ func ioSettings(b *ocipb.LinuxBlockIO, bfq bool) []setting {
 		}
 	}
 	return all
+}
+
+type throttle struct {
+	key, field string
+	devices    []*ocipb.LinuxThrottleDevice
+}
+
+func throttles(b *ocipb.LinuxBlockIO) [4]throttle {
+	return [...]throttle{
+		{"rbps", "throttleReadBpsDevice", b.ThrottleReadBpsDevice},
+		{"wbps", "throttleWriteBpsDevice", b.ThrottleWriteBpsDevice},
+		{"riops", "throttleReadIOPSDevice", b.ThrottleReadIOPSDevice},
+		{"wiops", "throttleWriteIOPSDevice", b.ThrottleWriteIOPSDevice},
+	}
 }
 
 func device(major, minor int64) string {

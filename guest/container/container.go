@@ -3,14 +3,15 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/cgroup"
+	"kata/guest/container/birth"
 	"kata/guest/container/stage"
 )
 
@@ -47,6 +48,9 @@ type Container struct {
 	spec  *ocipb.Spec
 	group *cgroup.Group
 	init  *Process // nil only while Create works
+	// What the container has of its own, or of another one's; set by Create.
+	ownUsers, ownTime bool
+	users             *users // with ownUsers
 
 	// mu is not held while anything blocks.
 	mu      sync.Mutex
@@ -117,6 +121,11 @@ func (c *Container) Start(ctx context.Context) error {
 // The error is ErrNotRunning or ErrPaused (wrapped), a *SpecError, a
 // *StageError, or of a system call. If ctx ends first the process is killed.
 func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Process, stdio Stdio) (*Process, error) {
+	return c.ExecAs(ctx, execID, process, Names{}, stdio)
+}
+
+// ExecAs is Exec with a user as names say.
+func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Process, names Names, stdio Stdio) (*Process, error) {
 	if err := ValidateProcess(process); err != nil {
 		return nil, err
 	}
@@ -128,12 +137,10 @@ func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Proc
 		return nil, fmt.Errorf("exec %s in container %s, which is %s: %w", execID, c.id, status, ErrNotRunning)
 	}
 	c.rt.warnProcess(c.id, process)
-	config, err := stage.Config(&ocipb.Spec{
-		Process: process,
-		Linux:   &ocipb.Linux{Seccomp: c.spec.Linux.GetSeccomp(), Personality: c.spec.Linux.GetPersonality()},
-	})
-	if err != nil {
-		return nil, &SpecError{err.Error()}
+	if c.users != nil {
+		if err := c.users.check(process.User); err != nil {
+			return nil, err
+		}
 	}
 	init, err := c.init.process.PIDFD()
 	if err != nil {
@@ -148,17 +155,18 @@ func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Proc
 		stdio: stdio,
 		pidns: init,
 		init:  init,
+		born:  c.specialExec(init),
 	})
 	if err != nil {
 		return nil, c.orNotRunning(execID, err)
 	}
-	err = c.group.Add(p.PID(), c.init.PID())
-	if err == nil {
-		err = p.stage.configure(ctx, config)
-		if err != nil {
-			err = p.stageFailed(err)
-		}
+	job := stage.Job{
+		Spec: &ocipb.Spec{Process: process, Linux: &ocipb.Linux{
+			Seccomp: c.spec.Linux.GetSeccomp(), Personality: c.spec.Linux.GetPersonality(), MemoryPolicy: c.spec.Linux.GetMemoryPolicy(),
+		}},
+		Names: names, Born: c.ownUsers || c.ownTime, Privileged: c.ownUsers,
 	}
+	err = c.prepareExec(ctx, p, &job, stdio)
 	if err == nil {
 		err = p.awaitExec(ctx)
 	}
@@ -167,6 +175,51 @@ func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Proc
 		return nil, c.orNotRunning(execID, err)
 	}
 	return p, nil
+}
+
+// specialExec returns how to start the stage of an exec in the container's user
+// and time namespaces, nil if it has none.
+func (c *Container) specialExec(init int) *birth.Program {
+	flags := 0
+	if c.ownUsers {
+		flags |= unix.CLONE_NEWUSER
+	}
+	if c.ownTime {
+		flags |= unix.CLONE_NEWTIME
+	}
+	if flags == 0 {
+		return nil
+	}
+	return &birth.Program{
+		Enter: []birth.Namespaces{{FD: init, Flags: stage.OtherNamespaces}},
+		Join:  []birth.Namespaces{{FD: init, Flags: flags}},
+	}
+}
+
+// prepareExec gives the stage of an exec its place and its job, and waits for it
+// if there is something to be done for it.
+func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job, stdio Stdio) error {
+	process := job.Spec.Process
+	if list := process.ExecCPUAffinity.GetInitial(); list != "" {
+		if err := stage.SetAffinity(p.PID(), list); err != nil {
+			return err
+		}
+	}
+	if err := c.group.Add(p.PID(), c.init.PID()); err != nil {
+		return err
+	}
+	if c.ownUsers {
+		if err := c.users.own(stdio); err != nil {
+			return err
+		}
+	}
+	if err := p.begin(ctx, job, nil); err != nil || !c.ownUsers {
+		return err
+	}
+	if err := p.awaitReady(ctx); err != nil {
+		return err
+	}
+	return p.grant(process)
 }
 
 // orNotRunning replaces the consequences of the container's end by the fact.
@@ -246,6 +299,9 @@ func (c *Container) Stats() (*agentpb.CgroupStats, error) {
 
 // Update sets new limits; those that are not given stay.
 func (c *Container) Update(resources *ocipb.LinuxResources) error {
+	if err := cgroup.Validate(resources); err != nil {
+		return specErrorf("resources.%v", err)
+	}
 	if err := c.group.Apply(resources); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}

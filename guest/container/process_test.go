@@ -131,10 +131,10 @@ func TestProcessThatIsRefused(t *testing.T) {
 	}{
 		{"a working directory that is not there", `chdir to cwd ("/nowhere") set in config.json failed: no such file or directory`, func(p *ocipb.Process) { p.Cwd = "/nowhere" }},
 		{"a working directory that is a file", `chdir to cwd ("/etc/passwd") set in config.json failed: not a directory`, func(p *ocipb.Process) { p.Cwd = "/etc/passwd" }},
-		{"a variable without a value", `invalid environment variable "BROKEN"`, func(p *ocipb.Process) { p.Env = append(p.Env, "BROKEN") }},
+		{"a variable without a value", `process.env "BROKEN" is not a variable with its value`, func(p *ocipb.Process) { p.Env = append(p.Env, "BROKEN") }},
 		{"no arguments", "process.args is empty", func(p *ocipb.Process) { p.Args = nil }},
 		{"an unknown limit", `process.rlimits type "RLIMIT_X" is unknown`, func(p *ocipb.Process) { p.Rlimits = []*ocipb.POSIXRlimit{{Type: "RLIMIT_X"}} }},
-		{"an unknown scheduling policy", `unknown scheduling policy "SCHED_X"`, func(p *ocipb.Process) { p.Scheduler = &ocipb.LinuxScheduler{Policy: "SCHED_X"} }},
+		{"an unknown scheduling policy", `process.scheduler: policy "SCHED_X" is unknown`, func(p *ocipb.Process) { p.Scheduler = &ocipb.LinuxScheduler{Policy: "SCHED_X"} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := execProcess("true")

@@ -3,17 +3,20 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/capability"
 	"kata/guest/cgroup"
+	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
 	"kata/guest/log"
 	"kata/guest/reaper"
@@ -94,12 +97,19 @@ type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
+// Names are a user and its groups to look up in the container; see stage.Names.
+type Names = stage.Names
+
 // Options are what a spec has no field for.
 type Options struct {
 	// JoinPID makes the container join the pid namespace of another one, which
 	// must be running; the spec's own pid namespace, if any, is ignored. The
 	// container's processes end with its init all the same.
 	JoinPID *Container
+	// Names of the user of the first process, where the spec has numbers.
+	Names Names
+	// Shared are further mounts, which come after the spec's.
+	Shared []SharedMount
 }
 
 // cleanupTime bounds what Create does after an error. Killing takes longer only
@@ -124,16 +134,18 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 	if err != nil {
 		return nil, &SpecError{err.Error()}
 	}
-	config, err := stage.Config(spec)
+	trees := make(rootfs.Trees)
+	defer trees.Close()
+	spec, err = share(spec, trees, opts.Shared)
 	if err != nil {
-		return nil, &SpecError{err.Error()}
+		return nil, err
 	}
 	group, err := cgroup.Create(r.config.CgroupRoot, path)
 	if err != nil {
 		return nil, err
 	}
 	c := &Container{id: id, rt: r, spec: spec, group: group}
-	if err := c.create(ctx, config, stdio, opts); err != nil {
+	if err := c.create(ctx, trees, stdio, opts); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		return nil, errors.Join(err, c.Destroy(cleanup)) // kills the stage, if there is one
@@ -142,19 +154,29 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 }
 
 // create starts the stage and waits until it is ready.
-func (c *Container) create(ctx context.Context, config []byte, stdio Stdio, opts Options) error {
+func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio, opts Options) error {
 	pidns, owner, err := pidNamespace(c.spec, opts)
 	if err != nil {
 		return err
 	}
 	defer closeFD(pidns)
-	p, err := c.rt.startStage(stageStart{
+	born, release, err := c.special(opts)
+	if err != nil {
+		return err
+	}
+	defer release()
+	start := stageStart{
 		args:   []string{"kata-agent", stage.Argument, stage.Create, c.id},
 		stdio:  stdio,
 		pidns:  pidns,
 		flags:  cloneFlags(c.spec),
 		cgroup: c.group,
-	})
+		born:   born,
+	}
+	if born != nil && opts.JoinPID == nil {
+		start.pidns = 0 // one with a path is among the others
+	}
+	p, err := c.rt.startStage(start)
 	if err != nil {
 		return err
 	}
@@ -166,22 +188,65 @@ func (c *Container) create(ctx context.Context, config []byte, stdio Stdio, opts
 			_ = c.group.Kill() // fails only when Destroy was faster
 		}()
 	}
+	if c.ownUsers {
+		if err := c.settle(stdio); err != nil {
+			return err
+		}
+	}
+	if err := c.outside(trees, opts.JoinPID != nil); err != nil {
+		return err
+	}
 	p.hooks = func() error { return c.createHooks(ctx) }
-	if err := p.stage.configure(ctx, config); err != nil {
-		return p.stageFailed(err)
+	job := stage.Job{Spec: c.spec, Names: opts.Names, Born: born != nil, Privileged: c.ownUsers}
+	if c.ownUsers {
+		spec, linux := *c.spec, *c.spec.Linux
+		if linux.Sysctl, err = c.setSysctls(); err != nil {
+			return err
+		}
+		spec.Linux = &linux
+		job.Spec = &spec
+	}
+	if err := p.begin(ctx, &job, trees); err != nil {
+		return err
 	}
 	if err := p.awaitReady(ctx); err != nil {
 		return err
+	}
+	if c.ownUsers {
+		if err := p.grant(c.spec.Process); err != nil {
+			return err
+		}
 	}
 	// Only now: the stage has more threads and uses more time and memory than
 	// the container may be allowed.
 	return c.group.Apply(c.spec.Linux.GetResources())
 }
 
+// begin gives a stage its job.
+func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees) error {
+	job.Trees = slices.Sorted(maps.Keys(trees))
+	message, err := job.Marshal()
+	if err != nil {
+		return &SpecError{err.Error()}
+	}
+	err = p.stage.configure(ctx, message)
+	if err == nil && len(trees) > 0 {
+		err = p.stage.sendTrees(ctx, trees, job.Trees)
+	}
+	if err != nil {
+		return p.stageFailed(err)
+	}
+	return nil
+}
+
 // cloneFlags are the namespaces that the stage is born with. The cgroup
-// namespace is made by the stage itself, and there is always one for mounts.
+// namespace is made by the stage itself, and unless one is joined there is always
+// one for mounts.
 func cloneFlags(spec *ocipb.Spec) uintptr {
 	flags := uintptr(unix.CLONE_NEWNS)
+	if stage.JoinsMounts(spec) {
+		flags = 0
+	}
 	for _, n := range spec.Linux.GetNamespaces() {
 		if n.Path != "" {
 			continue
@@ -238,6 +303,9 @@ func withoutPIDNamespace(spec *ocipb.Spec) *ocipb.Spec {
 // warn logs what a spec asks for and does not get.
 func (r *Runtime) warn(id string, spec *ocipb.Spec) {
 	r.warnProcess(id, spec.Process)
+	if stage.JoinsMounts(spec) {
+		r.config.Log.Warn("root, mounts, devices and paths of the spec have no effect in a mount namespace that is joined", "container", id)
+	}
 	if label := spec.Linux.GetMountLabel(); label != "" {
 		r.config.Log.Warn("SELinux label of mounts has no effect", "container", id, "label", label)
 	}

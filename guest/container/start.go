@@ -3,15 +3,18 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/guest/cgroup"
+	"kata/guest/container/birth"
+	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
 	"kata/guest/reaper"
 )
@@ -27,6 +30,9 @@ type stageStart struct {
 	init   int
 	flags  uintptr       // CLONE_NEW*
 	cgroup *cgroup.Group // nil: the agent's own
+	// born starts it in a user or time namespace, with the flags that are
+	// there; pidns 0 is none then.
+	born *birth.Program
 }
 
 // startStage starts a stage, which waits for its configuration.
@@ -71,19 +77,59 @@ func (r *Runtime) forkStage(s stageStart, socket int) (*reaper.Process, error) {
 	if s.cgroup != nil {
 		sys.UseCgroupFD, sys.CgroupFD = true, s.cgroup.FD()
 	}
+	// One thread for Go code is enough, and if the runtime should die it must
+	// not write a trace into the container's standard error.
+	env := []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
+	if s.born != nil {
+		return r.bear(s, files, env)
+	}
 	fork := func() (int, error) {
-		return syscall.ForkExec(r.config.Exe, s.args, &syscall.ProcAttr{
-			// One thread for Go code is enough, and if the runtime should die it
-			// must not write a trace into the container's standard error.
-			Env:   []string{"GOMAXPROCS=1", "GOTRACEBACK=none"},
-			Files: files,
-			Sys:   sys,
-		})
+		return syscall.ForkExec(r.config.Exe, s.args, &syscall.ProcAttr{Env: env, Files: files, Sys: sys})
 	}
 	if s.pidns >= 0 {
 		return r.config.Reaper.Start(func() (int, error) { return inPIDNamespace(s.pidns, fork) })
 	}
 	return r.config.Reaper.Start(fork)
+}
+
+// bear starts a stage in namespaces that syscall.ForkExec has no way into.
+func (r *Runtime) bear(s stageStart, files []uintptr, env []string) (*reaper.Process, error) {
+	exe, err := unix.Open(r.config.Exe, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: r.config.Exe, Err: err}
+	}
+	defer unix.Close(exe)
+	p := *s.born
+	p.Exe, p.Args, p.Env, p.Files, p.Cgroup = exe, s.args, env, files, -1
+	if s.cgroup != nil {
+		p.Cgroup = s.cgroup.FD()
+	}
+	if s.pidns > 0 {
+		p.Enter = append(p.Enter[:len(p.Enter):len(p.Enter)], birth.Namespaces{FD: s.pidns, Flags: unix.CLONE_NEWPID})
+	}
+	return r.config.Reaper.Start(func() (int, error) { return birth.Start(&p) })
+}
+
+// sendTrees sends the descriptors of trees, in the order of places.
+func (c *stageConn) sendTrees(ctx context.Context, trees rootfs.Trees, places []int) (err error) {
+	release := c.until(ctx)
+	defer func() { err = errors.Join(release(), err) }()
+	for batch := range slices.Chunk(places, stage.MaxDescriptors) {
+		var fds []int
+		for _, place := range batch {
+			fds = append(fds, trees[place].FD())
+		}
+		rights := unix.UnixRights(fds...)
+		var sendErr error
+		err := c.raw.Write(func(fd uintptr) bool {
+			sendErr = unix.Sendmsg(int(fd), []byte{0}, rights, nil, unix.MSG_NOSIGNAL)
+			return sendErr != unix.EAGAIN
+		})
+		if err := errors.Join(err, sendErr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inPIDNamespace runs fork on a thread whose children are born in the pid

@@ -2,14 +2,12 @@ package container
 
 import (
 	"path"
+	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
 	"kata/guest/container/stage"
-	"kata/guest/mount"
 	"kata/guest/seccomp"
 )
 
@@ -34,7 +32,7 @@ func Validate(id string, spec *ocipb.Spec) error {
 	if err := hooks.Validate(spec.Hooks); err != nil {
 		return &SpecError{err.Error()}
 	}
-	if err := validateMounts(spec.Mounts); err != nil {
+	if err := validateMounts(spec); err != nil {
 		return err
 	}
 	return validateLinux(spec)
@@ -69,11 +67,55 @@ func ValidateProcess(p *ocipb.Process) error {
 	if p.Cwd != "" && !path.IsAbs(p.Cwd) {
 		return specErrorf("process.cwd %q is not absolute", p.Cwd)
 	}
+	if strings.IndexByte(p.Cwd, 0) >= 0 {
+		return specErrorf("process.cwd %q holds a zero byte", p.Cwd)
+	}
+	for _, pair := range p.Env {
+		if strings.IndexByte(pair, '=') < 1 || strings.IndexByte(pair, 0) >= 0 {
+			return specErrorf("process.env %q is not a variable with its value", pair)
+		}
+	}
 	if score := p.OOMScoreAdj; !p.OOMScoreAdjUnset && (score < -1000 || score > 1000) {
 		return specErrorf("process.oomScoreAdj %d is not between -1000 and 1000", score)
 	}
+	const maxSize = 1<<16 - 1
+	if size := p.ConsoleSize; size.GetHeight() > maxSize || size.GetWidth() > maxSize {
+		return specErrorf("process.consoleSize %d by %d is not possible", size.Width, size.Height)
+	}
+	if err := validateUser(p.User); err != nil {
+		return err
+	}
+	if err := validateRlimits(p.Rlimits); err != nil {
+		return err
+	}
+	return validatePriorities(p)
+}
+
+// noID is what system calls take for "do not change".
+const noID = 1<<32 - 1
+
+func validateUser(u *ocipb.User) error {
+	if u.GetUID() == noID || u.GetGID() == noID {
+		return specErrorf("process.user %d:%d is not possible", u.UID, u.GID)
+	}
+	const maxGroups = 65536 // NGROUPS_MAX
+	if n := len(u.GetAdditionalGids()); n > maxGroups {
+		return specErrorf("process.user.additionalGids has %d groups, more than %d", n, maxGroups)
+	}
+	for _, gid := range u.GetAdditionalGids() {
+		if gid == noID {
+			return specErrorf("process.user.additionalGids %d is not possible", gid)
+		}
+	}
+	if u != nil && u.Umask != nil && *u.Umask > 0o777 {
+		return specErrorf("process.user.umask 0%s has more than permission bits", strconv.FormatUint(uint64(*u.Umask), 8))
+	}
+	return nil
+}
+
+func validateRlimits(limits []*ocipb.POSIXRlimit) error {
 	seen := make(map[string]bool)
-	for _, limit := range p.Rlimits {
+	for _, limit := range limits {
 		if limit == nil {
 			return specErrorf("process.rlimits has an empty entry")
 		}
@@ -88,72 +130,27 @@ func ValidateProcess(p *ocipb.Process) error {
 		}
 		seen[limit.Type] = true
 	}
-	const maxSize = 1<<16 - 1
-	if size := p.ConsoleSize; size.GetHeight() > maxSize || size.GetWidth() > maxSize {
-		return specErrorf("process.consoleSize %d by %d is not possible", size.Width, size.Height)
-	}
-	if p.ExecCPUAffinity != nil {
-		return specErrorf("process.execCPUAffinity is not supported")
-	}
 	return nil
 }
 
-func validateMounts(mounts []*ocipb.Mount) error {
-	for i, m := range mounts {
-		if m == nil || m.Destination == "" {
-			return specErrorf("mounts[%d] has no destination", i)
-		}
-		if strings.IndexByte(m.Destination+m.Source+m.Type, 0) >= 0 {
-			return specErrorf("mounts[%d] %q holds a zero byte", i, m.Destination)
-		}
-		if _, err := mount.Parse(m.Options); err != nil {
-			return specErrorf("mounts[%d] %s: %v", i, m.Destination, err)
+func validatePriorities(p *ocipb.Process) error {
+	if p.Scheduler != nil {
+		if err := stage.CheckScheduler(p.Scheduler); err != nil {
+			return specErrorf("process.scheduler: %v", err)
 		}
 	}
-	return nil
-}
-
-func validateLinux(spec *ocipb.Spec) error {
-	linux := spec.Linux
-	if linux == nil {
-		return nil
-	}
-	has, err := validateNamespaces(linux.Namespaces)
-	if err != nil {
-		return err
-	}
-	if !has["uts"] && (spec.Hostname != "" || spec.Domainname != "") {
-		return specErrorf("hostname %q needs a uts namespace of the container's own", spec.Hostname+spec.Domainname)
-	}
-	for key := range linux.Sysctl {
-		if err := validateSysctl(key, has); err != nil {
-			return err
+	if p.IOPriority != nil {
+		if err := stage.CheckIOPriority(p.IOPriority); err != nil {
+			return specErrorf("process.ioPriority: %v", err)
 		}
 	}
-	if linux.RootfsPropagation != "" {
-		if _, err := mount.ParsePropagation(linux.RootfsPropagation); err != nil {
-			return specErrorf("linux.rootfsPropagation: %v", err)
+	for _, list := range [...]string{p.ExecCPUAffinity.GetInitial(), p.ExecCPUAffinity.GetFinal()} {
+		if list == "" {
+			continue
 		}
-	}
-	for i, d := range linux.Devices {
-		if d == nil || !path.IsAbs(d.Path) || path.Clean(d.Path) == "/" {
-			return specErrorf("linux.devices[%d] has no absolute path", i)
+		if _, err := stage.CPUSet(list); err != nil {
+			return specErrorf("process.execCPUAffinity: %v", err)
 		}
-		if !strings.Contains("cbup", d.Type) || len(d.Type) != 1 {
-			return specErrorf("linux.devices[%d] %s: type %q is none of c, b, u and p", i, d.Path, d.Type)
-		}
-	}
-	if err := validateSeccomp(linux.Seccomp); err != nil {
-		return err
-	}
-	if len(linux.TimeOffsets) > 0 || len(linux.NetDevices) > 0 || linux.MemoryPolicy != nil {
-		return specErrorf("linux.timeOffsets, netDevices and memoryPolicy are not supported")
-	}
-	if linux.IntelRdt != nil {
-		return specErrorf("linux.intelRdt is not supported")
-	}
-	if len(linux.UIDMappings)+len(linux.GIDMappings) > 0 {
-		return specErrorf("linux.uidMappings and gidMappings need a user namespace, which is not supported")
 	}
 	return nil
 }
@@ -173,55 +170,4 @@ func validateSeccomp(s *ocipb.LinuxSeccomp) error {
 		return specErrorf("linux.seccomp: %v", err)
 	}
 	return nil
-}
-
-// validateNamespaces returns which types are the container's own.
-func validateNamespaces(namespaces []*ocipb.LinuxNamespace) (map[string]bool, error) {
-	has := make(map[string]bool)
-	for i, n := range namespaces {
-		flag, ok := stage.NamespaceFlag(n.GetType())
-		switch {
-		case !ok:
-			return nil, specErrorf("linux.namespaces[%d].type %q is unknown", i, n.GetType())
-		case has[n.Type]:
-			return nil, specErrorf("linux.namespaces[%d]: type %q is there twice", i, n.Type)
-		case n.Path != "" && !path.IsAbs(n.Path):
-			return nil, specErrorf("linux.namespaces[%d].path %q is not absolute", i, n.Path)
-		case flag == unix.CLONE_NEWUSER || flag == unix.CLONE_NEWTIME:
-			return nil, specErrorf("linux.namespaces[%d]: %s namespaces are not supported", i, n.Type)
-		case flag == unix.CLONE_NEWNS && n.Path != "":
-			return nil, specErrorf("linux.namespaces[%d]: joining a mount namespace (%s) is not supported", i, n.Path)
-		}
-		has[n.Type] = true
-	}
-	return has, nil
-}
-
-// namespacedSysctls are the kernel parameters that a namespace has its own
-// values of; a name that ends in a slash stands for all below. Those of the
-// network belong to the pod, whose namespace is the guest's.
-var namespacedSysctls = []struct{ name, namespace string }{
-	{"kernel/msgmax", "ipc"}, {"kernel/msgmnb", "ipc"}, {"kernel/msgmni", "ipc"}, {"kernel/sem", "ipc"},
-	{"kernel/shmall", "ipc"}, {"kernel/shmmax", "ipc"}, {"kernel/shmmni", "ipc"}, {"kernel/shm_rmid_forced", "ipc"},
-	{"fs/mqueue/", "ipc"},
-	{"kernel/hostname", "uts"}, {"kernel/domainname", "uts"},
-	{"net/", ""},
-}
-
-// validateSysctl refuses parameters that would change more than the container.
-func validateSysctl(key string, has map[string]bool) error {
-	p := stage.SysctlPath(key)
-	if path.Clean("/"+p) != "/"+p {
-		return specErrorf("linux.sysctl %q is not the name of a kernel parameter", key)
-	}
-	for _, s := range namespacedSysctls {
-		if p != s.name && !(strings.HasSuffix(s.name, "/") && strings.HasPrefix(p, s.name)) {
-			continue
-		}
-		if s.namespace != "" && !has[s.namespace] {
-			return specErrorf("linux.sysctl %q needs a %s namespace of the container's own", key, s.namespace)
-		}
-		return nil
-	}
-	return specErrorf("linux.sysctl %q is not in a separate kernel namespace", key)
 }

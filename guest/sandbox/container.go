@@ -58,6 +58,11 @@ type ContainerOptions struct {
 	// Devices are written into Spec.
 	Devices []*agentpb.Device
 	Ports   stream.Ports
+	// Names of its user, where Spec has numbers.
+	Names container.Names
+	// SharedMounts are parts of other containers that it gets; see
+	// CheckSharedMounts.
+	SharedMounts []*agentpb.SharedMount
 	// SandboxPidns puts it into the pod's pid namespace, which the first such
 	// container makes.
 	SandboxPidns bool
@@ -112,9 +117,12 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (err 
 
 // create makes the container itself and its first process.
 func (c *Container) create(ctx context.Context, o ContainerOptions, storages *storage.Set) error {
-	var options container.Options
+	shared, err := c.sharedMounts(o.SharedMounts)
+	if err != nil {
+		return err
+	}
+	options := container.Options{Names: o.Names, Shared: shared}
 	if o.SandboxPidns {
-		var err error
 		if options.JoinPID, err = c.joinPIDs(o.Spec); err != nil {
 			return err
 		}
@@ -268,6 +276,7 @@ func (c *Container) remove(ctx context.Context) error {
 		p.close()
 	}
 	err := errors.Join(storages.Release(), c.devices.Release())
+	c.sandbox.cfg.Storages.LetGo()
 	c.sandbox.cfg.Storages.LetGo()
 	c.sandbox.forget(c)
 	return err

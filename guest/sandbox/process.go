@@ -20,6 +20,7 @@ type ExecOptions struct {
 	ID      string
 	Process *ocipb.Process
 	Ports   stream.Ports
+	Names   container.Names // of its user, where Process has numbers
 }
 
 // Exit is how a process ended.
@@ -175,7 +176,7 @@ func (c *Container) exec(ctx context.Context, r *container.Container, o ExecOpti
 	if err != nil {
 		return nil, fmt.Errorf("process %q of container %q: %w", o.ID, c.id, err)
 	}
-	process, err := r.Exec(ctx, o.ID, o.Process, p.child())
+	process, err := r.ExecAs(ctx, o.ID, o.Process, o.Names, p.child())
 	if err != nil {
 		p.close()
 		return nil, err

@@ -24,7 +24,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/fmt"
-	"kata/guest/container/nofile"
 )
 
 // Namespaces are namespaces to join: those of setns(2)'s flags that a
@@ -151,9 +150,17 @@ func (p *Program) writeMaps(pid int) error {
 // files above all numbers that they are to have, until release.
 func (p *Program) child(report, maps int) (*child, error) {
 	c := &child{
-		report: uintptr(report), maps: uintptr(maps), exe: uintptr(p.Exe), nofile: nofile.Original(),
+		report: uintptr(report), maps: uintptr(maps), exe: uintptr(p.Exe),
 	}
 	c.setPaths()
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &c.nofile); err != nil {
+		return nil, err
+	}
+	// Go raises the soft limit for itself to one below the hard limit, and
+	// nobody else would. Before, it was what the kernel gives init.
+	if c.nofile.Cur == c.nofile.Max-1 {
+		c.nofile.Cur = min(c.nofile.Cur, 1024)
+	}
 	argv, err := syscall.SlicePtrFromStrings(p.Args)
 	if err != nil {
 		return nil, err

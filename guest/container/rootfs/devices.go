@@ -1,13 +1,15 @@
 package rootfs
 
 import (
-	"fmt"
 	"path"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/inroot"
+	"kata/guest/mount"
 )
 
 // defaultDevices are in every container (OCI runtime specification, "Default
@@ -31,9 +33,9 @@ var links = [...]struct{ name, target string }{
 	{"core", "/proc/kcore"},
 }
 
-// makeDevices makes the default nodes, the spec's and the links. A node of the
-// spec takes the place of a default one with the same path.
-func (r *Root) makeDevices(devices []*ocipb.LinuxDevice) error {
+// nodes are the device nodes of a container: those of the spec and the default
+// ones whose paths the spec has no node for.
+func nodes(devices []*ocipb.LinuxDevice) []*ocipb.LinuxDevice {
 	asked := make(map[string]bool, len(devices))
 	for _, d := range devices {
 		asked[path.Clean(d.Path)] = true
@@ -43,8 +45,13 @@ func (r *Root) makeDevices(devices []*ocipb.LinuxDevice) error {
 			devices = append(devices[:len(devices):len(devices)], d)
 		}
 	}
-	for _, d := range devices {
-		if err := r.makeDevice(d); err != nil {
+	return devices
+}
+
+// makeDevices makes the nodes and the links of /dev.
+func (r *Root) makeDevices(devices []*ocipb.LinuxDevice) error {
+	for i, d := range nodes(devices) {
+		if err := r.makeDevice(i, d); err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
@@ -73,7 +80,16 @@ var deviceTypes = map[string]uint32{
 	"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO,
 }
 
-func (r *Root) makeDevice(d *ocipb.LinuxDevice) error {
+// nodeMode is the permission bits of a node.
+func nodeMode(d *ocipb.LinuxDevice) uint32 {
+	if mode := d.FileMode & 0o7777; mode != 0 {
+		return mode
+	}
+	return 0o666
+}
+
+// makeDevice makes the node of index i.
+func (r *Root) makeDevice(i int, d *ocipb.LinuxDevice) error {
 	kind, ok := deviceTypes[d.Type]
 	if !ok {
 		return fmt.Errorf("unknown type %q", d.Type)
@@ -90,25 +106,68 @@ func (r *Root) makeDevice(d *ocipb.LinuxDevice) error {
 	if isProc(parent) {
 		return fmt.Errorf("the path leads into /proc")
 	}
-	mode := d.FileMode & 0o7777
-	if mode == 0 {
-		mode = 0o666
-	}
 	number := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
 	if kind == unix.S_IFIFO {
 		number = 0
+	} else if r.nodes != nil {
+		return r.bindNode(i, parent, name, kind, number)
 	}
-	err = unix.Mknodat(parent, name, kind|mode, int(number))
+	err = unix.Mknodat(parent, name, kind|nodeMode(d), int(number))
+	if err == unix.EEXIST {
+		return checkNode(parent, name, kind, number)
+	}
+	if err != nil || d.UID == 0 && d.GID == 0 {
+		return err
+	}
+	return unix.Fchownat(parent, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// bindNode mounts the node of index i, which the runtime has made, on an empty
+// file.
+func (r *Root) bindNode(i, parent int, name string, kind uint32, number uint64) error {
+	target, err := emptyFile(parent, name)
 	if err == unix.EEXIST {
 		return checkNode(parent, name, kind, number)
 	}
 	if err != nil {
 		return err
 	}
-	if d.UID == 0 && d.GID == 0 {
-		return nil
+	defer unix.Close(target)
+	node, err := unix.Openat(r.nodes.FD(), strconv.Itoa(i), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	return unix.Fchownat(parent, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+	defer unix.Close(node)
+	tree, err := mount.Bind(node, false)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return tree.Attach(target)
+}
+
+// emptyFile makes a file to mount on. One that is there and empty will do: it
+// may be the image's, for this purpose.
+func emptyFile(parent int, name string) (int, error) {
+	fd, err := unix.Openat(parent, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		unix.Close(fd)
+	} else if err != unix.EEXIST {
+		return -1, err
+	}
+	target, err := unix.Openat(parent, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(target, &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != 0) {
+		err = unix.EEXIST
+	}
+	if err != nil {
+		unix.Close(target)
+		return -1, err
+	}
+	return target, nil
 }
 
 // checkNode accepts what an image, or a volume on /dev, has already if it is

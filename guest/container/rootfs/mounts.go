@@ -2,53 +2,45 @@ package rootfs
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/inroot"
 	"kata/guest/mount"
 )
 
-// mount makes one mount of the spec.
-func (r *Root) mount(m *ocipb.Mount) error {
+// mount makes the spec's mount of index i.
+func (r *Root) mount(i int, m *ocipb.Mount) error {
 	o, err := mount.Parse(m.Options)
 	if err != nil {
 		return err
-	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return errors.New("ID-mapped mounts are not supported")
-	}
-	if m.Type == "bind" {
-		o.Bind = true
 	}
 	dest := path.Clean("/" + m.Destination)
 	if dest == "/" {
 		return errors.New("the root itself cannot be mounted over")
 	}
-	if o.Bind {
-		return r.bind(dest, m.Source, &o)
+	tree := r.trees[i]
+	delete(r.trees, i)
+	if isBind(m, &o) {
+		defer tree.Close()
+		return r.bind(dest, tree, &o)
 	}
-	return r.mountFS(dest, m.Type, m.Source, &o)
+	return r.mountFS(dest, m.Type, m.Source, &o, tree)
 }
 
-// bind mounts source, a path of the guest, on dest.
-func (r *Root) bind(dest, source string, o *mount.Options) error {
-	from, err := openSource(source)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(from)
+// bind mounts tree, which shows a part of the guest's, on dest.
+func (r *Root) bind(dest string, tree *mount.Tree, o *mount.Options) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(from, &st); err != nil {
+	if err := unix.Fstat(tree.FD(), &st); err != nil {
 		return err
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if err := checkProcPath(dest, isProc(from), isDir); err != nil {
+	if err := checkProcPath(dest, isProc(tree.FD()) && st.Ino == procRootInode, isDir); err != nil {
 		return err
 	}
 	make := inroot.Create
@@ -63,11 +55,6 @@ func (r *Root) bind(dest, source string, o *mount.Options) error {
 	if err := r.checkTarget(dest, target); err != nil {
 		return err
 	}
-	tree, err := mount.Bind(from, o.Recursive)
-	if err != nil {
-		return fmt.Errorf("source %s: %w", source, err)
-	}
-	defer tree.Close()
 	if err := tree.Configure(o); err != nil {
 		return err
 	}
@@ -77,23 +64,8 @@ func (r *Root) bind(dest, source string, o *mount.Options) error {
 	return tree.Propagate(o)
 }
 
-// openSource opens what a bind mount shows. A source is a path that the agent
-// or the host chose; links in it are followed, except procfs's magic ones.
-func openSource(source string) (int, error) {
-	if !path.IsAbs(source) {
-		return -1, fmt.Errorf("source %q of a bind mount is not absolute", source)
-	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, source, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return -1, fmt.Errorf("source %s: %w", source, err)
-	}
-	return fd, nil
-}
-
-// mountFS mounts a file system of its own on dest.
-func (r *Root) mountFS(dest, fstype, source string, o *mount.Options) error {
+// mountFS mounts a file system of its own on dest: made, if it is not given.
+func (r *Root) mountFS(dest, fstype, source string, o *mount.Options, tree *mount.Tree) error {
 	switch fstype {
 	case "":
 		return errors.New("the mount has no type")
@@ -123,9 +95,10 @@ func (r *Root) mountFS(dest, fstype, source string, o *mount.Options) error {
 	if err := r.checkTarget(dest, target); err != nil {
 		return err
 	}
-	tree, err := r.newFS(fstype, source, target, existed, o)
-	if err != nil {
-		return err
+	if tree == nil {
+		if tree, err = r.newFS(fstype, source, target, existed, o); err != nil {
+			return err
+		}
 	}
 	if err := tree.Attach(target); err != nil {
 		tree.Close()
@@ -135,7 +108,7 @@ func (r *Root) mountFS(dest, fstype, source string, o *mount.Options) error {
 		tree.Close()
 		return err
 	}
-	if fstype == "tmpfs" && o.Attr.Readonly() {
+	if fstype == "tmpfs" && o.Attr.Then(o.AttrRec).Readonly() {
 		r.sealed = append(r.sealed, tree)
 		return nil
 	}
@@ -147,13 +120,10 @@ func (r *Root) newFS(fstype, source string, target int, existed bool, o *mount.O
 	if source == "" {
 		source = fstype
 	}
-	attr := mount.Attr{Set: o.Attr.Set | o.AttrRec.Set}
+	attr := mount.Attr{Set: o.Attr.Then(o.AttrRec).Set}
 	params := o.Data
 	if fstype == "tmpfs" {
 		attr.Set &^= unix.MOUNT_ATTR_RDONLY // in the end; see sealed
-		if o.AttrRec.Readonly() {
-			o.Attr.Set |= unix.MOUNT_ATTR_RDONLY
-		}
 		if existed && !o.HasData("mode") {
 			var st unix.Stat_t
 			if err := unix.Fstat(target, &st); err != nil {
@@ -182,6 +152,8 @@ var overProc = []string{
 	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
 	"/proc/loadavg", "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
 }
+
+const procRootInode = 1 // PROC_ROOT_INO, include/linux/proc_ns.h
 
 // checkProcPath decides by its name whether something may be mounted on dest:
 // on /proc only procfs, in it only files that may be replaced.
@@ -222,7 +194,6 @@ func (r *Root) checkTarget(dest string, target int) error {
 		return err
 	}
 	defer unix.Close(proc)
-	const procRootInode = 1 // PROC_ROOT_INO, include/linux/proc_ns.h
 	var top, st unix.Stat_t
 	if err := errors.Join(unix.Fstat(proc, &top), unix.Fstat(target, &st)); err != nil {
 		return err

@@ -17,12 +17,12 @@ package rootfs
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/inroot"
 	"kata/guest/mount"
@@ -30,29 +30,50 @@ import (
 
 // Root is a root file system that is being built.
 type Root struct {
-	tree *mount.Tree // the root's mount
-	null int         // O_PATH descriptor of the agent's /dev/null
+	tree  *mount.Tree // the root's mount
+	null  int         // O_PATH descriptor of the agent's /dev/null
+	trees Trees       // what is still to be attached
+	nodes *mount.Tree // device nodes, for a container that cannot make any
 	// sealed are mounts to make read-only at the end: mount points and device
 	// nodes are still to be made in them.
 	sealed []*mount.Tree
 }
 
 // Prepare mounts the container's root file system and everything below it. The
-// caller's mount namespace must be its own; mounts stop propagating out of it.
-// Working directory and root stay as they are.
-func Prepare(spec *ocipb.Spec) (*Root, error) {
+// caller's mount namespace must be its own; mounts stop propagating out of it,
+// unless the spec says so. Trees are those that the caller has been given,
+// which Prepare uses up. Working directory and root stay as they are.
+func Prepare(spec *ocipb.Spec, trees Trees) (*Root, error) {
+	if trees == nil {
+		trees = make(Trees)
+	}
+	r := &Root{trees: trees}
+	given := trees[RootTree] != nil
+	if KeepsPeers(spec.Linux.GetRootfsPropagation()) {
+		// Before their originals stop being the peers of the outside's.
+		if err := trees.bindMounts(spec.Mounts); err != nil {
+			return nil, err
+		}
+	}
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("stop mount propagation: %w", err)
 	}
-	r := &Root{}
 	if err := r.openNull(); err != nil {
 		return nil, err
 	}
-	if err := r.bindRoot(spec.Root.GetPath()); err != nil {
+	if !given {
+		if err := trees.bindRoot(spec.Root.GetPath()); err != nil {
+			return nil, err
+		}
+	}
+	if err := trees.bindMounts(spec.Mounts); err != nil {
+		return nil, err
+	}
+	if err := r.attachRoot(spec.Root.GetPath(), given); err != nil {
 		return nil, fmt.Errorf("root file system %s: %w", spec.Root.GetPath(), err)
 	}
-	for _, m := range spec.Mounts {
-		if err := r.mount(m); err != nil {
+	for i, m := range spec.Mounts {
+		if err := r.mount(i, m); err != nil {
 			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 	}
@@ -101,19 +122,28 @@ func IsNull(fd int) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
-// bindRoot mounts the root on itself, since pivot_root(2) wants a mount.
-func (r *Root) bindRoot(path string) error {
+// attachRoot mounts the root on itself, since pivot_root(2) wants a mount. One
+// that was given is mounted on the old root, where it is out of the way: the
+// caller may not have the right to reach its own place.
+func (r *Root) attachRoot(path string, given bool) error {
+	r.tree = r.trees[RootTree]
+	delete(r.trees, RootTree)
+	if given {
+		path = "/"
+	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	tree, err := mount.Bind(fd, true)
-	if err != nil {
-		return err
+	if r.nodes = r.trees[NodesTree]; r.nodes != nil {
+		delete(r.trees, NodesTree)
+		// Below the root: only what is attached can be bind-mounted.
+		if err := r.nodes.Attach(fd); err != nil {
+			return err
+		}
 	}
-	r.tree = tree
-	return tree.Attach(fd)
+	return r.tree.Attach(fd)
 }
 
 // makeCwd makes the working directory if it is missing, as runc does.
@@ -225,6 +255,11 @@ func (r *Root) Pivot(propagation string) error {
 	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("detach the old root: %w", err)
 	}
+	if r.nodes != nil { // on top of the old root
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("detach the device nodes: %w", err)
+		}
+	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("detach the old root: %w", err)
 	}
@@ -255,5 +290,8 @@ func (r *Root) Seal() error {
 		}
 	}
 	unix.Close(r.null)
+	if r.nodes != nil {
+		r.nodes.Close()
+	}
 	return r.tree.Close()
 }

@@ -2,12 +2,13 @@ package stage
 
 import (
 	"errors"
-	"fmt"
+	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/capability"
 	"kata/guest/container/rootfs"
@@ -21,8 +22,13 @@ import (
 // is found, or not, with the permissions it will have; the permitted capabilities are kept until the end, because raising a
 // resource limit takes one. Limits come last: they could be too tight for the
 // stage itself.
-func become(c conn, spec *ocipb.Spec, last func() error) error {
-	p := spec.Process
+func become(c conn, j *Job, last func() error) error {
+	spec, p := j.Spec, j.Spec.Process
+	user, err := j.Names.resolve(p.User)
+	if err != nil {
+		return err
+	}
+	p.User = user
 	caps, _ := capability.New(p.Capabilities) // unknown names: the runtime has logged them
 	env, err := environment(p.Env, p.User.GetUID())
 	if err != nil {
@@ -31,7 +37,15 @@ func become(c conn, spec *ocipb.Spec, last func() error) error {
 	if err := ownStreams(p.User.GetUID()); err != nil {
 		return err
 	}
-	if err := setPriorities(spec); err != nil {
+	if !j.Privileged {
+		if err := SetPriorities(0, p); err != nil {
+			return err
+		}
+	}
+	if err := setPersonality(spec.Linux.GetPersonality()); err != nil {
+		return err
+	}
+	if err := setMemoryPolicy(spec.Linux.GetMemoryPolicy()); err != nil {
 		return err
 	}
 	// A directory that root may enter and the user may not is fine, as under
@@ -67,6 +81,9 @@ func become(c conn, spec *ocipb.Spec, last func() error) error {
 	if err != nil {
 		return commandError{err}
 	}
+	if limitsMemory(p.Rlimits) {
+		runtime.GC() // what is allocated from here on must find room in the heap
+	}
 	if err := c.send(Ready, nil); err != nil {
 		return err
 	}
@@ -74,7 +91,7 @@ func become(c conn, spec *ocipb.Spec, last func() error) error {
 		unix.Exit(1) // the runtime gave up
 	}
 	resetSignals() // a filter may forbid it
-	if err := restrict(caps, spec); err != nil {
+	if err := restrict(caps, j); err != nil {
 		return err
 	}
 	if err := last(); err != nil {
@@ -85,14 +102,19 @@ func become(c conn, spec *ocipb.Spec, last func() error) error {
 }
 
 // restrict gives up what the stage had and the process must not have.
-func restrict(caps capability.Sets, spec *ocipb.Spec) error {
-	p := spec.Process
+func restrict(caps capability.Sets, j *Job) error {
+	spec, p := j.Spec, j.Spec.Process
 	const admin capability.Set = 1 << unix.CAP_SYS_ADMIN
 	if err := caps.Adopt(capability.SysResource | admin); err != nil {
 		return err
 	}
+	if a := p.ExecCPUAffinity; a.GetFinal() != "" {
+		if err := SetAffinity(0, a.Final); err != nil {
+			return err
+		}
+	}
 	for _, limit := range p.Rlimits {
-		if err := setRlimit(limit); err != nil {
+		if err := setRlimit(limit, j.Privileged); err != nil {
 			return err
 		}
 	}

@@ -3,12 +3,11 @@ package stage
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/api/fmt"
 )
 
 // Kinds of message from a stage to the runtime. A message is one byte with its
@@ -22,7 +21,7 @@ const (
 )
 
 // Go is what a stage waits for, one byte. Before the first the runtime sends the
-// configuration: four bytes of length and a marshalled ocipb.Spec.
+// job; see [Job.Marshal].
 const Go = 'G'
 
 const (
@@ -46,18 +45,6 @@ func ParseHeader(b []byte) (kind byte, length int, ok bool) {
 	return b[0], int(n), n <= MaxMessage
 }
 
-// Config returns the runtime's first message.
-func Config(spec *ocipb.Spec) ([]byte, error) {
-	data, err := spec.MarshalVT()
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("the spec has %d bytes; at most %d are possible", len(data), maxConfig)
-	}
-	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(data))), data...), nil
-}
-
 // conn is the stage's end of the socket.
 type conn int
 
@@ -65,29 +52,6 @@ type conn int
 type commandError struct{ err error }
 
 func (e commandError) Error() string { return e.err.Error() }
-
-func (c conn) config() (*ocipb.Spec, error) {
-	var length [4]byte
-	if err := c.read(length[:]); err != nil {
-		return nil, err
-	}
-	n := binary.LittleEndian.Uint32(length[:])
-	if n > maxConfig {
-		return nil, errors.New("it is too long")
-	}
-	data := make([]byte, n)
-	if err := c.read(data); err != nil {
-		return nil, err
-	}
-	spec := &ocipb.Spec{}
-	if err := spec.UnmarshalVT(data); err != nil {
-		return nil, err
-	}
-	if spec.Process == nil {
-		return nil, errors.New("it has no process")
-	}
-	return spec, nil
-}
 
 // awaitGo returns when the runtime says so.
 func (c conn) awaitGo() error {

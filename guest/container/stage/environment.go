@@ -3,7 +3,6 @@ package stage
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,46 +41,6 @@ func getenv(env []string, key string) string {
 		}
 	}
 	return ""
-}
-
-// maxPasswd bounds what is read of a container's /etc/passwd.
-const maxPasswd = 1 << 20
-
-// home returns the home directory that the container's passwd file has for a
-// user, or "/". The file is the container's: it may be anything.
-func home(uid uint32) string {
-	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "/"
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return "/"
-	}
-	data := make([]byte, min(max(st.Size, 0), maxPasswd))
-	n := 0
-	for n < len(data) {
-		m, err := unix.Read(fd, data[n:])
-		if err != nil || m == 0 {
-			break
-		}
-		n += m
-	}
-	return homeIn(string(data[:n]), uid)
-}
-
-func homeIn(passwd string, uid uint32) string {
-	for line := range strings.Lines(passwd) {
-		fields := strings.Split(strings.TrimSpace(line), ":")
-		if len(fields) < 6 || fields[0] == "" || fields[5] == "" {
-			continue
-		}
-		if id, err := strconv.ParseUint(fields[2], 10, 32); err == nil && uint32(id) == uid {
-			return fields[5]
-		}
-	}
-	return "/"
 }
 
 // lookPath finds the file that a command names, as the shell does; the texts of

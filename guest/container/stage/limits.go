@@ -1,10 +1,9 @@
 package stage
 
 import (
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/seccomp"
 )
@@ -24,10 +23,14 @@ func Rlimit(name string) (number int, ok bool) {
 	return number, ok
 }
 
-func setRlimit(limit *ocipb.POSIXRlimit) error {
+// setRlimit sets a limit, which if done the runtime has set.
+func setRlimit(limit *ocipb.POSIXRlimit, done bool) error {
 	number, ok := rlimits[limit.Type]
 	if !ok {
 		return fmt.Errorf("unknown resource limit %q", limit.Type)
+	}
+	if done && number != unix.RLIMIT_NOFILE {
+		return nil
 	}
 	// By package unix, which remembers that RLIMIT_NOFILE is not to be put
 	// back on execve.
@@ -36,6 +39,16 @@ func setRlimit(limit *ocipb.POSIXRlimit) error {
 		return fmt.Errorf("set %s to %d, %d: %w", limit.Type, limit.Soft, limit.Hard, err)
 	}
 	return nil
+}
+
+// limitsMemory reports whether the stage itself could run out of memory.
+func limitsMemory(limits []*ocipb.POSIXRlimit) bool {
+	for _, limit := range limits {
+		if limit.Type == "RLIMIT_AS" || limit.Type == "RLIMIT_DATA" {
+			return true
+		}
+	}
+	return false
 }
 
 // loadSeccomp loads the compiled programs of a profile, for the calling thread.

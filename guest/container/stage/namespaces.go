@@ -1,11 +1,11 @@
 package stage
 
 import (
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/mount"
 )
@@ -24,13 +24,15 @@ func NamespaceFlag(name string) (flag int, ok bool) {
 
 // enterNamespaces joins the namespaces that have a path and makes a new cgroup
 // namespace. The others are there already: new ones since clone(2), a joined
-// pid namespace since the runtime forked into it.
-func enterNamespaces(namespaces []*ocipb.LinuxNamespace) error {
+// pid namespace since the runtime forked into it, and if born all but that of
+// the mounts.
+func enterNamespaces(namespaces []*ocipb.LinuxNamespace, born bool) error {
 	type join struct {
 		path     string
 		fd, flag int
 	}
 	var joins []join
+	var mounts *join
 	newCgroup := false
 	for _, n := range namespaces {
 		flag := namespaceFlags[n.Type]
@@ -38,14 +40,26 @@ func enterNamespaces(namespaces []*ocipb.LinuxNamespace) error {
 			newCgroup = newCgroup || flag == unix.CLONE_NEWCGROUP
 			continue
 		}
-		if flag == unix.CLONE_NEWPID {
+		if flag == unix.CLONE_NEWPID || born && flag != unix.CLONE_NEWNS {
 			continue
 		}
 		fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("%s namespace %s: %w", n.Type, n.Path, err)
 		}
-		joins = append(joins, join{n.Path, fd, flag})
+		j := join{n.Path, fd, flag}
+		if flag == unix.CLONE_NEWNS {
+			mounts = &j // last: nothing can be opened afterwards
+			continue
+		}
+		joins = append(joins, j)
+	}
+	if mounts != nil {
+		// A thread that enters one shares working directory and root with none.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		joins = append(joins, *mounts)
 	}
 	for _, j := range joins {
 		if err := unix.Setns(j.fd, j.flag); err != nil {
@@ -64,6 +78,17 @@ func enterNamespaces(namespaces []*ocipb.LinuxNamespace) error {
 	return nil
 }
 
+// JoinsMounts says whether a container has the mounts of a namespace that
+// exists, and therefore no root file system and mounts of its own.
+func JoinsMounts(spec *ocipb.Spec) bool {
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.Type == "mount" && n.Path != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // setNames sets host and domain name of the container's uts namespace.
 func setNames(host, domain string) error {
 	if host != "" {
@@ -79,9 +104,10 @@ func setNames(host, domain string) error {
 	return nil
 }
 
-// setSysctls writes kernel parameters. The procfs for it is mounted nowhere: on
-// /proc there may be anything.
-func setSysctls(sysctls map[string]string) error {
+// SetSysctls writes kernel parameters and ends with the first error that check,
+// which is told how it went with each, returns. The procfs for it is mounted
+// nowhere: on /proc there may be anything.
+func SetSysctls(sysctls map[string]string, check func(key string, err error) error) error {
 	if len(sysctls) == 0 {
 		return nil
 	}
@@ -91,15 +117,15 @@ func setSysctls(sysctls map[string]string) error {
 	}
 	defer proc.Close()
 	for key, value := range sysctls {
-		if err := setSysctl(proc.FD(), key, value); err != nil {
+		if err := check(key, setSysctl(proc.FD(), SysctlPath(key), value)); err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", key, value, err)
 		}
 	}
 	return nil
 }
 
-func setSysctl(proc int, key, value string) error {
-	fd, err := unix.Openat2(proc, "sys/"+SysctlPath(key), &unix.OpenHow{
+func setSysctl(proc int, path, value string) error {
+	fd, err := unix.Openat2(proc, "sys/"+path, &unix.OpenHow{
 		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})

@@ -1,10 +1,9 @@
 package stage
 
 import (
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 )
 
@@ -26,41 +25,88 @@ var ioClasses = map[string]int{"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPR
 
 var personalities = map[string]uintptr{"LINUX": 0, "LINUX32": 8}
 
-// setPriorities sets scheduler, i/o priority and execution domain of the
-// calling thread, which is the one that executes the process.
-func setPriorities(spec *ocipb.Spec) error {
-	if s := spec.Process.Scheduler; s != nil {
-		if err := setScheduler(s); err != nil {
-			return err
+// SetPriorities sets scheduler and i/o priority of the thread pid, 0 for the
+// calling one.
+func SetPriorities(pid int, p *ocipb.Process) error {
+	if s := p.Scheduler; s != nil {
+		attr, err := schedAttr(s)
+		if err != nil {
+			return fmt.Errorf("process.scheduler: %w", err)
+		}
+		if err := unix.SchedSetAttr(pid, &attr, 0); err != nil {
+			return fmt.Errorf("set scheduling policy %s: %w", s.Policy, err)
 		}
 	}
-	if p := spec.Process.IOPriority; p != nil {
-		class, ok := ioClasses[p.Class]
-		if !ok || p.Priority < 0 || p.Priority > 7 {
-			return fmt.Errorf("i/o priority %s %d: unknown class or level", p.Class, p.Priority)
+	if p := p.IOPriority; p != nil {
+		if err := CheckIOPriority(p); err != nil {
+			return fmt.Errorf("process.ioPriority: %w", err)
 		}
 		const classShift, whoProcess = 13, 1
-		_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(class<<classShift|int(p.Priority)))
-		if errno != 0 {
-			return fmt.Errorf("i/o priority %s %d: %w", p.Class, p.Priority, errno)
-		}
-	}
-	if p := spec.Linux.GetPersonality(); p != nil {
-		domain, ok := personalities[p.Domain]
-		if !ok || len(p.Flags) > 0 {
-			return fmt.Errorf("unknown personality %q %v", p.Domain, p.Flags)
-		}
-		if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, domain, 0, 0); errno != 0 {
-			return fmt.Errorf("personality %s: %w", p.Domain, errno)
+		value := uintptr(ioClasses[p.Class]<<classShift | int(p.Priority))
+		if _, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(pid), value); errno != 0 {
+			return fmt.Errorf("set i/o priority %s %d: %w", p.Class, p.Priority, errno)
 		}
 	}
 	return nil
 }
 
-func setScheduler(s *ocipb.LinuxScheduler) error {
+// CheckIOPriority says what is wrong with an i/o priority.
+func CheckIOPriority(p *ocipb.LinuxIOPriority) error {
+	if _, ok := ioClasses[p.Class]; !ok {
+		return fmt.Errorf("class %q is unknown", p.Class)
+	}
+	if p.Priority < 0 || p.Priority > 7 {
+		return fmt.Errorf("priority %d is not between 0 and 7", p.Priority)
+	}
+	return nil
+}
+
+// setPersonality sets the execution domain.
+func setPersonality(p *ocipb.LinuxPersonality) error {
+	if p == nil {
+		return nil
+	}
+	if err := CheckPersonality(p); err != nil {
+		return fmt.Errorf("linux.personality: %w", err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, personalities[p.Domain], 0, 0); errno != 0 {
+		return fmt.Errorf("set personality %s: %w", p.Domain, errno)
+	}
+	return nil
+}
+
+// CheckPersonality says what is wrong with an execution domain.
+func CheckPersonality(p *ocipb.LinuxPersonality) error {
+	if _, ok := personalities[p.Domain]; !ok {
+		return fmt.Errorf("domain %q is unknown", p.Domain)
+	}
+	if len(p.Flags) > 0 {
+		return fmt.Errorf("flag %q is unknown", p.Flags[0])
+	}
+	return nil
+}
+
+// CheckScheduler says what is wrong with a scheduling policy, if the kernel need
+// not be asked.
+func CheckScheduler(s *ocipb.LinuxScheduler) error {
+	_, err := schedAttr(s)
+	return err
+}
+
+func schedAttr(s *ocipb.LinuxScheduler) (unix.SchedAttr, error) {
 	policy, ok := schedulers[s.Policy]
 	if !ok {
-		return fmt.Errorf("unknown scheduling policy %q", s.Policy)
+		return unix.SchedAttr{}, fmt.Errorf("policy %q is unknown", s.Policy)
+	}
+	if s.Nice < -20 || s.Nice > 19 {
+		return unix.SchedAttr{}, fmt.Errorf("nice %d is not between -20 and 19", s.Nice)
+	}
+	realtime := policy == unix.SCHED_FIFO || policy == unix.SCHED_RR
+	if s.Priority != 0 && (!realtime || s.Priority < 1 || s.Priority > 99) {
+		return unix.SchedAttr{}, fmt.Errorf("priority %d is not possible with %s", s.Priority, s.Policy)
+	}
+	if policy != unix.SCHED_DEADLINE && (s.Runtime != 0 || s.Deadline != 0 || s.Period != 0) {
+		return unix.SchedAttr{}, fmt.Errorf("runtime, deadline and period are for SCHED_DEADLINE, not %s", s.Policy)
 	}
 	attr := unix.SchedAttr{
 		Size: unix.SizeofSchedAttr, Policy: policy, Nice: s.Nice, Priority: uint32(s.Priority),
@@ -69,12 +115,9 @@ func setScheduler(s *ocipb.LinuxScheduler) error {
 	for _, name := range s.Flags {
 		flag, ok := schedulerFlags[name]
 		if !ok {
-			return fmt.Errorf("unknown scheduling flag %q", name)
+			return unix.SchedAttr{}, fmt.Errorf("flag %q is unknown", name)
 		}
 		attr.Flags |= flag
 	}
-	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
-		return fmt.Errorf("set scheduling policy %s: %w", s.Policy, err)
-	}
-	return nil
+	return attr, nil
 }

@@ -22,13 +22,14 @@ package stage
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
 	"kata/guest/container/rootfs"
@@ -41,6 +42,10 @@ const (
 	Create   = "create"
 	Exec     = "exec"
 )
+
+// OtherNamespaces are those that an exec joins, beside that of the mounts and
+// what it is born in.
+const OtherNamespaces = unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
 // Descriptors that a stage is started with, beside the standard ones.
 const (
@@ -74,33 +79,42 @@ func run(c conn, args []string) error {
 	if len(args) != 4 {
 		return errors.New("the stage was started without its arguments")
 	}
-	spec, err := c.config()
+	j, err := c.job()
 	if err != nil {
-		return fmt.Errorf("read the configuration: %w", err)
+		return fmt.Errorf("read the job: %w", err)
 	}
 	unix.Umask(0)
-	if err := setOOMScore(spec.Process); err != nil {
-		return err
+	if !j.Privileged {
+		if err := setOOMScore(j.Spec.Process); err != nil {
+			return err
+		}
 	}
-	switch kind, id := args[2], args[3]; kind {
-	case Create:
-		return create(c, spec, id)
-	case Exec:
-		return exec(c, spec, id)
+	switch kind, id := args[2], args[3]; {
+	case kind == Create && JoinsMounts(j.Spec):
+		return createInside(c, j, id)
+	case kind == Create:
+		return create(c, j, id)
+	case kind == Exec:
+		return exec(c, j, id)
 	default:
 		return fmt.Errorf("unknown kind of stage %q", kind)
 	}
 }
 
 // create builds a new container around the process.
-func create(c conn, spec *ocipb.Spec, id string) error {
-	if err := enterNamespaces(spec.Linux.GetNamespaces()); err != nil {
+func create(c conn, j *Job, id string) error {
+	spec := j.Spec
+	if err := enterNamespaces(spec.Linux.GetNamespaces(), j.Born); err != nil {
 		return err
 	}
 	if err := joinKeyring(id); err != nil {
 		return err
 	}
-	root, err := rootfs.Prepare(spec)
+	trees, err := c.trees(j.Trees)
+	if err != nil {
+		return fmt.Errorf("receive mounts: %w", err)
+	}
+	root, err := rootfs.Prepare(spec, trees)
 	if err != nil {
 		return err
 	}
@@ -115,26 +129,55 @@ func create(c conn, spec *ocipb.Spec, id string) error {
 	if err := root.Pivot(spec.Linux.GetRootfsPropagation()); err != nil {
 		return err
 	}
-	if err := setNames(spec.Hostname, spec.Domainname); err != nil {
-		return err
-	}
-	if err := setSysctls(spec.Linux.GetSysctl()); err != nil {
+	if err := setKernel(j); err != nil {
 		return err
 	}
 	if err := root.Seal(); err != nil {
 		return err
 	}
-	return become(c, spec, func() error { return runHooks(hooks.StartContainer, spec, id, "created") })
+	return become(c, j, func() error { return runHooks(hooks.StartContainer, spec, id, "created") })
+}
+
+// createInside makes a new container of a mount namespace that exists, with its
+// root and its mounts.
+func createInside(c conn, j *Job, id string) error {
+	if err := enterNamespaces(j.Spec.Linux.GetNamespaces(), j.Born); err != nil {
+		return err
+	}
+	if err := joinKeyring(id); err != nil {
+		return err
+	}
+	if err := terminalOfRoot(c, j.Spec.Process); err != nil {
+		return err
+	}
+	if err := createHooks(c, j.Spec, id); err != nil {
+		return err
+	}
+	if err := setKernel(j); err != nil {
+		return err
+	}
+	return become(c, j, func() error { return runHooks(hooks.StartContainer, j.Spec, id, "created") })
+}
+
+// setKernel sets what the container's namespaces have of their own.
+func setKernel(j *Job) error {
+	if err := setNames(j.Spec.Hostname, j.Spec.Domainname); err != nil {
+		return err
+	}
+	return SetSysctls(j.Spec.Linux.GetSysctl(), func(_ string, err error) error { return err })
 }
 
 // exec joins a running container.
-func exec(c conn, spec *ocipb.Spec, id string) error {
+func exec(c conn, j *Job, id string) error {
 	// A mount namespace can be entered only by a thread that shares its
 	// working directory and root with no other.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+	namespaces := unix.CLONE_NEWNS
+	if !j.Born {
+		namespaces |= OtherNamespaces
+	}
 	if err := unix.Setns(InitFD, namespaces); err != nil {
 		if err == unix.ESRCH {
 			return errors.New("the container is not running")
@@ -144,20 +187,26 @@ func exec(c conn, spec *ocipb.Spec, id string) error {
 	if err := joinKeyring(id); err != nil {
 		return err
 	}
-	if spec.Process.Terminal {
-		open := func() (int, int, error) {
-			root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return -1, -1, err
-			}
-			defer unix.Close(root)
-			return rootfs.OpenTerminal(root)
-		}
-		if err := useTerminal(c, spec.Process, open); err != nil {
-			return err
-		}
+	if err := terminalOfRoot(c, j.Spec.Process); err != nil {
+		return err
 	}
-	return become(c, spec, func() error { return nil })
+	return become(c, j, func() error { return nil })
+}
+
+// terminalOfRoot gives the process a terminal of the devpts in the root, if it
+// is to have one.
+func terminalOfRoot(c conn, p *ocipb.Process) error {
+	if !p.Terminal {
+		return nil
+	}
+	return useTerminal(c, p, func() (int, int, error) {
+		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, -1, err
+		}
+		defer unix.Close(root)
+		return rootfs.OpenTerminal(root)
+	})
 }
 
 // setOOMScore runs while /proc is still the agent's. A process whose spec says
@@ -167,7 +216,7 @@ func setOOMScore(p *ocipb.Process) error {
 	if p.GetOOMScoreAdjUnset() {
 		score = 0
 	}
-	if err := os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, score), 0); err != nil {
+	if err := os.WriteFile("/proc/self/oom_score_adj", strconv.AppendInt(nil, score, 10), 0); err != nil {
 		return fmt.Errorf("set oom_score_adj to %d: %w", score, err)
 	}
 	return nil

@@ -1,0 +1,227 @@
+package rootfs
+
+import (
+	"errors"
+	"path"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
+	"kata/api/ocipb"
+	"kata/guest/mount"
+)
+
+// Places of trees, beside the indices of the spec's mounts.
+const (
+	RootTree  = -1 // the root file system
+	NodesTree = -2 // the device nodes of a container that cannot make any; see Nodes
+)
+
+// Trees are mounts that are attached nowhere yet, by the place where they go:
+// the index of a mount of the spec, or one of the constants.
+//
+// What is bind-mounted is looked up before anything of the container is made.
+// Where the process that makes the container has not the rights to do so, or
+// to make a file system, the runtime hands it trees.
+type Trees map[int]*mount.Tree
+
+// Close destroys the trees that have not been attached.
+func (t Trees) Close() {
+	for _, tree := range t {
+		tree.Close()
+	}
+}
+
+// bindRoot adds the tree of the root file system.
+func (t Trees) bindRoot(root string) error {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		t[RootTree], err = mount.Bind(fd, true)
+	}
+	if err != nil {
+		return fmt.Errorf("root file system %s: %w", root, err)
+	}
+	return nil
+}
+
+// bindMounts adds the trees of the bind mounts that are not there.
+func (t Trees) bindMounts(mounts []*ocipb.Mount) error {
+	for i, m := range mounts {
+		o, err := mount.Parse(m.Options)
+		if err == nil && t[i] == nil && isBind(m, &o) {
+			t[i], err = bindSource(m.Source, o.Recursive)
+		}
+		if err != nil {
+			delete(t, i)
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func isBind(m *ocipb.Mount, o *mount.Options) bool { return m.Type == "bind" || o.Bind }
+
+func bindSource(source string, recursive bool) (*mount.Tree, error) {
+	fd, err := openSource(source)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	tree, err := mount.Bind(fd, recursive)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", source, err)
+	}
+	return tree, nil
+}
+
+// openSource opens what a bind mount shows. A source is a path that the agent
+// or the host chose; links in it are followed, except procfs's magic ones.
+func openSource(source string) (int, error) {
+	if !path.IsAbs(source) {
+		return -1, fmt.Errorf("source %q of a bind mount is not absolute", source)
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, source, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, fmt.Errorf("source %s: %w", source, err)
+	}
+	return fd, nil
+}
+
+// KeepsPeers says whether mounts that the container makes are to be seen where
+// what it mounts them on comes from.
+func KeepsPeers(propagation string) bool {
+	flags, err := mount.ParsePropagation(propagation)
+	return err == nil && flags&unix.MS_SHARED != 0
+}
+
+// IDMapped adds the trees of the ID-mapped mounts. Users returns a descriptor of
+// a user namespace with the mappings of a mount, which belongs to the callee.
+func (t Trees) IDMapped(spec *ocipb.Spec, users func(m *ocipb.Mount) (int, error)) error {
+	for i, m := range spec.Mounts {
+		o, err := mount.Parse(m.Options)
+		if err != nil || !o.IDMap && len(m.UIDMappings) == 0 {
+			continue
+		}
+		if err := t.idMapped(i, m, &o, users); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func (t Trees) idMapped(i int, m *ocipb.Mount, o *mount.Options, users func(m *ocipb.Mount) (int, error)) error {
+	namespace, err := users(m)
+	if err != nil {
+		return err
+	}
+	tree, err := bindSource(m.Source, o.Recursive)
+	if err != nil {
+		return err
+	}
+	t[i] = tree
+	err = tree.SetIDMap(namespace, o.IDMapRecursive)
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("the file system of %s has no ID-mapped mounts in this kernel: %w", m.Source, err)
+	}
+	return err
+}
+
+// Outside adds what a process in a user namespace of its own cannot have: trees
+// of places that its user may not reach, file systems of namespaces that are
+// not its own, device nodes. Host returns the guest's ID of one of the
+// container's, of a group with group true.
+func (t Trees) Outside(spec *ocipb.Spec, host func(id uint32, group bool) (uint32, error)) error {
+	if err := t.bindRoot(spec.Root.GetPath()); err != nil {
+		return err
+	}
+	if err := t.bindMounts(spec.Mounts); err != nil {
+		return err
+	}
+	for i, m := range spec.Mounts {
+		if t[i] != nil || !needsRights(spec, m.Type) {
+			continue
+		}
+		tree, err := ownFS(m)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		t[i] = tree
+	}
+	if !KeepsPeers(spec.Linux.GetRootfsPropagation()) {
+		for _, tree := range t {
+			if err := tree.SetPropagation(unix.MS_SLAVE | unix.MS_REC); err != nil {
+				return fmt.Errorf("stop mount propagation: %w", err)
+			}
+		}
+	} else if err := t[RootTree].SetPropagation(unix.MS_SLAVE | unix.MS_REC); err != nil {
+		return fmt.Errorf("stop mount propagation: %w", err)
+	}
+	return t.makeNodes(spec, host)
+}
+
+// needsRights says whether a file system shows a namespace of the guest, which
+// takes rights there to mount: those of the network are always the pod's.
+func needsRights(spec *ocipb.Spec, fstype string) bool {
+	needed := map[string]string{"sysfs": "", "proc": "pid", "mqueue": "ipc", "cgroup": "cgroup", "cgroup2": "cgroup"}
+	namespace, ok := needed[fstype]
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.Type == namespace {
+			return false
+		}
+	}
+	return ok
+}
+
+func ownFS(m *ocipb.Mount) (*mount.Tree, error) {
+	o, err := mount.Parse(m.Options)
+	if err != nil {
+		return nil, err
+	}
+	fstype, params := m.Type, o.Data
+	if fstype == "cgroup" || fstype == "cgroup2" {
+		fstype, params = "cgroup2", nil
+	}
+	return mount.FS(fstype, fstype, params, mount.Attr{Set: o.Attr.Then(o.AttrRec).Set})
+}
+
+// makeNodes adds a file system with the device nodes of the container, whose
+// names are the indices of what nodes returns.
+func (t Trees) makeNodes(spec *ocipb.Spec, host func(id uint32, group bool) (uint32, error)) error {
+	tree, err := mount.FS("tmpfs", "nodes", []mount.Param{{Key: "mode", Value: "755"}}, mount.Attr{})
+	if err != nil {
+		return fmt.Errorf("a place for device nodes: %w", err)
+	}
+	t[NodesTree] = tree
+	for i, d := range nodes(spec.Linux.GetDevices()) {
+		if d.Type == "p" {
+			continue // anybody may make a fifo
+		}
+		if err := makeNode(tree.FD(), strconv.Itoa(i), d, host); err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
+	}
+	return nil
+}
+
+func makeNode(dir int, name string, d *ocipb.LinuxDevice, host func(id uint32, group bool) (uint32, error)) error {
+	uid, err := host(d.UID, false)
+	if err != nil {
+		return err
+	}
+	gid, err := host(d.GID, true)
+	if err != nil {
+		return err
+	}
+	mode := nodeMode(d)
+	if err := unix.Mknodat(dir, name, deviceTypes[d.Type]|mode, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return unix.Fchmodat(dir, name, mode, 0) // whatever the umask is
+}
