@@ -2678,25 +2678,25 @@ func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
 			if m.StringUser == nil {
 				m.StringUser = new(StringUser)
 			}
-			d.Message(m.StringUser)
+			d.Nested(m.StringUser.UnmarshalVT(d.View()))
 		case 34:
 			v := new(Device)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Devices = append(m.Devices, v)
 		case 42:
 			v := new(Storage)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Storages = append(m.Storages, v)
 		case 50:
 			if m.OCI == nil {
 				m.OCI = new(ocipb.Spec)
 			}
-			d.Message(m.OCI)
+			d.Nested(m.OCI.UnmarshalVT(d.View()))
 		case 56:
 			m.SandboxPidns = d.Bool()
 		case 66:
 			v := new(SharedMount)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.SharedMounts = append(m.SharedMounts, v)
 		case 72:
 			m.StdinPort = uint32(d.Uint64())
@@ -2816,12 +2816,12 @@ func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
 			if m.StringUser == nil {
 				m.StringUser = new(StringUser)
 			}
-			d.Message(m.StringUser)
+			d.Nested(m.StringUser.UnmarshalVT(d.View()))
 		case 34:
 			if m.Process == nil {
 				m.Process = new(ocipb.Process)
 			}
-			d.Message(m.Process)
+			d.Nested(m.Process.UnmarshalVT(d.View()))
 		case 40:
 			m.StdinPort = uint32(d.Uint64())
 		case 48:
@@ -3051,7 +3051,7 @@ func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
 			if m.Resources == nil {
 				m.Resources = new(ocipb.LinuxResources)
 			}
-			d.Message(m.Resources)
+			d.Nested(m.Resources.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3085,7 +3085,7 @@ func (m *UpdateEphemeralMountsRequest) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(Storage)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Storages = append(m.Storages, v)
 		}
 	}
@@ -3315,17 +3315,17 @@ func (m *CpuStats) UnmarshalVT(b []byte) error {
 			if m.CpuUsage == nil {
 				m.CpuUsage = new(CpuUsage)
 			}
-			d.Message(m.CpuUsage)
+			d.Nested(m.CpuUsage.UnmarshalVT(d.View()))
 		case 18:
 			if m.ThrottlingData == nil {
 				m.ThrottlingData = new(ThrottlingData)
 			}
-			d.Message(m.ThrottlingData)
+			d.Nested(m.ThrottlingData.UnmarshalVT(d.View()))
 		case 8002:
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Message(m.Pressure)
+			d.Nested(m.Pressure.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3452,17 +3452,17 @@ func (m *MemoryStats) UnmarshalVT(b []byte) error {
 			if m.Usage == nil {
 				m.Usage = new(MemoryData)
 			}
-			d.Message(m.Usage)
+			d.Nested(m.Usage.UnmarshalVT(d.View()))
 		case 26:
 			if m.SwapUsage == nil {
 				m.SwapUsage = new(MemoryData)
 			}
-			d.Message(m.SwapUsage)
+			d.Nested(m.SwapUsage.UnmarshalVT(d.View()))
 		case 34:
 			if m.KernelUsage == nil {
 				m.KernelUsage = new(MemoryData)
 			}
-			d.Message(m.KernelUsage)
+			d.Nested(m.KernelUsage.UnmarshalVT(d.View()))
 		case 40:
 			m.UseHierarchy = d.Bool()
 		case 50:
@@ -3481,7 +3481,7 @@ func (m *MemoryStats) UnmarshalVT(b []byte) error {
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Message(m.Pressure)
+			d.Nested(m.Pressure.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3518,12 +3518,12 @@ func (m *PressureStats) UnmarshalVT(b []byte) error {
 			if m.Some == nil {
 				m.Some = new(PressureLine)
 			}
-			d.Message(m.Some)
+			d.Nested(m.Some.UnmarshalVT(d.View()))
 		case 18:
 			if m.Full == nil {
 				m.Full = new(PressureLine)
 			}
-			d.Message(m.Full)
+			d.Nested(m.Full.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3655,41 +3655,41 @@ func (m *BlkioStats) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoServiceBytesRecursive = append(m.IoServiceBytesRecursive, v)
 		case 18:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoServicedRecursive = append(m.IoServicedRecursive, v)
 		case 26:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoQueuedRecursive = append(m.IoQueuedRecursive, v)
 		case 34:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoServiceTimeRecursive = append(m.IoServiceTimeRecursive, v)
 		case 42:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoWaitTimeRecursive = append(m.IoWaitTimeRecursive, v)
 		case 50:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoMergedRecursive = append(m.IoMergedRecursive, v)
 		case 58:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IoTimeRecursive = append(m.IoTimeRecursive, v)
 		case 66:
 			v := new(BlkioStatsEntry)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.SectorsRecursive = append(m.SectorsRecursive, v)
 		case 8002:
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Message(m.Pressure)
+			d.Nested(m.Pressure.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3772,22 +3772,22 @@ func (m *CgroupStats) UnmarshalVT(b []byte) error {
 			if m.CpuStats == nil {
 				m.CpuStats = new(CpuStats)
 			}
-			d.Message(m.CpuStats)
+			d.Nested(m.CpuStats.UnmarshalVT(d.View()))
 		case 18:
 			if m.MemoryStats == nil {
 				m.MemoryStats = new(MemoryStats)
 			}
-			d.Message(m.MemoryStats)
+			d.Nested(m.MemoryStats.UnmarshalVT(d.View()))
 		case 26:
 			if m.PidsStats == nil {
 				m.PidsStats = new(PidsStats)
 			}
-			d.Message(m.PidsStats)
+			d.Nested(m.PidsStats.UnmarshalVT(d.View()))
 		case 34:
 			if m.BlkioStats == nil {
 				m.BlkioStats = new(BlkioStats)
 			}
-			d.Message(m.BlkioStats)
+			d.Nested(m.BlkioStats.UnmarshalVT(d.View()))
 		case 42:
 			k, v := d.Entry()
 			if m.HugetlbStats == nil {
@@ -3889,10 +3889,10 @@ func (m *StatsContainerResponse) UnmarshalVT(b []byte) error {
 			if m.CgroupStats == nil {
 				m.CgroupStats = new(CgroupStats)
 			}
-			d.Message(m.CgroupStats)
+			d.Nested(m.CgroupStats.UnmarshalVT(d.View()))
 		case 18:
 			v := new(NetworkStats)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.NetworkStats = append(m.NetworkStats, v)
 		}
 	}
@@ -4181,7 +4181,7 @@ func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
 			m.Dns = append(m.Dns, d.String())
 		case 26:
 			v := new(Storage)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Storages = append(m.Storages, v)
 		case 32:
 			m.SandboxPidns = d.Bool()
@@ -4191,7 +4191,7 @@ func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
 			m.GuestHookPath = d.String()
 		case 58:
 			v := new(KernelModule)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.KernelModules = append(m.KernelModules, v)
 		}
 	}
@@ -4247,7 +4247,7 @@ func (m *Interfaces) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.Interface)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Interfaces = append(m.Interfaces, v)
 		}
 	}
@@ -4280,7 +4280,7 @@ func (m *Routes) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.Route)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Routes = append(m.Routes, v)
 		}
 	}
@@ -4317,7 +4317,7 @@ func (m *UpdateInterfaceRequest) UnmarshalVT(b []byte) error {
 			if m.Interface == nil {
 				m.Interface = new(typespb.Interface)
 			}
-			d.Message(m.Interface)
+			d.Nested(m.Interface.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -4353,7 +4353,7 @@ func (m *UpdateRoutesRequest) UnmarshalVT(b []byte) error {
 			if m.Routes == nil {
 				m.Routes = new(Routes)
 			}
-			d.Message(m.Routes)
+			d.Nested(m.Routes.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -4431,7 +4431,7 @@ func (m *ARPNeighbors) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.ARPNeighbor)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.ARPNeighbors = append(m.ARPNeighbors, v)
 		}
 	}
@@ -4468,7 +4468,7 @@ func (m *AddARPNeighborsRequest) UnmarshalVT(b []byte) error {
 			if m.Neighbors == nil {
 				m.Neighbors = new(ARPNeighbors)
 			}
-			d.Message(m.Neighbors)
+			d.Nested(m.Neighbors.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -4781,7 +4781,7 @@ func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
 			if m.AgentDetails == nil {
 				m.AgentDetails = new(AgentDetails)
 			}
-			d.Message(m.AgentDetails)
+			d.Nested(m.AgentDetails.UnmarshalVT(d.View()))
 		case 24:
 			m.SupportMemHotplugProbe = d.Bool()
 		}
@@ -4974,7 +4974,7 @@ func (m *Storage) UnmarshalVT(b []byte) error {
 			if m.FsGroup == nil {
 				m.FsGroup = new(FSGroup)
 			}
-			d.Message(m.FsGroup)
+			d.Nested(m.FsGroup.UnmarshalVT(d.View()))
 		case 64:
 			m.Shared = d.Bool()
 		}

@@ -175,13 +175,13 @@ func (m *VolumeStatsResponse) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(VolumeUsage)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Usage = append(m.Usage, v)
 		case 18:
 			if m.VolumeCondition == nil {
 				m.VolumeCondition = new(VolumeCondition)
 			}
-			d.Message(m.VolumeCondition)
+			d.Nested(m.VolumeCondition.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()

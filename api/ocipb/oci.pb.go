@@ -2193,23 +2193,23 @@ func (m *Spec) UnmarshalVT(b []byte) error {
 			if m.Process == nil {
 				m.Process = new(Process)
 			}
-			d.Message(m.Process)
+			d.Nested(m.Process.UnmarshalVT(d.View()))
 		case 26:
 			if m.Root == nil {
 				m.Root = new(Root)
 			}
-			d.Message(m.Root)
+			d.Nested(m.Root.UnmarshalVT(d.View()))
 		case 34:
 			m.Hostname = d.String()
 		case 42:
 			v := new(Mount)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Mounts = append(m.Mounts, v)
 		case 50:
 			if m.Hooks == nil {
 				m.Hooks = new(Hooks)
 			}
-			d.Message(m.Hooks)
+			d.Nested(m.Hooks.UnmarshalVT(d.View()))
 		case 58:
 			k, v := d.Entry()
 			if m.Annotations == nil {
@@ -2220,17 +2220,17 @@ func (m *Spec) UnmarshalVT(b []byte) error {
 			if m.Linux == nil {
 				m.Linux = new(Linux)
 			}
-			d.Message(m.Linux)
+			d.Nested(m.Linux.UnmarshalVT(d.View()))
 		case 74:
 			if m.Solaris == nil {
 				m.Solaris = new(Solaris)
 			}
-			d.Message(m.Solaris)
+			d.Nested(m.Solaris.UnmarshalVT(d.View()))
 		case 82:
 			if m.Windows == nil {
 				m.Windows = new(Windows)
 			}
-			d.Message(m.Windows)
+			d.Nested(m.Windows.UnmarshalVT(d.View()))
 		case 8002:
 			m.Domainname = d.String()
 		}
@@ -2295,12 +2295,12 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.ConsoleSize == nil {
 				m.ConsoleSize = new(Box)
 			}
-			d.Message(m.ConsoleSize)
+			d.Nested(m.ConsoleSize.UnmarshalVT(d.View()))
 		case 26:
 			if m.User == nil {
 				m.User = new(User)
 			}
-			d.Message(m.User)
+			d.Nested(m.User.UnmarshalVT(d.View()))
 		case 34:
 			m.Args = append(m.Args, d.String())
 		case 42:
@@ -2311,10 +2311,10 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.Capabilities == nil {
 				m.Capabilities = new(LinuxCapabilities)
 			}
-			d.Message(m.Capabilities)
+			d.Nested(m.Capabilities.UnmarshalVT(d.View()))
 		case 66:
 			v := new(POSIXRlimit)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Rlimits = append(m.Rlimits, v)
 		case 72:
 			m.NoNewPrivileges = d.Bool()
@@ -2328,17 +2328,17 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.Scheduler == nil {
 				m.Scheduler = new(LinuxScheduler)
 			}
-			d.Message(m.Scheduler)
+			d.Nested(m.Scheduler.UnmarshalVT(d.View()))
 		case 8010:
 			if m.IOPriority == nil {
 				m.IOPriority = new(LinuxIOPriority)
 			}
-			d.Message(m.IOPriority)
+			d.Nested(m.IOPriority.UnmarshalVT(d.View()))
 		case 8018:
 			if m.ExecCPUAffinity == nil {
 				m.ExecCPUAffinity = new(CPUAffinity)
 			}
-			d.Message(m.ExecCPUAffinity)
+			d.Nested(m.ExecCPUAffinity.UnmarshalVT(d.View()))
 		case 8024:
 			m.OOMScoreAdjUnset = d.Bool()
 		}
@@ -2652,11 +2652,11 @@ func (m *Mount) UnmarshalVT(b []byte) error {
 			m.Options = append(m.Options, d.String())
 		case 8002:
 			v := new(LinuxIDMapping)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.UIDMappings = append(m.UIDMappings, v)
 		case 8010:
 			v := new(LinuxIDMapping)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.GIDMappings = append(m.GIDMappings, v)
 		}
 	}
@@ -2736,27 +2736,27 @@ func (m *Hooks) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Prestart = append(m.Prestart, v)
 		case 18:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Poststart = append(m.Poststart, v)
 		case 26:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Poststop = append(m.Poststop, v)
 		case 34:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.CreateRuntime = append(m.CreateRuntime, v)
 		case 42:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.CreateContainer = append(m.CreateContainer, v)
 		case 50:
 			v := new(Hook)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.StartContainer = append(m.StartContainer, v)
 		}
 	}
@@ -2871,11 +2871,11 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(LinuxIDMapping)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.UIDMappings = append(m.UIDMappings, v)
 		case 18:
 			v := new(LinuxIDMapping)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.GIDMappings = append(m.GIDMappings, v)
 		case 26:
 			k, v := d.Entry()
@@ -2887,22 +2887,22 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 			if m.Resources == nil {
 				m.Resources = new(LinuxResources)
 			}
-			d.Message(m.Resources)
+			d.Nested(m.Resources.UnmarshalVT(d.View()))
 		case 42:
 			m.CgroupsPath = d.String()
 		case 50:
 			v := new(LinuxNamespace)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Namespaces = append(m.Namespaces, v)
 		case 58:
 			v := new(LinuxDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Devices = append(m.Devices, v)
 		case 66:
 			if m.Seccomp == nil {
 				m.Seccomp = new(LinuxSeccomp)
 			}
-			d.Message(m.Seccomp)
+			d.Nested(m.Seccomp.UnmarshalVT(d.View()))
 		case 74:
 			m.RootfsPropagation = d.String()
 		case 82:
@@ -2915,12 +2915,12 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 			if m.IntelRdt == nil {
 				m.IntelRdt = new(LinuxIntelRdt)
 			}
-			d.Message(m.IntelRdt)
+			d.Nested(m.IntelRdt.UnmarshalVT(d.View()))
 		case 8002:
 			if m.Personality == nil {
 				m.Personality = new(LinuxPersonality)
 			}
-			d.Message(m.Personality)
+			d.Nested(m.Personality.UnmarshalVT(d.View()))
 		case 8010:
 			k, v := d.Entry()
 			if m.TimeOffsets == nil {
@@ -2945,7 +2945,7 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 			if m.MemoryPolicy == nil {
 				m.MemoryPolicy = new(LinuxMemoryPolicy)
 			}
-			d.Message(m.MemoryPolicy)
+			d.Nested(m.MemoryPolicy.UnmarshalVT(d.View()))
 		}
 	}
 	return d.Err()
@@ -3307,37 +3307,37 @@ func (m *LinuxResources) UnmarshalVT(b []byte) error {
 		switch d.Tag() {
 		case 10:
 			v := new(LinuxDeviceCgroup)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Devices = append(m.Devices, v)
 		case 18:
 			if m.Memory == nil {
 				m.Memory = new(LinuxMemory)
 			}
-			d.Message(m.Memory)
+			d.Nested(m.Memory.UnmarshalVT(d.View()))
 		case 26:
 			if m.CPU == nil {
 				m.CPU = new(LinuxCPU)
 			}
-			d.Message(m.CPU)
+			d.Nested(m.CPU.UnmarshalVT(d.View()))
 		case 34:
 			if m.Pids == nil {
 				m.Pids = new(LinuxPids)
 			}
-			d.Message(m.Pids)
+			d.Nested(m.Pids.UnmarshalVT(d.View()))
 		case 42:
 			if m.BlockIO == nil {
 				m.BlockIO = new(LinuxBlockIO)
 			}
-			d.Message(m.BlockIO)
+			d.Nested(m.BlockIO.UnmarshalVT(d.View()))
 		case 50:
 			v := new(LinuxHugepageLimit)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.HugepageLimits = append(m.HugepageLimits, v)
 		case 58:
 			if m.Network == nil {
 				m.Network = new(LinuxNetwork)
 			}
-			d.Message(m.Network)
+			d.Nested(m.Network.UnmarshalVT(d.View()))
 		case 8002:
 			k, v := d.Entry()
 			if m.Unified == nil {
@@ -3627,23 +3627,23 @@ func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
 			m.LeafWeight = uint32(d.Uint64())
 		case 26:
 			v := new(LinuxWeightDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.WeightDevice = append(m.WeightDevice, v)
 		case 34:
 			v := new(LinuxThrottleDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.ThrottleReadBpsDevice = append(m.ThrottleReadBpsDevice, v)
 		case 42:
 			v := new(LinuxThrottleDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.ThrottleWriteBpsDevice = append(m.ThrottleWriteBpsDevice, v)
 		case 50:
 			v := new(LinuxThrottleDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.ThrottleReadIOPSDevice = append(m.ThrottleReadIOPSDevice, v)
 		case 58:
 			v := new(LinuxThrottleDevice)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.ThrottleWriteIOPSDevice = append(m.ThrottleWriteIOPSDevice, v)
 		}
 	}
@@ -3751,7 +3751,7 @@ func (m *LinuxNetwork) UnmarshalVT(b []byte) error {
 			m.ClassID = uint32(d.Uint64())
 		case 18:
 			v := new(LinuxInterfacePriority)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Priorities = append(m.Priorities, v)
 		}
 	}
@@ -3868,7 +3868,7 @@ func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
 			m.Flags = append(m.Flags, d.String())
 		case 34:
 			v := new(LinuxSyscall)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Syscalls = append(m.Syscalls, v)
 		case 8002:
 			m.Filters = append(m.Filters, d.Bytes())
@@ -3962,7 +3962,7 @@ func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
 			m.Errnoret = &v
 		case 34:
 			v := new(LinuxSeccompArg)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.Args = append(m.Args, v)
 		}
 	}

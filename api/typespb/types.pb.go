@@ -413,7 +413,7 @@ func (m *Interface) UnmarshalVT(b []byte) error {
 			m.Name = d.String()
 		case 26:
 			v := new(IPAddress)
-			d.Message(v)
+			d.Nested(v.UnmarshalVT(d.View()))
 			m.IPAddresses = append(m.IPAddresses, v)
 		case 32:
 			m.Mtu = d.Uint64()
@@ -518,7 +518,7 @@ func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
 			if m.ToIPAddress == nil {
 				m.ToIPAddress = new(IPAddress)
 			}
-			d.Message(m.ToIPAddress)
+			d.Nested(m.ToIPAddress.UnmarshalVT(d.View()))
 		case 18:
 			m.Device = d.String()
 		case 26:

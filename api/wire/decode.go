@@ -1,10 +1,4 @@
 package wire
-
-// Decodable is a message that decodes itself; generated messages do.
-type Decodable interface {
-	UnmarshalVT(b []byte) error
-}
-
 // Decoder goes through the fields of an encoded message. Values are those of
 // the field at which Next stopped.
 type Decoder struct {
@@ -83,9 +77,11 @@ func (d *Decoder) Bytes() []byte { return append([]byte{}, d.bytes...) }
 // View returns the value of a bytes field, as part of the encoded message.
 func (d *Decoder) View() []byte { return d.bytes }
 
-// Message decodes a bytes field into m, in addition to what m has.
-func (d *Decoder) Message(m Decodable) {
-	if err := m.UnmarshalVT(d.bytes); err != nil {
+// Nested takes the error of decoding what View returns as a message. The caller
+// decodes, since calls through an interface would keep the decoders of all
+// messages in a program.
+func (d *Decoder) Nested(err error) {
+	if err != nil {
 		d.err = err
 	}
 }

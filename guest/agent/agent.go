@@ -115,15 +115,18 @@ func (s *Service) Register(server *ttrpc.Server) {
 	s.registerObservation(server, agent)
 }
 
-// handle gives the errors of a handler their codes.
-func handle[Req, Resp any](s *Service, do func(context.Context, *Req) (*Resp, error)) func(context.Context, *Req) (*Resp, error) {
-	return func(ctx context.Context, req *Req) (*Resp, error) {
+// handle gives the errors of a handler their codes. Its types are pointers, so
+// that all handlers share one body: instantiated with the messages themselves it
+// would be linked once for each of them, under a name that spells them out.
+func handle[Req, Resp any](s *Service, do func(context.Context, Req) (Resp, error)) func(context.Context, Req) (Resp, error) {
+	return func(ctx context.Context, req Req) (Resp, error) {
 		if s.cfg.Called != nil {
 			defer s.cfg.Called()
 		}
 		resp, err := do(ctx, req)
 		if err != nil {
-			return nil, coded(err)
+			var none Resp
+			return none, coded(err)
 		}
 		return resp, nil
 	}

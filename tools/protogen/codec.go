@@ -174,14 +174,14 @@ func (c codec) decode(f *protogen.Field) {
 	case f.Desc.Kind() == protoreflect.MessageKind && f.Desc.IsList():
 		c.P("case ", bytes, ":")
 		c.P("v := new(", f.Message.GoIdent, ")")
-		c.P("d.Message(v)")
+		c.P("d.Nested(v.UnmarshalVT(d.View()))")
 		c.P(target, " = append(", target, ", v)")
 	case f.Desc.Kind() == protoreflect.MessageKind:
 		c.P("case ", bytes, ":")
 		c.P("if ", target, " == nil {")
 		c.P(target, " = new(", f.Message.GoIdent, ")")
 		c.P("}")
-		c.P("d.Message(", target, ")")
+		c.P("d.Nested(", target, ".UnmarshalVT(d.View()))")
 	case f.Desc.Kind() == protoreflect.StringKind || f.Desc.Kind() == protoreflect.BytesKind:
 		method := "String"
 		if f.Desc.Kind() == protoreflect.BytesKind {
