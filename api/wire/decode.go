@@ -1,4 +1,5 @@
 package wire
+
 // Decoder goes through the fields of an encoded message. Values are those of
 // the field at which Next stopped.
 type Decoder struct {
