@@ -56,9 +56,9 @@ func (s *Service) awaitInterface(ctx context.Context, path string, mac netdev.MA
 		return 0, nil // SetInterface says what is missing
 	case path == "":
 		timeout := s.cfg.Devices.Timeout()
-		err := uevent.Await(ctx, "hwAddr "+string(mac), timeout, func() (bool, error) { return s.network.Exists(mac) })
+		err := uevent.Await(ctx, "hwAddr "+mac.String(), timeout, func() (bool, error) { return s.network.Exists(mac) })
 		if late := (*uevent.TimeoutError)(nil); errors.As(err, &late) {
-			return 0, ttrpc.Errorf(ttrpc.NotFound, "interface.hwAddr %q is not the address of a network interface, nor of one that came within %v", mac, timeout)
+			return 0, ttrpc.Errorf(ttrpc.NotFound, "interface.hwAddr %q is not the address of a network interface, nor of one that came within %v", mac.String(), timeout)
 		}
 		return 0, err
 	case path[0] == '/':
@@ -93,8 +93,8 @@ func (s *Service) listInterfaces(context.Context, *agentpb.ListInterfacesRequest
 	return resp, nil
 }
 
-func interfaceMessage(i netdev.Interface) *typespb.Interface {
-	m := &typespb.Interface{Device: i.Name, Name: i.Name, HwAddr: string(i.MAC), Mtu: uint64(i.MTU), Type: i.Kind}
+func interfaceMessage(i *netdev.Interface) *typespb.Interface {
+	m := &typespb.Interface{Device: i.Name, Name: i.Name, HwAddr: i.MAC.String(), Mtu: uint64(i.MTU), Type: i.Kind}
 	if i.NoARP {
 		m.RawFlags = unix.IFF_NOARP
 	}

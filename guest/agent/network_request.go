@@ -27,11 +27,9 @@ const harmlessFlags = unix.IFF_UP | unix.IFF_BROADCAST | unix.IFF_RUNNING | unix
 func parseInterface(m *typespb.Interface) (which netdev.Which, want netdev.Settings, err error) {
 	which.Name = m.Device
 	if m.HwAddr != "" {
-		mac, ok := netdev.ParseMAC(m.HwAddr)
-		if !ok {
+		if which.MAC = netdev.ParseMAC(m.HwAddr); which.MAC == "" {
 			return which, want, invalid("interface.hwAddr", m.HwAddr, "is not a MAC address")
 		}
-		which.MAC = mac
 	}
 	if m.Mtu > 1<<31-1 {
 		return which, want, invalid("interface.mtu", m.Mtu, "is more than any device can have")
@@ -49,13 +47,13 @@ func parseInterface(m *typespb.Interface) (which netdev.Which, want netdev.Setti
 		if err != nil {
 			return which, want, err
 		}
-		p, ok := netdev.ParseBits(addr, a.Mask)
+		p := netdev.ParseBits(addr, a.Mask)
 		switch {
 		case a.Mask == "":
 			return which, want, invalid(field+".mask", "", "is missing")
-		case !ok && addr.Is6():
+		case p.Addr == "" && addr.Is6():
 			return which, want, invalid(field+".mask", a.Mask, "is not a prefix length of 0 to 128")
-		case !ok:
+		case p.Addr == "":
 			return which, want, invalid(field+".mask", a.Mask, "is not a prefix length of 0 to 32")
 		}
 		want.Addresses = append(want.Addresses, p)
@@ -75,11 +73,11 @@ func parseAddress(field string, m *typespb.IPAddress) (netdev.Addr, error) {
 
 // parseAddr parses the address of one host.
 func parseAddr(field, text string) (netdev.Addr, error) {
-	addr, ok := netdev.ParseAddr(text)
+	addr := netdev.ParseAddr(text)
 	switch {
 	case text == "":
 		return addr, invalid(field, text, "is missing")
-	case !ok:
+	case addr == "":
 		return addr, invalid(field, text, "is not an IP address")
 	case addr.IsUnspecified() || addr.IsMulticast():
 		return addr, invalid(field, text, "is not the address of one host")
@@ -129,8 +127,8 @@ func parseRoute(field string, m *typespb.Route, r *netdev.Route) (err error) {
 	}
 	if m.Source != "" {
 		// Upstream has it with and without the length of a prefix.
-		p, ok := netdev.ParsePrefix(m.Source)
-		if !ok || p.Addr.IsUnspecified() || p.Addr.IsMulticast() {
+		p := netdev.ParsePrefix(m.Source)
+		if p.Addr == "" || p.Addr.IsUnspecified() || p.Addr.IsMulticast() {
 			return invalid(field+".source", m.Source, "is not the address of one host")
 		}
 		r.Source = p.Addr
@@ -154,9 +152,9 @@ func parseDestination(field string, m *typespb.Route, r *netdev.Route) error {
 		r.Dst = netdev.Default(six || r.Gateway.Is6() || r.Source.Is6())
 		return nil
 	}
-	p, ok := netdev.ParsePrefix(m.Dest)
+	p := netdev.ParsePrefix(m.Dest)
 	switch {
-	case !ok:
+	case p.Addr == "":
 		return invalid(field+".dest", m.Dest, "is not a network, ADDRESS/LENGTH")
 	case p.Addr.IsUnspecified() && strings.IndexByte(m.Dest, '/') < 0:
 		p = netdev.Default(p.Addr.Is6())
@@ -185,17 +183,17 @@ func checkRoute(field string, m *typespb.Route, r *netdev.Route) error {
 		least = minMTU6
 	}
 	switch {
-	case r.Gateway.IsValid() && r.Gateway.Is6() != six:
+	case r.Gateway != "" && r.Gateway.Is6() != six:
 		return invalid(field+".gateway", m.Gateway, "is not of the family of the destination "+r.Dst.String())
-	case r.Source.IsValid() && r.Source.Is6() != six:
+	case r.Source != "" && r.Source.Is6() != six:
 		return invalid(field+".source", m.Source, "is not of the family of the destination "+r.Dst.String())
 	case m.Scope >= unix.RT_SCOPE_NOWHERE:
 		return invalid(field+".scope", m.Scope, "is not a scope of 0 to 254")
-	case !six && r.Gateway.IsValid() && r.Scope >= unix.RT_SCOPE_LINK:
+	case !six && r.Gateway != "" && r.Scope >= unix.RT_SCOPE_LINK:
 		return invalid(field+".scope", m.Scope, "is not possible with a gateway")
 	case m.Flags&^knownFlags != 0:
 		return invalid(field+".flags", m.Flags, "has unknown flags")
-	case r.Onlink && !r.Gateway.IsValid():
+	case r.Onlink && r.Gateway == "":
 		return invalid(field+".flags", m.Flags, "says onlink (4) of no gateway")
 	case r.MTU != 0 && (r.MTU < least || r.MTU > maxMTU):
 		return ttrpc.Errorf(ttrpc.InvalidArgument, "%s.mtu %d is not within %d to %d", field, r.MTU, least, maxMTU)
@@ -241,10 +239,8 @@ func parseNeighbour(field string, m *typespb.ARPNeighbor, n *netdev.Neighbour) (
 	if m.Lladdr == "" {
 		return invalid(field+".lladdr", "", "is missing")
 	}
-	mac, ok := netdev.ParseMAC(m.Lladdr)
-	if !ok {
+	if n.MAC = netdev.ParseMAC(m.Lladdr); n.MAC == "" {
 		return invalid(field+".lladdr", m.Lladdr, "is not a MAC address")
 	}
-	n.MAC = mac
 	return nil
 }

@@ -7,43 +7,47 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Addr is an IP address of either family, and can be compared. The zero value is
-// none. (net/netip would do, and be a tenth of a megabyte.)
-type Addr struct {
-	bytes [16]byte
-	bits  uint8 // 32, 128, or 0 for none
-}
+// Addr is an IP address: its 4 or 16 bytes. The zero value is none. (net/netip
+// would do, and be a tenth of a megabyte.)
+type Addr string
 
-// AddrOf returns the address whose 4 or 16 bytes are b.
-func AddrOf(b []byte) (Addr, bool) {
-	var a Addr
+// AddrOf returns the address whose bytes are b, none of any other number than 4
+// or 16.
+func AddrOf(b []byte) Addr {
 	if len(b) != 4 && len(b) != 16 {
-		return a, false
+		return ""
 	}
-	a.bits = uint8(len(b) * 8)
-	copy(a.bytes[:], b)
-	return a, true
+	return Addr(b)
 }
 
-// ParseAddr parses an address, "192.0.2.1" or "2001:db8::1". There is no zone,
-// and no IPv4 address in IPv6 clothes (::ffff:192.0.2.1).
-func ParseAddr(text string) (Addr, bool) {
-	var a Addr
+// ParseAddr parses an address, "192.0.2.1" or "2001:db8::1", and returns none if
+// that is not possible. There is no zone, and no IPv4 address in IPv6 clothes
+// (::ffff:192.0.2.1).
+func ParseAddr(text string) Addr {
+	var b [16]byte
 	if strings.IndexByte(text, ':') < 0 {
-		a.bits = 32
-		return a, parse4(text, a.bytes[:4])
+		if !parse4(text, b[:4]) {
+			return ""
+		}
+		return Addr(b[:4])
 	}
-	a.bits = 128
-	if !parse6(text, &a.bytes) || a.mapped() {
-		return Addr{}, false
+	a := Addr("")
+	if parse6(text, &b) {
+		a = Addr(b[:])
 	}
-	return a, true
+	if strings.HasPrefix(string(a), mapped) {
+		return ""
+	}
+	return a
 }
+
+// mapped is what IPv4 addresses in IPv6 begin with.
+const mapped = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff"
 
 func parse4(text string, to []byte) bool {
 	for i := range 4 {
 		part, rest, more := strings.Cut(text, ".")
-		if more != (i < 3) || len(part) == 0 || len(part) > 3 || len(part) > 1 && part[0] == '0' {
+		if more != (i < 3) || len(part) > 1 && part[0] == '0' {
 			return false
 		}
 		n, err := strconv.ParseUint(part, 10, 8)
@@ -81,7 +85,7 @@ func parseGroups(text string, to []byte, end bool) (n int, ok bool) {
 		if end && !more && strings.IndexByte(group, '.') >= 0 {
 			return n + 4, n <= 12 && parse4(group, to[n:n+4])
 		}
-		if len(group) == 0 || len(group) > 4 || n > 14 {
+		if len(group) > 4 || n > 14 {
 			return 0, false
 		}
 		v, err := strconv.ParseUint(group, 16, 16)
@@ -94,41 +98,33 @@ func parseGroups(text string, to []byte, end bool) (n int, ok bool) {
 	return n, true
 }
 
-// mapped reports whether a is an IPv4 address mapped into IPv6.
-func (a Addr) mapped() bool {
-	return a.bytes[10] == 0xff && a.bytes[11] == 0xff && [10]byte(a.bytes[:10]) == [10]byte{}
-}
-
-// IsValid reports whether a is an address and not the zero value.
-func (a Addr) IsValid() bool { return a.bits != 0 }
-
 // Is6 reports whether a is an IPv6 address.
-func (a Addr) Is6() bool { return a.bits == 128 }
+func (a Addr) Is6() bool { return len(a) == 16 }
+
+// bits is the number of bits of the address.
+func (a Addr) bits() uint8 { return uint8(len(a) * 8) }
 
 // IsUnspecified reports whether a is 0.0.0.0 or ::.
-func (a Addr) IsUnspecified() bool { return a.IsValid() && a.bytes == [16]byte{} }
+func (a Addr) IsUnspecified() bool { return a != "" && strings.Trim(string(a), "\x00") == "" }
 
 // IsLoopback reports whether a is in 127.0.0.0/8 or ::1.
 func (a Addr) IsLoopback() bool {
 	if a.Is6() {
-		return a.bytes == [16]byte{15: 1}
+		return strings.TrimLeft(string(a), "\x00") == "\x01"
 	}
-	return a.bytes[0] == 127
+	return a != "" && a[0] == 127
 }
 
 // IsMulticast reports whether a is a multicast address or IPv4's broadcast one.
 func (a Addr) IsMulticast() bool {
 	if a.Is6() {
-		return a.bytes[0] == 0xff
+		return a[0] == 0xff
 	}
-	return a.bytes[0]&0xf0 == 0xe0 || [4]byte(a.bytes[:4]) == [4]byte{255, 255, 255, 255}
+	return a != "" && (a[0]&0xf0 == 0xe0 || a == "\xff\xff\xff\xff")
 }
 
 // isLinkLocal reports whether a is in fe80::/10.
-func (a Addr) isLinkLocal() bool { return a.Is6() && a.bytes[0] == 0xfe && a.bytes[1]&0xc0 == 0x80 }
-
-// Bytes returns the 4 or 16 bytes of a, none of no address.
-func (a Addr) Bytes() []byte { return a.bytes[:a.bits/8] }
+func (a Addr) isLinkLocal() bool { return a.Is6() && a[0] == 0xfe && a[1]&0xc0 == 0x80 }
 
 // family is AF_INET or AF_INET6.
 func (a Addr) family() uint8 {
@@ -141,26 +137,25 @@ func (a Addr) family() uint8 {
 // String returns the address as RFC 5952 has it, or "" for none.
 func (a Addr) String() string {
 	b := make([]byte, 0, 39)
-	switch a.bits {
-	case 32:
-		for i := range 4 {
+	if !a.Is6() {
+		for i := range len(a) {
 			if i > 0 {
 				b = append(b, '.')
 			}
-			b = strconv.AppendUint(b, uint64(a.bytes[i]), 10)
+			b = strconv.AppendUint(b, uint64(a[i]), 10)
 		}
-	case 128:
-		at, groups := a.zeros()
-		for i := 0; i < 8; i++ {
-			if i == at {
-				b, i = append(b, "::"...), i+groups-1
-				continue
-			}
-			if len(b) > 0 && b[len(b)-1] != ':' {
-				b = append(b, ':')
-			}
-			b = strconv.AppendUint(b, uint64(a.bytes[2*i])<<8|uint64(a.bytes[2*i+1]), 16)
+		return string(b)
+	}
+	at, groups := a.zeros()
+	for i := 0; i < 8; i++ {
+		if i == at {
+			b, i = append(b, ':', ':'), i+groups-1
+			continue
 		}
+		if len(b) > 0 && b[len(b)-1] != ':' {
+			b = append(b, ':')
+		}
+		b = strconv.AppendUint(b, uint64(a[2*i])<<8|uint64(a[2*i+1]), 16)
 	}
 	return string(b)
 }
@@ -171,7 +166,7 @@ func (a Addr) zeros() (at, groups int) {
 	at, groups = -1, 1
 	run := 0
 	for i := range 8 {
-		if a.bytes[2*i]|a.bytes[2*i+1] != 0 {
+		if a[2*i]|a[2*i+1] != 0 {
 			run = 0
 			continue
 		}
@@ -183,52 +178,57 @@ func (a Addr) zeros() (at, groups int) {
 }
 
 // Prefix is an address with the length of its network's prefix, or a network. It
-// can be compared.
+// can be compared. The zero value is none.
 type Prefix struct {
 	Addr Addr
 	Bits uint8
 }
 
-// ParseBits parses the length of a's prefix, in decimal.
-func ParseBits(a Addr, text string) (Prefix, bool) {
-	if len(text) > 1 && text[0] == '0' {
-		return Prefix{}, false
-	}
+// ParseBits returns a with the length of its prefix, parsed as a decimal number,
+// and none if that is not possible.
+func ParseBits(a Addr, text string) Prefix {
 	n, err := strconv.ParseUint(text, 10, 8)
-	if err != nil || n > uint64(a.bits) {
-		return Prefix{}, false
+	if err != nil || n > uint64(a.bits()) || len(text) > 1 && text[0] == '0' {
+		return Prefix{}
 	}
-	return Prefix{a, uint8(n)}, true
+	return Prefix{a, uint8(n)}
 }
 
-// ParsePrefix parses ADDRESS/LENGTH; without a length it is the whole address.
-func ParsePrefix(text string) (Prefix, bool) {
+// ParsePrefix parses ADDRESS/LENGTH, and returns none if that is not possible;
+// without a length it is the whole address.
+func ParsePrefix(text string) Prefix {
 	address, length, ok := strings.Cut(text, "/")
-	a, valid := ParseAddr(address)
-	if !valid {
-		return Prefix{}, false
-	}
+	a := ParseAddr(address)
 	if !ok {
-		return Prefix{a, a.bits}, true
+		return Prefix{a, a.bits()}
 	}
 	return ParseBits(a, length)
 }
 
+// ends returns the first and the last address of p.
+func (p Prefix) ends() (first, last Addr) {
+	low, high := []byte(p.Addr), []byte(p.Addr)
+	for i := range low {
+		host := byte(0xff >> min(max(int(p.Bits)-8*i, 0), 8))
+		low[i] &^= host
+		high[i] |= host
+	}
+	return Addr(low), Addr(high)
+}
+
 // Masked returns the network of p: its address with no bits behind the prefix.
 func (p Prefix) Masked() Prefix {
-	for i := range p.Addr.bytes {
-		keep := min(max(int(p.Bits)-8*i, 0), 8)
-		p.Addr.bytes[i] &^= 0xff >> keep
-	}
+	p.Addr, _ = p.ends()
 	return p
 }
 
 // Default returns the network of all addresses of a family.
 func Default(ipv6 bool) Prefix {
-	if ipv6 {
-		return Prefix{Addr: Addr{bits: 128}}
+	zero := Addr(make([]byte, 16))
+	if !ipv6 {
+		zero = zero[:4]
 	}
-	return Prefix{Addr: Addr{bits: 32}}
+	return Prefix{Addr: zero}
 }
 
 func (p Prefix) String() string {

@@ -30,34 +30,14 @@ const (
 const settableFlags = unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MCAUTOJOIN
 
 // addresses returns the addresses of all devices, of both families.
-func (s *session) addresses(links []link) ([]address, error) {
-	var list []address
-	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
-		fixed := make([]byte, unix.SizeofIfAddrmsg)
-		fixed[0] = family
-		messages, err := s.conn.Dump(netlink.NewRequest(unix.RTM_GETADDR, 0, fixed))
-		if err != nil {
-			return nil, fmt.Errorf("list addresses: %w", err)
-		}
-		for _, m := range messages {
-			// Without IPv6 the kernel answers with what it has.
-			if m.Type != unix.RTM_NEWADDR || len(m.Body) < 1 || m.Body[0] != family {
-				continue
-			}
-			a, err := parseAddress(m, links)
-			if err != nil {
-				return nil, fmt.Errorf("list addresses: %w", err)
-			}
-			if a.prefix.Addr.IsValid() {
-				list = append(list, a)
-			}
-		}
-	}
-	return list, nil
+func (s *session) addresses(links []*link) ([]*address, error) {
+	return list(s, "addresses", unix.RTM_GETADDR, families(unix.SizeofIfAddrmsg), func(m *netlink.Message) (*address, error) {
+		return parseAddress(m, links)
+	})
 }
 
-func parseAddress(m netlink.Message, links []link) (address, error) {
-	a := address{raw: m.Body}
+func parseAddress(m *netlink.Message, links []*link) (*address, error) {
+	a := &address{raw: m.Body}
 	attrs := m.Attributes(unix.SizeofIfAddrmsg)
 	if attrs.Err() == nil {
 		a.prefix.Bits = m.Body[1]
@@ -67,11 +47,11 @@ func parseAddress(m netlink.Message, links []link) (address, error) {
 	for attrs.Next() {
 		switch attrs.Type() {
 		case unix.IFA_ADDRESS:
-			if !a.prefix.Addr.IsValid() {
-				a.prefix.Addr, _ = AddrOf(attrs.Bytes())
+			if a.prefix.Addr == "" {
+				a.prefix.Addr = AddrOf(attrs.Bytes())
 			}
 		case unix.IFA_LOCAL: // the other is the peer's
-			a.prefix.Addr, _ = AddrOf(attrs.Bytes())
+			a.prefix.Addr = AddrOf(attrs.Bytes())
 		case ifaProto:
 			proto = true
 			if b := attrs.Bytes(); len(b) == 1 {
@@ -87,31 +67,34 @@ func parseAddress(m netlink.Message, links []link) (address, error) {
 
 // isEUI64 reports whether a ends as RFC 4291, appendix A, makes it of a MAC
 // address.
-func isEUI64(a Addr, mac []byte) bool {
-	return len(mac) == 6 && [8]byte(a.bytes[8:]) == [8]byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
+func isEUI64(a Addr, mac MAC) bool {
+	return len(mac) == 6 && a[8] == mac[0]^2 && a[9:11] == Addr(mac[1:3]) && a[11:13] == "\xff\xfe" && a[13:] == Addr(mac[3:])
 }
 
 // addAddress gives a device an address.
 func (s *session) addAddress(index int, p Prefix) error {
-	r := addressRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, p, unix.RT_SCOPE_UNIVERSE)
-	r.Bytes(unix.IFA_LOCAL, p.Addr.Bytes())
-	r.Bytes(unix.IFA_ADDRESS, p.Addr.Bytes())
+	r := addressRequest(unix.RTM_NEWADDR, index, p, unix.RT_SCOPE_UNIVERSE)
+	r.Bytes(unix.IFA_LOCAL, []byte(p.Addr))
+	r.Bytes(unix.IFA_ADDRESS, []byte(p.Addr))
 	if !p.Addr.Is6() && p.Bits <= 30 {
-		broadcast := p.Masked().Addr
-		for i := range 4 {
-			broadcast.bytes[i] |= 0xff >> min(max(int(p.Bits)-8*i, 0), 8)
-		}
-		r.Bytes(unix.IFA_BROADCAST, broadcast.Bytes())
+		_, broadcast := p.ends()
+		r.Bytes(unix.IFA_BROADCAST, []byte(broadcast))
 	}
+	return s.doAddress("add", r, p)
+}
+
+// doAddress sends a request about an address.
+func (s *session) doAddress(what string, r *netlink.Request, p Prefix) error {
 	if err := s.conn.Do(r); err != nil {
-		return fmt.Errorf("add address %s: %w", p, err)
+		return fmt.Errorf("%s address %s: %w", what, p.String(), err)
 	}
 	return nil
 }
 
-// restoreAddress adds an address as it was listed.
-func (s *session) restoreAddress(a address) error {
-	r := addressRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, a.index, a.prefix, a.raw[3])
+// restoreAddress adds an address as it was listed; one that is there is no
+// error.
+func (s *session) restoreAddress(a *address) error {
+	r := addressRequest(unix.RTM_NEWADDR, a.index, a.prefix, a.raw[3])
 	for attrs := netlink.ParseAttributes(a.raw[unix.SizeofIfAddrmsg:]); attrs.Next(); {
 		if attrs.Type() == unix.IFA_FLAGS {
 			flags := attrs.Uint32() & settableFlags
@@ -123,21 +106,23 @@ func (s *session) restoreAddress(a address) error {
 		}
 		r.Bytes(attrs.Type(), attrs.Bytes())
 	}
-	if err := s.conn.Do(r); err != nil {
-		return fmt.Errorf("add address %s: %w", a.prefix, err)
+	if err := s.doAddress("add", r, a.prefix); !isErrno(err, unix.EEXIST) {
+		return err
 	}
 	return nil
 }
 
-func (s *session) deleteAddress(a address) error {
-	r := addressRequest(unix.RTM_DELADDR, 0, a.index, a.prefix, a.raw[3])
+// deleteAddress deletes an address that was listed; one that has gone is no
+// error.
+func (s *session) deleteAddress(a *address) error {
+	r := addressRequest(unix.RTM_DELADDR, a.index, a.prefix, 0)
 	for attrs := netlink.ParseAttributes(a.raw[unix.SizeofIfAddrmsg:]); attrs.Next(); {
 		if kind := attrs.Type(); kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS {
 			r.Bytes(kind, attrs.Bytes())
 		}
 	}
-	if err := s.conn.Do(r); err != nil {
-		return fmt.Errorf("delete address %s: %w", a.prefix, err)
+	if err := s.doAddress("delete", r, a.prefix); !isErrno(err, unix.EADDRNOTAVAIL) {
+		return err
 	}
 	return nil
 }
@@ -145,11 +130,15 @@ func (s *session) deleteAddress(a address) error {
 // addressRequest returns a request about an address. An IPv6 address is used at
 // once, without a search for duplicates: the host's network has had that, and a
 // route or server that needs the address would have to wait for a second.
-func addressRequest(kind, flags uint16, index int, p Prefix, scope uint8) *netlink.Request {
+func addressRequest(kind uint16, index int, p Prefix, scope uint8) *netlink.Request {
 	// struct ifaddrmsg
 	b := append(make([]byte, 0, 64), p.Addr.family(), p.Bits, 0, scope)
 	if p.Addr.Is6() {
 		b[2] = unix.IFA_F_NODAD
+	}
+	var flags uint16
+	if kind == unix.RTM_NEWADDR {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	}
 	return netlink.NewRequest(kind, flags, binary.NativeEndian.AppendUint32(b, uint32(index)))
 }

@@ -24,16 +24,15 @@ func routeMessage() []byte {
 }
 
 func TestParseRoute(t *testing.T) {
-	r, err := parseRoute(netlink.Message{Type: unix.RTM_NEWROUTE, Body: routeMessage()})
+	r, err := parseRoute(&netlink.Message{Type: unix.RTM_NEWROUTE, Body: routeMessage()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	gateway, _ := ParseAddr("10.0.0.1")
+	gateway := ParseAddr("10.0.0.1")
 	want := route{
-		dst: Prefix{Addr{bits: 32}, 24}, kind: unix.RTN_UNICAST, table: 254, mtu: 1400,
+		dst: ParsePrefix("10.0.0.0/24"), kind: unix.RTN_UNICAST, table: 254, mtu: 1400,
 		hops: []hop{{gateway: gateway, index: 1}, {gateway: gateway, index: 2, onlink: true, weight: 3}},
 	}
-	want.dst.Addr.bytes[0] = 10
 	if !r.same(&want) {
 		t.Errorf("it is %+v, want %+v", r, want)
 	}
@@ -42,20 +41,20 @@ func TestParseRoute(t *testing.T) {
 // FuzzDecode feeds the decoders with what the kernel would never send.
 func FuzzDecode(f *testing.F) {
 	f.Add(routeMessage())
-	f.Add(addressRequest(unix.RTM_NEWADDR, 0, 1, Default(true), 0).Body())
+	f.Add(addressRequest(unix.RTM_NEWADDR, 1, Default(true), 0).Body())
 	f.Add(linkRequest(1, 0, 0).Body())
-	f.Add(neighbourRequest(unix.RTM_NEWNEIGH, 0, neighbour{}).Body())
+	f.Add((&neighbour{addr: Default(true).Addr}).request(unix.RTM_NEWNEIGH, 0).Body())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := netlink.Message{Body: b}
+		m := &netlink.Message{Body: b}
 		if r, err := parseRoute(m); err == nil {
-			request := routeRequest(unix.RTM_NEWROUTE, 0, &r)
+			request := routeRequest(unix.RTM_NEWROUTE, 0, r)
 			r.copyAttributes(request)
-			_ = r.String(nil)
-			if !r.same(&r) {
+			_ = r.describe(nil)
+			if !r.same(r) {
 				t.Errorf("%+v is not itself", r)
 			}
 		}
-		_, _ = parseAddress(m, []link{{index: 1}})
+		_, _ = parseAddress(m, []*link{{index: 1}})
 		_, _ = parseLink(m)
 		_, _ = parseNeighbour(m)
 	})

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -47,35 +46,31 @@ type Settings struct {
 
 // Interfaces returns the network devices: all but those without a hardware
 // address that nobody has set up, such as the kernel's own ends of tunnels.
-func (n *Network) Interfaces() (list []Interface, err error) {
+func (n *Network) Interfaces() (all []*Interface, err error) {
 	err = n.look(func(s *session) error {
-		links, err := s.links(false)
-		if err != nil {
-			return err
-		}
-		addresses, err := s.addresses(links)
-		if err != nil {
-			return err
-		}
-		for i := range links {
-			if l := &links[i]; l.hasMAC() || l.up() {
-				list = append(list, present(l, addresses))
+		links, addresses, err := s.devices()
+		for _, l := range links {
+			if l.mac != "" || l.up() {
+				all = append(all, present(l, addresses))
 			}
 		}
-		return nil
+		return err
 	})
-	return list, err
+	return all, err
 }
 
-// hasMAC reports whether the device has a hardware address by which it can be
-// found: tunnels have their own end's IP address.
-func (l *link) hasMAC() bool { return len(l.mac) == 6 || len(l.mac) == 8 || len(l.mac) == 20 }
-
-func present(l *link, addresses []address) Interface {
-	i := Interface{Name: l.name, Kind: l.kind, MTU: l.mtu, NoARP: l.flags&unix.IFF_NOARP != 0}
-	if l.hasMAC() {
-		i.MAC = macOf(l.mac)
+// devices returns the network devices and their addresses.
+func (s *session) devices() ([]*link, []*address, error) {
+	links, err := s.links()
+	if err != nil {
+		return nil, nil, err
 	}
+	addresses, err := s.addresses(links)
+	return links, addresses, err
+}
+
+func present(l *link, addresses []*address) *Interface {
+	i := &Interface{Name: l.name, Kind: l.kind, MAC: l.mac, MTU: l.mtu, NoARP: l.flags&unix.IFF_NOARP != 0}
 	for _, a := range addresses {
 		if a.index == l.index {
 			i.Addresses = append(i.Addresses, a.prefix)
@@ -87,8 +82,10 @@ func present(l *link, addresses []address) Interface {
 // Exists reports whether there is a device with a MAC address.
 func (n *Network) Exists(mac MAC) (found bool, err error) {
 	err = n.look(func(s *session) error {
-		links, err := s.links(false)
-		found = slices.ContainsFunc(links, func(l link) bool { return macOf(l.mac) == mac })
+		links, err := s.links()
+		for _, l := range links {
+			found = found || l.mac == mac
+		}
 		return err
 	})
 	return found, err
@@ -97,44 +94,35 @@ func (n *Network) Exists(mac MAC) (found bool, err error) {
 // SetInterface makes a device what want says, and sets it up. It returns the
 // device as it is then. When that fails, the device is what it was, as far as
 // that is possible.
-func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) (got Interface, err error) {
+func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) (got *Interface, err error) {
 	err = n.change(ctx, func(s *session) error {
-		links, err := s.links(false)
+		links, addresses, err := s.devices()
 		if err != nil {
 			return err
 		}
-		addresses, err := s.addresses(links)
-		if err != nil {
-			return err
-		}
-		l, err := find(links, which, want.Name)
+		l, err := find(links, &which, want.Name)
 		if err != nil {
 			return err
 		}
 		if want.Name == "" {
 			want.Name = l.name
 		}
-		if err := check(l, want); err != nil {
+		if err := check(l, &want); err != nil {
 			return err
 		}
-		if settled(l, want, addresses) {
-			got = present(l, addresses)
-			return nil
-		}
-		if l.loopback() {
-			return &InvalidError{Field: "hwAddr", Value: string(macOf(l.mac)), Reason: "is the loopback device's, which stays as it is"}
-		}
-		if err := s.set(links, *l, want); err != nil {
-			return fmt.Errorf("set up network device %s: %w", l.name, err)
-		}
-		if links, err = s.links(false); err != nil {
-			return err
-		}
-		if addresses, err = s.addresses(links); err != nil {
-			return err
-		}
-		if l = byIndex(links, l.index); l == nil {
-			return fmt.Errorf("%w: %s has gone while it was set up", ErrNotFound, want.Name)
+		if !settled(l, &want, addresses) {
+			if l.loopback() {
+				return &InvalidError{Field: "hwAddr", Value: l.mac.String(), Reason: "is the loopback device's, which stays as it is"}
+			}
+			if err := s.set(links, l, &want); err != nil {
+				return fmt.Errorf("set up network device %s: %w", l.name, err)
+			}
+			if links, addresses, err = s.devices(); err != nil {
+				return err
+			}
+			if l = byIndex(links, l.index); l == nil {
+				return fmt.Errorf("%w: %s has gone while it was set up", ErrNotFound, want.Name)
+			}
 		}
 		got = present(l, addresses)
 		return nil
@@ -144,99 +132,119 @@ func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) 
 
 // find returns the device that is meant. Of several with a MAC address it is the
 // one that has the wanted name.
-func find(links []link, which Which, name string) (*link, error) {
+func find(links []*link, which *Which, name string) (*link, error) {
+	missing := &InvalidError{Field: "hwAddr", Value: which.MAC.String(), Reason: "is missing, and so is devicePath"}
 	if which.Index != 0 {
 		l := byIndex(links, which.Index)
 		if l == nil {
 			return nil, fmt.Errorf("%w: number %d", ErrNotFound, which.Index)
 		}
-		if which.MAC != "" && macOf(l.mac) != which.MAC {
-			reason := "is not that of " + l.name + " at devicePath, which has " + string(macOf(l.mac))
-			return nil, &InvalidError{Field: "hwAddr", Value: string(which.MAC), Reason: reason}
+		if which.MAC != "" && l.mac != which.MAC {
+			missing.Reason = "is not that of " + l.name + " at devicePath, which has " + l.mac.String()
+			return nil, missing
 		}
 		return l, nil
 	}
 	if which.MAC == "" {
-		if l := byName(links, which.Name); l != nil && !l.hasMAC() {
+		if l := byName(links, which.Name); l != nil && l.mac == "" {
 			return l, nil
 		}
-		return nil, &InvalidError{Field: "hwAddr", Reason: "is missing, and so is devicePath"}
+		return nil, missing
 	}
 	var found *link
-	var names []string
-	for i := range links {
-		l := &links[i]
-		if macOf(l.mac) != which.MAC {
+	names := ""
+	for _, l := range links {
+		if l.mac != which.MAC {
 			continue
 		}
 		if l.name == name {
 			return l, nil
 		}
-		found, names = l, append(names, l.name)
+		found, names = l, names+" "+l.name
 	}
-	switch len(names) {
-	case 0:
-		return nil, fmt.Errorf("%w: hwAddr %q", ErrNotFound, which.MAC)
-	case 1:
-		return found, nil
+	if found == nil {
+		return nil, fmt.Errorf("%w: hwAddr %q", ErrNotFound, which.MAC.String())
 	}
-	reason := "is that of several network devices: " + strings.Join(names, ", ")
-	return nil, &InvalidError{Field: "hwAddr", Value: string(which.MAC), Reason: reason}
+	if found.name != names[1:] {
+		missing.Reason = "is that of several network devices:" + names
+		return nil, missing
+	}
+	return found, nil
 }
 
 // minMTU6 is the smallest MTU that IPv6 works with (RFC 8200, 5).
 const minMTU6 = 1280
 
 // check finds out what of want makes no sense for the device.
-func check(l *link, want Settings) error {
+func check(l *link, want *Settings) error {
 	if want.Name != l.name {
 		if reason := checkName(want.Name); reason != "" {
 			return &InvalidError{Field: "name", Value: want.Name, Reason: reason}
 		}
 	}
-	mtu := strconv.FormatUint(uint64(want.MTU), 10)
-	if want.MTU != 0 && want.MTU != l.mtu {
-		least, most := max(l.minMTU, 1), uint32(1<<31-1)
-		if l.maxMTU != 0 {
-			most = min(most, l.maxMTU)
-		}
-		if want.MTU < least || want.MTU > most {
-			reason := fmt.Sprintf("is not within what %s can have, %d to %d", l.name, least, most)
-			return &InvalidError{Field: "mtu", Value: mtu, Reason: reason}
-		}
+	mtu := want.MTU
+	if mtu == 0 {
+		mtu = l.mtu
 	}
-	six := slices.ContainsFunc(want.Addresses, func(p Prefix) bool { return p.Addr.Is6() })
-	if six && (want.MTU != 0 && want.MTU < minMTU6 || want.MTU == 0 && l.mtu < minMTU6) {
-		return &InvalidError{Field: "mtu", Value: mtu, Reason: "is too small for IPv6 addresses, which need 1280"}
+	reason := ""
+	if least, most := max(l.minMTU, 1), l.mostMTU(); mtu != l.mtu && (mtu < least || mtu > most) {
+		reason = fmt.Sprintf("is not within what %s can have, %d to %d", l.name, least, most)
 	}
 	for i, p := range want.Addresses {
-		switch {
-		case p.Addr.IsLoopback() && !l.loopback():
-			return &InvalidError{i, "address", p.Addr.String(), "is a loopback address"}
-		case p.Addr.Is6() && slices.ContainsFunc(want.Addresses[:i], func(q Prefix) bool { return q.Addr == p.Addr && q != p }):
-			return &InvalidError{i, "address", p.Addr.String(), "is there with another mask too"}
+		bad := ""
+		if p.Addr.IsLoopback() && !l.loopback() {
+			bad = "is a loopback address"
 		}
+		if p.Addr.Is6() {
+			if mtu < minMTU6 {
+				reason = "is too small for IPv6 addresses, which need 1280"
+			}
+			for _, q := range want.Addresses[:i] {
+				if q.Addr == p.Addr && q.Bits != p.Bits {
+					bad = "is there with another mask too"
+				}
+			}
+		}
+		if bad != "" {
+			return &InvalidError{i, "address", p.Addr.String(), bad}
+		}
+	}
+	if reason != "" {
+		return &InvalidError{Field: "mtu", Value: strconv.FormatUint(uint64(mtu), 10), Reason: reason}
 	}
 	return nil
 }
 
+// mostMTU is the largest MTU that the device takes.
+func (l *link) mostMTU() uint32 {
+	if l.maxMTU == 0 {
+		return 1<<31 - 1
+	}
+	return l.maxMTU
+}
+
 // settled reports whether the device is as wanted.
-func settled(l *link, want Settings, addresses []address) bool {
+func settled(l *link, want *Settings, addresses []*address) bool {
 	missing, extra := compare(l.index, want.Addresses, addresses)
 	return l.name == want.Name && (want.MTU == 0 || want.MTU == l.mtu) && l.up() &&
 		want.NoARP == (l.flags&unix.IFF_NOARP != 0) && len(missing) == 0 && len(extra) == 0
 }
 
 // compare returns the addresses that a device lacks and those it is not to have.
-func compare(index int, want []Prefix, addresses []address) (missing []Prefix, extra []address) {
-	for i, p := range want {
-		if !slices.Contains(want[:i], p) && !slices.ContainsFunc(addresses, func(a address) bool { return a.index == index && a.prefix == p }) {
-			missing = append(missing, p)
+func compare(index int, want []Prefix, addresses []*address) (missing []Prefix, extra []*address) {
+	var have []*address
+	for _, a := range addresses {
+		if a.index != index {
+			continue
+		}
+		have = append(have, a)
+		if !a.own && !slices.Contains(want, a.prefix) {
+			extra = append(extra, a)
 		}
 	}
-	for _, a := range addresses {
-		if a.index == index && !a.own && !slices.Contains(want, a.prefix) {
-			extra = append(extra, a)
+	for _, p := range want {
+		if !hasAddress(have, p) && !slices.Contains(missing, p) {
+			missing = append(missing, p)
 		}
 	}
 	return missing, extra
@@ -251,26 +259,24 @@ type Statistics struct {
 
 // Statistics returns the counters of all devices that are up, other than the
 // loopback device.
-func (n *Network) Statistics() (list []Statistics, err error) {
+func (n *Network) Statistics() (all []*Statistics, err error) {
 	err = n.look(func(s *session) error {
-		links, err := s.links(true)
+		links, err := s.links()
 		for _, l := range links {
-			if !l.up() || l.loopback() {
+			// struct rtnl_link_stats64 begins with these.
+			var v [8]uint64
+			if !l.up() || l.loopback() || len(l.stats) < 8*len(v) {
 				continue
 			}
-			// struct rtnl_link_stats64 begins so.
-			var v [8]uint64
 			for i := range v {
-				if len(l.stats) >= 8*i+8 {
-					v[i] = binary.NativeEndian.Uint64(l.stats[8*i:])
-				}
+				v[i] = binary.NativeEndian.Uint64(l.stats[8*i:])
 			}
-			list = append(list, Statistics{
+			all = append(all, &Statistics{
 				Name: l.name, RxPackets: v[0], TxPackets: v[1], RxBytes: v[2], TxBytes: v[3],
 				RxErrors: v[4], TxErrors: v[5], RxDropped: v[6], TxDropped: v[7],
 			})
 		}
 		return err
 	})
-	return list, err
+	return all, err
 }

@@ -2,6 +2,7 @@ package netdev
 
 import (
 	"encoding/binary"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,42 +20,20 @@ type link struct {
 	mtu   uint32
 	// minMTU and maxMTU bound mtu; 0 is no bound.
 	minMTU, maxMTU uint32
-	mac            []byte
+	mac            MAC    // empty: it has none
 	stats          []byte // struct rtnl_link_stats64
 }
 
 func (l *link) loopback() bool { return l.flags&unix.IFF_LOOPBACK != 0 }
 func (l *link) up() bool       { return l.flags&unix.IFF_UP != 0 }
 
-// filterStats is RTEXT_FILTER_SKIP_STATS, which x/sys/unix does not have.
-const filterStats = 1 << 3
-
 // links returns the network devices in the order of their numbers.
-func (s *session) links(stats bool) ([]link, error) {
-	r := netlink.NewRequest(unix.RTM_GETLINK, 0, make([]byte, unix.SizeofIfInfomsg))
-	if !stats {
-		r.Uint32(unix.IFLA_EXT_MASK, filterStats)
-	}
-	messages, err := s.conn.Dump(r)
-	if err != nil {
-		return nil, fmt.Errorf("list network devices: %w", err)
-	}
-	list := make([]link, 0, len(messages))
-	for _, m := range messages {
-		if m.Type != unix.RTM_NEWLINK {
-			continue
-		}
-		l, err := parseLink(m)
-		if err != nil {
-			return nil, fmt.Errorf("list network devices: %w", err)
-		}
-		list = append(list, l)
-	}
-	return list, nil
+func (s *session) links() ([]*link, error) {
+	return list(s, "network devices", unix.RTM_GETLINK, [][]byte{make([]byte, unix.SizeofIfInfomsg)}, parseLink)
 }
 
-func parseLink(m netlink.Message) (link, error) {
-	var l link
+func parseLink(m *netlink.Message) (*link, error) {
+	l := &link{}
 	attrs := m.Attributes(unix.SizeofIfInfomsg)
 	if attrs.Err() == nil {
 		l.index = int(int32(binary.NativeEndian.Uint32(m.Body[4:])))
@@ -65,7 +44,7 @@ func parseLink(m netlink.Message) (link, error) {
 		case unix.IFLA_IFNAME:
 			l.name = attrs.String()
 		case unix.IFLA_ADDRESS:
-			l.mac = attrs.Bytes()
+			l.mac = macOf(attrs.Bytes())
 		case unix.IFLA_MTU:
 			l.mtu = attrs.Uint32()
 		case unix.IFLA_MIN_MTU:
@@ -98,24 +77,27 @@ func linkRequest(index int, flags, change uint32) *netlink.Request {
 
 // setFlags sets those flags of a device that change has.
 func (s *session) setFlags(index int, flags, change uint32) error {
-	return s.conn.Do(linkRequest(index, flags, change))
+	if err := s.conn.Do(linkRequest(index, flags, change)); err != nil {
+		return fmt.Errorf("set flags %#x of %#x: %w", flags, change, err)
+	}
+	return nil
 }
 
 // byIndex returns the device with a number, nil if there is none.
-func byIndex(links []link, index int) *link {
-	for i := range links {
-		if links[i].index == index {
-			return &links[i]
+func byIndex(links []*link, index int) *link {
+	for _, l := range links {
+		if l.index == index {
+			return l
 		}
 	}
 	return nil
 }
 
 // byName returns the device with a name, nil if there is none.
-func byName(links []link, name string) *link {
-	for i := range links {
-		if links[i].name == name {
-			return &links[i]
+func byName(links []*link, name string) *link {
+	for _, l := range links {
+		if l.name == name {
+			return l
 		}
 	}
 	return nil
@@ -142,60 +124,45 @@ func checkName(name string) string {
 	return ""
 }
 
-// MAC is a hardware address as text: "02:00:5e:10:00:01".
+// MAC is a hardware address: its 6, 8 or 20 bytes. The zero value is none.
 type MAC string
 
-// ParseMAC parses a hardware address of 6, 8 or 20 bytes, in hexadecimal of
-// either case with colons or hyphens between.
-func ParseMAC(text string) (MAC, bool) {
+// macOf returns the hardware address whose bytes are b: none of any other
+// number, since tunnels have the IP address of their end there.
+func macOf(b []byte) MAC {
+	if n := len(b); n != 6 && n != 8 && n != 20 {
+		return ""
+	}
+	return MAC(b)
+}
+
+// ParseMAC parses a hardware address in hexadecimal of either case, with colons
+// or hyphens between the bytes, and returns none if that is not possible.
+func ParseMAC(text string) MAC {
 	b := make([]byte, 0, 20)
 	for i := 0; i < len(text); i += 3 {
-		hi, ok := hexDigit(text[i])
-		if !ok || i+1 >= len(text) {
-			return "", false
+		end := min(i+2, len(text))
+		v, err := strconv.ParseUint(text[i:end], 16, 8)
+		if err != nil || end != i+2 || end+1 == len(text) || end < len(text) && text[end] != text[2] {
+			return ""
 		}
-		lo, ok := hexDigit(text[i+1])
-		if !ok || len(b) == cap(b) || i+2 < len(text) && text[i+2] != text[2] || i+3 == len(text) {
-			return "", false
-		}
-		b = append(b, hi<<4|lo)
+		b = append(b, byte(v))
 	}
-	if len(text) > 2 && text[2] != ':' && text[2] != '-' || len(b) != 6 && len(b) != 8 && len(b) != 20 {
-		return "", false
+	if len(text) > 2 && text[2] != ':' && text[2] != '-' {
+		return ""
 	}
-	return macOf(b), true
+	return macOf(b)
 }
 
-func hexDigit(c byte) (byte, bool) {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0', true
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10, true
-	}
-	return 0, false
-}
-
-const hexDigits = "0123456789abcdef"
-
-func macOf(b []byte) MAC {
-	text := make([]byte, 0, 3*len(b))
-	for i, c := range b {
+// String returns the address as ip link does: "02:00:5e:10:00:01".
+func (m MAC) String() string {
+	const digits = "0123456789abcdef"
+	b := make([]byte, 0, 60)
+	for i := range len(m) {
 		if i > 0 {
-			text = append(text, ':')
+			b = append(b, ':')
 		}
-		text = append(text, hexDigits[c>>4], hexDigits[c&0xf])
+		b = append(b, digits[m[i]>>4], digits[m[i]&0xf])
 	}
-	return MAC(text)
-}
-
-// bytes returns the address's bytes.
-func (m MAC) bytes() []byte {
-	b := make([]byte, 0, 20)
-	for i := 0; i+1 < len(m); i += 3 {
-		hi, _ := hexDigit(m[i])
-		lo, _ := hexDigit(m[i+1])
-		b = append(b, hi<<4|lo)
-	}
-	return b
+	return string(b)
 }

@@ -58,7 +58,7 @@ func (m *machine) link(kind, name, mac string, data func(*netlink.Request)) {
 	r := netlink.NewRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, make([]byte, unix.SizeofIfInfomsg))
 	r.String(unix.IFLA_IFNAME, name)
 	if mac != "" {
-		r.Bytes(unix.IFLA_ADDRESS, m.mac(mac).bytes())
+		r.Bytes(unix.IFLA_ADDRESS, []byte(m.mac(mac)))
 	}
 	r.Nest(unix.IFLA_LINKINFO, func() {
 		r.String(unix.IFLA_INFO_KIND, kind)
@@ -104,12 +104,12 @@ func (m *machine) ip(args ...string) string {
 // neighbour makes an entry that stays, which busybox cannot.
 func (m *machine) neighbour(addr, device string) {
 	m.Helper()
-	links, err := m.s.links(false)
+	links, err := m.s.links()
 	if err != nil {
 		m.Fatal(err)
 	}
-	entry := neighbour{
-		addr: m.addr(addr), index: byName(links, device).index, mac: string(m.mac("02:00:00:00:00:99").bytes()),
+	entry := &neighbour{
+		addr: m.addr(addr), index: byName(links, device).index, mac: m.mac("02:00:00:00:00:99"),
 		state: unix.NUD_PERMANENT,
 	}
 	if err := m.s.addNeighbour(entry); err != nil {
@@ -135,8 +135,8 @@ func (m *machine) state() string {
 
 func (m *machine) mac(text string) MAC {
 	m.Helper()
-	mac, ok := ParseMAC(text)
-	if !ok {
+	mac := ParseMAC(text)
+	if mac == "" {
 		m.Fatalf("%q is no MAC address", text)
 	}
 	return mac
@@ -145,8 +145,8 @@ func (m *machine) mac(text string) MAC {
 func (m *machine) prefixes(texts ...string) (list []Prefix) {
 	m.Helper()
 	for _, text := range texts {
-		p, ok := ParsePrefix(text)
-		if !ok {
+		p := ParsePrefix(text)
+		if p.Addr == "" {
 			m.Fatalf("%q is no prefix", text)
 		}
 		list = append(list, p)
@@ -156,18 +156,15 @@ func (m *machine) prefixes(texts ...string) (list []Prefix) {
 
 func (m *machine) addr(text string) Addr {
 	m.Helper()
-	if text == "" {
-		return Addr{}
-	}
-	a, ok := ParseAddr(text)
-	if !ok {
+	a := ParseAddr(text)
+	if a == "" && text != "" {
 		m.Fatalf("%q is no address", text)
 	}
 	return a
 }
 
 // set calls SetInterface for a device with a MAC address.
-func (m *machine) set(mac string, want Settings) Interface {
+func (m *machine) set(mac string, want Settings) *Interface {
 	m.Helper()
 	got, err := m.net.SetInterface(m.Context(), Which{MAC: m.mac(mac)}, want)
 	if err != nil {

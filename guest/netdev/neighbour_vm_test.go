@@ -16,9 +16,9 @@ func TestNeighboursAreAdded(t *testing.T) {
 	m.veth("eth0", macA)
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "fd01::1/64")})
 	list := []Neighbour{
-		{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02", State: unix.NUD_PERMANENT},
-		{Addr: m.addr("fd01::2"), Device: "eth0", MAC: "02:00:00:00:01:03"},
-		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: "02:00:00:00:01:04", State: unix.NUD_NOARP},
+		{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02"), State: unix.NUD_PERMANENT},
+		{Addr: m.addr("fd01::2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:03")},
+		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: m.mac("02:00:00:00:01:04"), State: unix.NUD_NOARP},
 		{Addr: m.addr("10.1.0.4"), Device: "eth0", Flags: unix.NTF_PROXY},
 		{Addr: m.addr("fd01::4"), Device: "eth0", Flags: unix.NTF_PROXY},
 	}
@@ -37,8 +37,8 @@ func TestNeighboursAreAdded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range list {
-		if !slices.ContainsFunc(have, func(n neighbour) bool {
-			return n.addr == want.Addr && n.mac == string(want.MAC.bytes()) && n.flags == want.Flags &&
+		if !slices.ContainsFunc(have, func(n *neighbour) bool {
+			return n.addr == want.Addr && n.mac == want.MAC && n.flags == want.Flags &&
 				(n.state == want.State || want.State == 0)
 		}) {
 			t.Errorf("%+v is not among %+v", want, have)
@@ -52,7 +52,7 @@ func TestNeighboursAreAdded(t *testing.T) {
 		t.Errorf("%d notifications, the first of kind %d", len(n), n[0].kind)
 	}
 	// Another address takes the place of the first.
-	list[0].MAC = "02:00:00:00:01:99"
+	list[0].MAC = m.mac("02:00:00:00:01:99")
 	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
 		t.Error(err)
 	}
@@ -65,19 +65,19 @@ func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 	m := newMachine(t)
 	m.veth("eth0", macA)
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
-	old := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02"}
+	old := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02")}
 	if err := m.net.AddNeighbours(t.Context(), []Neighbour{old}); err != nil {
 		t.Fatal(err)
 	}
 	m.ip("link", "set", "eth0", "mtu", "1000") // with which there is no IPv6
 	before := m.state()
 	changed := old
-	changed.MAC = "02:00:00:00:01:99"
+	changed.MAC = m.mac("02:00:00:00:01:99")
 	err := m.net.AddNeighbours(t.Context(), []Neighbour{
 		changed,
-		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: "02:00:00:00:01:03"},
+		{Addr: m.addr("10.1.0.3"), Device: "eth0", MAC: m.mac("02:00:00:00:01:03")},
 		{Addr: m.addr("10.1.0.4"), Device: "eth0", Flags: unix.NTF_PROXY},
-		{Addr: m.addr("fd01::5"), Device: "eth0", MAC: "02:00:00:00:01:05"},
+		{Addr: m.addr("fd01::5"), Device: "eth0", MAC: m.mac("02:00:00:00:01:05")},
 	})
 	failed := (*NeighbourError)(nil)
 	if !errors.As(err, &failed) || failed.Index != 3 || failed.Name != "fd01::5 dev eth0" {
@@ -87,7 +87,7 @@ func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 		t.Errorf("%v\nnow:\n%s\nbefore:\n%s", err, got, before)
 	}
 	have, err := m.s.neighbours()
-	if err != nil || slices.ContainsFunc(have, func(n neighbour) bool { return n.addr == m.addr("10.1.0.3") || n.addr == m.addr("10.1.0.4") }) {
+	if err != nil || slices.ContainsFunc(have, func(n *neighbour) bool { return n.addr == m.addr("10.1.0.3") || n.addr == m.addr("10.1.0.4") }) {
 		t.Errorf("neighbours are %+v, %v", have, err)
 	}
 }
@@ -95,11 +95,11 @@ func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 func TestNeighboursThatMakeNoSenseAreRefused(t *testing.T) {
 	m := newMachine(t)
 	m.veth("eth0", macA)
-	fine := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: "02:00:00:00:01:02"}
+	fine := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02")}
 	for field, bad := range map[string]Neighbour{
 		"device": {Addr: fine.Addr, Device: "eth7", MAC: fine.MAC},
 		"Device": {Addr: fine.Addr, Device: "lo", MAC: fine.MAC},
-		"lladdr": {Addr: fine.Addr, Device: "eth0", MAC: "02:00:00:00:01:02:03:04"},
+		"lladdr": {Addr: fine.Addr, Device: "eth0", MAC: m.mac("02:00:00:00:01:02:03:04")},
 	} {
 		err := m.net.AddNeighbours(t.Context(), []Neighbour{fine, bad})
 		if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) || invalid.Index != 1 || invalid.Field != strings.ToLower(field) {

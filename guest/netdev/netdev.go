@@ -17,14 +17,12 @@
 package netdev
 
 import (
-	"context"
 	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/fmt"
-	"kata/guest/netlink"
 )
 
 // Network is the network of this machine. Its methods may be called
@@ -51,36 +49,6 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, e.Value, e.Reason) }
-
-// session is a conversation with the kernel.
-type session struct {
-	conn *netlink.Conn
-}
-
-// change calls do with a session, and lets nobody else change anything
-// meanwhile.
-func (n *Network) change(ctx context.Context, do func(*session) error) error {
-	select {
-	case n.changing <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-n.changing }()
-	return n.look(do)
-}
-
-// look calls do with a session.
-func (n *Network) look(do func(*session) error) (err error) {
-	conn, err := netlink.Dial()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	return do(&session{conn})
-}
-
-// isErrno reports whether the kernel has answered with errno.
-func isErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }
 
 // Up sets the device called name up, as in ip link set NAME up.
 func Up(name string) error {

@@ -49,32 +49,39 @@ func (r *route) same(other *route) bool {
 
 // sameHops reports whether two routes have the same hops in any order.
 func sameHops(a, b []hop) bool {
-	if len(a) != len(b) {
-		return false
-	}
 	for _, h := range a {
 		if !slices.Contains(b, h) {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// direct reports whether all hops are on the link itself.
+func (r *route) direct() bool {
+	for _, h := range r.hops {
+		if h.gateway != "" {
 			return false
 		}
 	}
 	return true
 }
 
-// direct reports whether all hops are on the link itself.
-func (r *route) direct() bool {
-	return !slices.ContainsFunc(r.hops, func(h hop) bool { return h.gateway.IsValid() })
-}
-
 // on reports whether a hop is on the device with a number.
 func (r *route) on(index int) bool {
-	return slices.ContainsFunc(r.hops, func(h hop) bool { return h.index == index })
+	for _, h := range r.hops {
+		if h.index == index {
+			return true
+		}
+	}
+	return false
 }
 
-// String describes the route as ip route does.
-func (r *route) String(links []link) string {
+// describe describes the route as ip route does.
+func (r *route) describe(links []*link) string {
 	text := r.dst.String()
 	for _, h := range r.hops {
-		if h.gateway.IsValid() {
+		if h.gateway != "" {
 			text += " via " + h.gateway.String()
 		}
 		if l := byIndex(links, h.index); l != nil {
@@ -84,7 +91,7 @@ func (r *route) String(links []link) string {
 			text += " onlink"
 		}
 	}
-	if r.source.IsValid() {
+	if r.source != "" {
 		text += " src " + r.source.String()
 	}
 	if r.metric != 0 {
@@ -94,32 +101,12 @@ func (r *route) String(links []link) string {
 }
 
 // routes returns the routes of both families, of all tables.
-func (s *session) routes() ([]route, error) {
-	var list []route
-	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
-		fixed := make([]byte, unix.SizeofRtMsg)
-		fixed[0] = family
-		messages, err := s.conn.Dump(netlink.NewRequest(unix.RTM_GETROUTE, 0, fixed))
-		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
-		}
-		for _, m := range messages {
-			// Without IPv6 the kernel answers with what it has.
-			if m.Type != unix.RTM_NEWROUTE || len(m.Body) < 1 || m.Body[0] != family {
-				continue
-			}
-			r, err := parseRoute(m)
-			if err != nil {
-				return nil, fmt.Errorf("list routes: %w", err)
-			}
-			list = append(list, r)
-		}
-	}
-	return list, nil
+func (s *session) routes() ([]*route, error) {
+	return list(s, "routes", unix.RTM_GETROUTE, families(unix.SizeofRtMsg), parseRoute)
 }
 
-func parseRoute(m netlink.Message) (route, error) {
-	r := route{raw: m.Body}
+func parseRoute(m *netlink.Message) (*route, error) {
+	r := &route{raw: m.Body}
 	attrs := m.Attributes(unix.SizeofRtMsg)
 	if err := attrs.Err(); err != nil {
 		return r, err
@@ -135,13 +122,13 @@ func parseRoute(m netlink.Message) (route, error) {
 	for attrs.Next() {
 		switch kind := attrs.Type(); kind {
 		case unix.RTA_DST:
-			r.dst.Addr, _ = AddrOf(attrs.Bytes())
+			r.dst.Addr = AddrOf(attrs.Bytes())
 		case unix.RTA_GATEWAY:
-			only.gateway, _ = AddrOf(attrs.Bytes())
+			only.gateway = AddrOf(attrs.Bytes())
 		case unix.RTA_OIF:
 			only.index = int(int32(attrs.Uint32()))
 		case unix.RTA_PREFSRC:
-			r.source, _ = AddrOf(attrs.Bytes())
+			r.source = AddrOf(attrs.Bytes())
 		case unix.RTA_PRIORITY:
 			r.metric = attrs.Uint32()
 		case unix.RTA_TABLE:
@@ -185,18 +172,18 @@ func (r *route) parseMetrics(b []byte) {
 // parseHops parses an array of struct rtnexthop, each with attributes.
 func (r *route) parseHops(b []byte) error {
 	for len(b) > 0 {
-		if len(b) < unix.SizeofRtNexthop {
-			return fmt.Errorf("%w: hop of %d bytes", netlink.ErrMalformed, len(b))
+		length := len(b) + 1
+		if len(b) >= unix.SizeofRtNexthop {
+			length = int(binary.NativeEndian.Uint16(b))
 		}
-		length := int(binary.NativeEndian.Uint16(b))
 		if length < unix.SizeofRtNexthop || length > len(b) {
-			return fmt.Errorf("%w: hop of %d bytes in %d", netlink.ErrMalformed, length, len(b))
+			return fmt.Errorf("%w: hop of a route in %d bytes", netlink.ErrMalformed, len(b))
 		}
 		h := hop{onlink: b[2]&unix.RTNH_F_ONLINK != 0, weight: b[3], index: int(int32(binary.NativeEndian.Uint32(b[4:])))}
 		attrs := netlink.ParseAttributes(b[unix.SizeofRtNexthop:length])
 		for attrs.Next() {
 			if attrs.Type() == unix.RTA_GATEWAY {
-				h.gateway, _ = AddrOf(attrs.Bytes())
+				h.gateway = AddrOf(attrs.Bytes())
 			} else {
 				r.keep(attrs.Type(), attrs.Bytes())
 			}
@@ -215,38 +202,37 @@ func (s *session) addRoute(r *route) error {
 	request := routeRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, r)
 	request.Uint32(unix.RTA_TABLE, r.table)
 	if r.dst.Bits > 0 {
-		request.Bytes(unix.RTA_DST, r.dst.Addr.Bytes())
+		request.Bytes(unix.RTA_DST, []byte(r.dst.Addr))
 	}
 	if r.metric != 0 {
 		request.Uint32(unix.RTA_PRIORITY, r.metric)
 	}
-	if r.source.IsValid() {
-		request.Bytes(unix.RTA_PREFSRC, r.source.Bytes())
+	if r.source != "" {
+		request.Bytes(unix.RTA_PREFSRC, []byte(r.source))
 	}
 	if r.mtu != 0 {
 		request.Nest(unix.RTA_METRICS, func() { request.Uint32(unix.RTAX_MTU, r.mtu) })
 	}
+	gateway := func(h *hop) {
+		if h.gateway != "" {
+			request.Bytes(unix.RTA_GATEWAY, []byte(h.gateway))
+		}
+	}
 	if len(r.hops) == 1 {
 		request.Uint32(unix.RTA_OIF, uint32(r.hops[0].index))
-		if r.hops[0].gateway.IsValid() {
-			request.Bytes(unix.RTA_GATEWAY, r.hops[0].gateway.Bytes())
-		}
-		return s.conn.Do(request)
+		gateway(&r.hops[0])
+	} else {
+		request.Nest(unix.RTA_MULTIPATH, func() {
+			for i := range r.hops {
+				request.Struct(r.hops[i].encode(), func() { gateway(&r.hops[i]) })
+			}
+		})
 	}
-	request.Nest(unix.RTA_MULTIPATH, func() {
-		for _, h := range r.hops {
-			request.Struct(h.encode(), func() {
-				if h.gateway.IsValid() {
-					request.Bytes(unix.RTA_GATEWAY, h.gateway.Bytes())
-				}
-			})
-		}
-	})
 	return s.conn.Do(request)
 }
 
 // encode returns the hop's struct rtnexthop.
-func (h hop) encode() []byte {
+func (h *hop) encode() []byte {
 	b := []byte{0, 0, 0, h.weight}
 	if h.onlink {
 		b[2] = unix.RTNH_F_ONLINK

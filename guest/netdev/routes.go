@@ -57,44 +57,41 @@ func (e *RouteError) Unwrap() error { return e.Err }
 
 // Routes returns the routes of both families in the main table, one for each
 // gateway where a route has several.
-func (n *Network) Routes() (list []Route, err error) {
+func (n *Network) Routes() (all []*Route, err error) {
 	err = n.look(func(s *session) error {
-		links, err := s.links(false)
+		links, err := s.links()
 		if err != nil {
 			return err
 		}
 		routes, err := s.mainRoutes(links)
-		if err != nil {
-			return err
-		}
 		for _, r := range routes {
 			for _, h := range r.hops {
-				list = append(list, Route{
+				all = append(all, &Route{
 					Dst: r.dst, Gateway: h.gateway, Device: byIndex(links, h.index).name, Source: r.source,
 					Scope: r.scope, Metric: r.metric, MTU: r.mtu, Onlink: h.onlink,
 				})
 			}
 		}
-		return nil
+		return err
 	})
-	return list, err
+	return all, err
 }
 
 // mainRoutes returns the routes of the main table that lead to a device other
 // than the loopback device.
-func (s *session) mainRoutes(links []link) ([]route, error) {
+func (s *session) mainRoutes(links []*link) (routes []*route, err error) {
 	all, err := s.routes()
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(r route) bool {
+	for _, r := range all {
+		ours := len(r.hops) > 0 && r.table == unix.RT_TABLE_MAIN && r.kind == unix.RTN_UNICAST && !r.cloned
 		for _, h := range r.hops {
-			if l := byIndex(links, h.index); l == nil || l.loopback() {
-				return true
-			}
+			l := byIndex(links, h.index)
+			ours = ours && l != nil && !l.loopback()
 		}
-		return len(r.hops) == 0 || r.table != unix.RT_TABLE_MAIN || r.kind != unix.RTN_UNICAST || r.cloned
-	}), nil
+		if ours {
+			routes = append(routes, r)
+		}
+	}
+	return routes, err
 }
 
 // managed reports whether a route is one of those that SetRoutes replaces: not
@@ -118,12 +115,19 @@ func (w *wanted) is(r *route) bool {
 	if w.anyScope && r.scope == unix.RT_SCOPE_UNIVERSE {
 		asked.scope = r.scope
 	}
-	if r.managed() {
-		return asked.same(r)
+	if !r.managed() {
+		asked.extra, asked.tos, asked.kind, asked.table = r.extra, r.tos, r.kind, r.table
+		if w.anyMetric {
+			asked.metric = r.metric
+		}
+		if asked.source == "" {
+			asked.source = r.source
+		}
+		if asked.mtu == 0 {
+			asked.mtu = r.mtu
+		}
 	}
-	return asked.dst == r.dst && sameHops(asked.hops, r.hops) && asked.scope == r.scope &&
-		(w.anyMetric || asked.metric == r.metric) && (!asked.source.IsValid() || asked.source == r.source) &&
-		(asked.mtu == 0 || asked.mtu == r.mtu)
+	return asked.same(r)
 }
 
 // SetRoutes makes list the routes of both families in the main table, besides
@@ -134,7 +138,7 @@ func (w *wanted) is(r *route) bool {
 // are what they were.
 func (n *Network) SetRoutes(ctx context.Context, list []Route) error {
 	return n.change(ctx, func(s *session) error {
-		links, err := s.links(false)
+		links, err := s.links()
 		if err != nil {
 			return err
 		}
@@ -146,22 +150,28 @@ func (n *Network) SetRoutes(ctx context.Context, list []Route) error {
 		if err != nil {
 			return err
 		}
-		return s.replaceRoutes(ctx, links, have, want)
+		add, remove, err := compareRoutes(have, want)
+		if err != nil {
+			return err
+		}
+		if failed := s.replaceRoutes(ctx, links, add, remove); failed != nil {
+			failed.Restore = s.restoreRoutes(links, have)
+			return failed
+		}
+		return nil
 	})
 }
 
 // resolveRoutes checks the routes against the devices.
-func resolveRoutes(links []link, list []Route) ([]wanted, error) {
-	want := make([]wanted, 0, len(list))
-	for i, r := range list {
-		l := byName(links, r.Device)
-		switch {
-		case l == nil:
-			return nil, &InvalidError{i, "device", r.Device, "is not a network device"}
-		case l.loopback():
-			return nil, &InvalidError{i, "device", r.Device, "is the loopback device, whose routes stay as they are"}
+func resolveRoutes(links []*link, list []Route) ([]*wanted, error) {
+	var want []*wanted
+	for i := range list {
+		r := &list[i]
+		l, err := deviceOf(links, i, r.Device)
+		if err != nil {
+			return nil, err
 		}
-		w := wanted{index: i, anyMetric: r.Metric == 0, route: route{
+		w := &wanted{index: i, anyMetric: r.Metric == 0, route: route{
 			dst: r.Dst, hops: []hop{{gateway: r.Gateway, index: l.index, onlink: r.Onlink}}, source: r.Source,
 			scope: r.Scope, kind: unix.RTN_UNICAST, protocol: unix.RTPROT_STATIC, table: unix.RT_TABLE_MAIN,
 			metric: r.Metric, mtu: r.MTU,
@@ -172,7 +182,7 @@ func resolveRoutes(links []link, list []Route) ([]wanted, error) {
 			if r.Metric == 0 {
 				w.metric = metric6
 			}
-		case !r.Gateway.IsValid() && r.Scope == unix.RT_SCOPE_UNIVERSE:
+		case r.Gateway == "" && r.Scope == unix.RT_SCOPE_UNIVERSE:
 			w.scope, w.anyScope = unix.RT_SCOPE_LINK, true
 		}
 		want = append(want, w)
@@ -180,62 +190,70 @@ func resolveRoutes(links []link, list []Route) ([]wanted, error) {
 	return want, nil
 }
 
-// replaceRoutes changes have into want, or back.
-func (s *session) replaceRoutes(ctx context.Context, links []link, have []route, want []wanted) error {
+// compareRoutes returns the routes that are missing and those that are not to be
+// there.
+func compareRoutes(have []*route, want []*wanted) (add []*wanted, remove []*route, err error) {
 	// To look the routes to a destination up at once, since there may be many.
 	at := make(map[Prefix][]*route, len(have))
-	for i := range have {
-		at[have[i].dst] = append(at[have[i].dst], &have[i])
+	for _, r := range have {
+		at[r.dst] = append(at[r.dst], r)
 	}
-	want = slices.DeleteFunc(want, func(w wanted) bool {
-		return slices.ContainsFunc(at[w.dst], func(r *route) bool { return !r.managed() && w.is(r) })
-	})
-	want, err := group(want)
-	if err != nil {
-		return err
+	// The kernel's own are one by one, so they are left out before others are
+	// put together.
+	own := func(w *wanted, r *route) bool { return !r.managed() && w.is(r) }
+	want = without(want, at, own)
+	if want, err = group(want); err != nil {
+		return nil, nil, err
 	}
 	keep := make(map[*route]bool)
-	want = slices.DeleteFunc(want, func(w wanted) bool {
+	add = without(want, at, func(w *wanted, r *route) bool {
+		if !r.managed() || keep[r] || !w.is(r) {
+			return false
+		}
+		keep[r] = true
+		return true
+	})
+	for _, r := range have {
+		if r.managed() && !keep[r] {
+			remove = append(remove, r)
+		}
+	}
+	return add, remove, nil
+}
+
+// without returns the wanted routes that do not match one that is there.
+func without(want []*wanted, at map[Prefix][]*route, match func(*wanted, *route) bool) (rest []*wanted) {
+next:
+	for _, w := range want {
 		for _, r := range at[w.dst] {
-			if r.managed() && !keep[r] && w.is(r) {
-				keep[r] = true
-				return true
+			if match(w, r) {
+				continue next
 			}
 		}
-		return false
-	})
-	failed := s.deleteRoutes(ctx, links, have, keep)
-	if failed == nil {
-		failed = s.addRoutes(ctx, links, want)
+		rest = append(rest, w)
 	}
-	if failed == nil {
-		return nil
-	}
-	failed.Restore = s.restoreRoutes(links, have)
-	return failed
+	return rest
 }
 
 // group makes one of routes that are one to the kernel, and drops repetitions.
-func group(list []wanted) ([]wanted, error) {
+func group(list []*wanted) (groups []*wanted, err error) {
 	type key struct {
 		dst    Prefix
 		metric uint32
 		direct int // IPv6 routes without a gateway are apart, by device
 	}
-	first := make(map[key]int, len(list))
-	var groups []wanted
+	first := make(map[key]*wanted, len(list))
 	for _, w := range list {
 		k := key{dst: w.dst, metric: w.metric}
 		if w.dst.Addr.Is6() && w.direct() {
 			k.direct = w.hops[0].index
 		}
-		i, ok := first[k]
-		if !ok {
-			first[k] = len(groups)
+		g := first[k]
+		if g == nil {
+			first[k] = w
 			groups = append(groups, w)
 			continue
 		}
-		g := &groups[i]
 		if g.source != w.source || g.mtu != w.mtu || g.scope != w.scope {
 			return nil, &InvalidError{w.index, "dest", w.dst.String(), "is that of another route too, with the same metric and another source, scope or mtu"}
 		}
@@ -246,28 +264,20 @@ func group(list []wanted) ([]wanted, error) {
 	return groups, nil
 }
 
-func (s *session) deleteRoutes(ctx context.Context, links []link, have []route, keep map[*route]bool) *RouteError {
-	for i := range have {
-		r := &have[i]
-		if !r.managed() || keep[r] {
-			continue
-		}
+// replaceRoutes removes routes and then adds others, those first by which
+// gateways are reached.
+func (s *session) replaceRoutes(ctx context.Context, links []*link, add []*wanted, remove []*route) *RouteError {
+	for _, r := range remove {
 		err := ctx.Err()
 		if err == nil {
 			err = s.deleteRoute(r)
 		}
 		if err != nil {
-			return &RouteError{Index: -1, Route: r.String(links), Err: err}
+			return &RouteError{Index: -1, Route: r.describe(links), Err: err}
 		}
 	}
-	return nil
-}
-
-// addRoutes adds routes, those first by which gateways are reached.
-func (s *session) addRoutes(ctx context.Context, links []link, want []wanted) *RouteError {
 	for _, direct := range [...]bool{true, false} {
-		for i := range want {
-			w := &want[i]
+		for _, w := range add {
 			if w.direct() != direct {
 				continue
 			}
@@ -276,7 +286,7 @@ func (s *session) addRoutes(ctx context.Context, links []link, want []wanted) *R
 				err = s.addRoute(&w.route)
 			}
 			if err != nil {
-				return &RouteError{Index: w.index, Route: w.String(links), Err: err}
+				return &RouteError{Index: w.index, Route: w.describe(links), Err: err}
 			}
 		}
 	}
@@ -284,29 +294,15 @@ func (s *session) addRoutes(ctx context.Context, links []link, want []wanted) *R
 }
 
 // restoreRoutes makes the routes what they were.
-func (s *session) restoreRoutes(links []link, had []route) error {
-	have, err := s.mainRoutes(links)
+func (s *session) restoreRoutes(links []*link, had []*route) error {
+	has, err := s.mainRoutes(links)
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for i := range have {
-		if r := &have[i]; r.managed() && !hasRoute(had, r) {
-			if err := s.deleteRoute(r); err != nil {
-				errs = append(errs, fmt.Errorf("delete %s: %w", r.String(links), err))
-			}
+	for _, r := range has {
+		if r.managed() && !hasRoute(had, r) {
+			err = errors.Join(err, s.deleteRoute(r))
 		}
 	}
-	for _, direct := range [...]bool{true, false} {
-		for i := range had {
-			r := &had[i]
-			if !r.managed() || r.direct() != direct || hasRoute(have, r) {
-				continue
-			}
-			if err := s.restoreRoute(r); err != nil {
-				errs = append(errs, fmt.Errorf("add %s: %w", r.String(links), err))
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(err, s.restoreMissing(links, slices.DeleteFunc(had, func(r *route) bool { return !r.managed() }), has))
 }

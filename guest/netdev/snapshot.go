@@ -15,16 +15,17 @@ const localTable = unix.RT_TABLE_LOCAL
 // belongings are what a device loses when it is set down: IPv6 addresses, routes,
 // and neighbours that stay until they are deleted; of IPv4 addresses nothing.
 type belongings struct {
-	addresses  []address
-	routes     []route
-	neighbours []neighbour
+	addresses  []*address
+	routes     []*route
+	neighbours []*neighbour
 }
 
 // belongings returns what the device with a number has.
-func (s *session) belongings(links []link, index int) (b belongings, err error) {
+func (s *session) belongings(links []*link, index int) (*belongings, error) {
+	b := &belongings{}
 	addresses, err := s.addresses(links)
 	if err != nil {
-		return b, err
+		return nil, err
 	}
 	for _, a := range addresses {
 		if a.index == index {
@@ -33,7 +34,7 @@ func (s *session) belongings(links []link, index int) (b belongings, err error) 
 	}
 	routes, err := s.routes()
 	if err != nil {
-		return b, err
+		return nil, err
 	}
 	for _, r := range routes {
 		// What routers announce is asked for again by the kernel.
@@ -43,11 +44,11 @@ func (s *session) belongings(links []link, index int) (b belongings, err error) 
 	}
 	neighbours, err := s.neighbours()
 	if err != nil {
-		return b, err
+		return nil, err
 	}
 	for _, n := range neighbours {
 		// The kernel makes those of multicast addresses.
-		if n.index == index && lasts(n) && !n.addr.IsMulticast() {
+		if n.index == index && n.lasts() && !n.addr.IsMulticast() {
 			b.neighbours = append(b.neighbours, n)
 		}
 	}
@@ -57,42 +58,41 @@ func (s *session) belongings(links []link, index int) (b belongings, err error) 
 // restore gives the device with a number back what it has no more: first
 // addresses, on which routes depend, then routes, those first that others reach
 // their gateways by.
-func (s *session) restore(links []link, index int, had belongings) error {
+func (s *session) restore(links []*link, index int, had *belongings) error {
 	has, err := s.belongings(links, index)
 	if err != nil {
 		return err
 	}
-	var errs []error
 	for _, a := range had.addresses {
-		if hasAddress(has.addresses, a.prefix) {
-			continue
-		}
-		if err := s.restoreAddress(a); err != nil && !isErrno(err, unix.EEXIST) {
-			errs = append(errs, err)
+		if !hasAddress(has.addresses, a.prefix) {
+			err = errors.Join(err, s.restoreAddress(a))
 		}
 	}
-	for _, direct := range [...]bool{true, false} {
-		for i := range had.routes {
-			r := &had.routes[i]
-			if r.direct() != direct || hasRoute(has.routes, r) {
-				continue
-			}
-			if err := s.restoreRoute(r); err != nil {
-				errs = append(errs, fmt.Errorf("add route %s: %w", r.String(links), err))
-			}
-		}
-	}
+	err = errors.Join(err, s.restoreMissing(links, had.routes, has.routes))
 	for _, n := range had.neighbours {
 		if !hasNeighbour(has.neighbours, n) {
-			if err := s.addNeighbour(n); err != nil {
-				errs = append(errs, err)
+			err = errors.Join(err, s.addNeighbour(n))
+		}
+	}
+	return err
+}
+
+// restoreMissing adds those of the routes that are not there.
+func (s *session) restoreMissing(links []*link, had, has []*route) (err error) {
+	for _, direct := range [...]bool{true, false} {
+		for _, r := range had {
+			if r.direct() != direct || hasRoute(has, r) {
+				continue
+			}
+			if e := s.restoreRoute(r); e != nil {
+				err = errors.Join(err, fmt.Errorf("add route %s: %w", r.describe(links), e))
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
-func hasAddress(list []address, p Prefix) bool {
+func hasAddress(list []*address, p Prefix) bool {
 	for _, a := range list {
 		if a.prefix == p {
 			return true
@@ -101,9 +101,9 @@ func hasAddress(list []address, p Prefix) bool {
 	return false
 }
 
-func hasRoute(list []route, r *route) bool {
-	for i := range list {
-		if list[i].same(r) {
+func hasRoute(list []*route, r *route) bool {
+	for _, other := range list {
+		if other.same(r) {
 			return true
 		}
 	}

@@ -3,9 +3,10 @@ package netlink
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // ErrMalformed is what a message that contradicts itself is.
