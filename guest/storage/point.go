@@ -153,4 +153,6 @@ func (p *point) removePart(root int, dir, name string, last bool) error {
 }
 
 // procPath names what a descriptor refers to, for system calls that want a path.
+//
+//go:noinline
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

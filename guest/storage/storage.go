@@ -57,9 +57,14 @@ func (e *InvalidError) Error() string {
 	return fmt.Sprintf("storage: %s %q %s", e.Field, e.Value, e.Reason)
 }
 
+// Not inlined, for the size of those many who call it.
+//
+//go:noinline
 func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
 
 // failed says what was being done when err happened.
+//
+//go:noinline
 func failed(what string, err error) error { return fmt.Errorf("%s: %w", what, err) }
 
 // release undoes something.
@@ -87,26 +92,24 @@ type driver struct {
 }
 
 // drivers are all there are, in the order of their names.
-func drivers() []driver {
-	return []driver{
-		{"9p", mount9P, false},
-		{"bind", mountBind, true},
-		{"blk", mountDisk, true},
-		{"ephemeral", mountEphemeral, true},
-		{driverLayers, mountLayers, false},
-		{"local", makeLocal, true},
-		{"mmioblk", mountDisk, true},
-		{"nvdimm", mountDisk, true},
-		{"overlayfs", mountOverlay, false},
-		{"scsi", mountDisk, true},
-		{"virtio-fs", mountVirtioFS, false},
-	}
+var drivers = [...]driver{
+	{"9p", mount9P, false},
+	{"bind", mountBind, true},
+	{"blk", mountDisk, true},
+	{"ephemeral", mountEphemeral, true},
+	{driverLayers, mountLayers, false},
+	{"local", makeLocal, true},
+	{"mmioblk", mountDisk, true},
+	{"nvdimm", mountDisk, true},
+	{"overlayfs", mountOverlay, false},
+	{"scsi", mountDisk, true},
+	{"virtio-fs", mountVirtioFS, false},
 }
 
 // Drivers returns the names of the drivers that there are, sorted.
 func Drivers() []string {
 	var names []string
-	for _, d := range drivers() {
+	for _, d := range drivers {
 		names = append(names, d.name)
 	}
 	return names
@@ -114,7 +117,7 @@ func Drivers() []string {
 
 // find returns the driver of a name.
 func find(name string) (driver, bool) {
-	for _, d := range drivers() {
+	for _, d := range drivers {
 		if d.name == name {
 			return d, true
 		}

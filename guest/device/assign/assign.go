@@ -32,6 +32,9 @@ func (e *InvalidError) Error() string {
 	return e.Field + " " + strconv.Quote(e.Value) + " " + e.Reason
 }
 
+// Not inlined, for the size of those many who call it.
+//
+//go:noinline
 func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
 
 // nth says which device an error is about.
