@@ -84,6 +84,7 @@ func (s *Sandbox) unregister(c *Container) error {
 	s.mu.Lock()
 	delete(s.containers, c.id)
 	s.mu.Unlock()
+	s.oom.forget(c.id)
 	return s.store.removeContainer(c.id)
 }
 

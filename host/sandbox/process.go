@@ -143,6 +143,7 @@ func (p *Process) watch() {
 		} else {
 			p.exit = Exit{Status: uint32(resp.Status), At: exitTime(resp.ExitedAt)}
 			stdout, stderr = resp.StdoutBytes, resp.StderrBytes
+			p.container.sandbox.awaitOOM(p.container.id, resp.OomEvents)
 		}
 		close(p.done)
 		p.set.Drain(stdout, stderr)

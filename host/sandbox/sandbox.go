@@ -50,7 +50,10 @@ type Options struct {
 	// Spec is the first container's; hostname and resolver come from it.
 	Spec    *specs.Spec
 	Spawner *process.Spawner
-	Log     *slog.Logger
+	// OOM is told each time a process of a container was killed for want of
+	// memory, before the exit that follows from it is known; nil for nobody.
+	OOM func(containerID string)
+	Log *slog.Logger
 }
 
 // Sandbox is a running pod VM.
@@ -68,6 +71,7 @@ type Sandbox struct {
 	daemon       *share.Daemon
 	tree         *share.Tree
 	agent        *agentConn
+	oom          *oomEvents
 
 	done chan struct{} // closed once failure is set, or at Stop
 
@@ -92,6 +96,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	s := &Sandbox{
 		id: o.ID, cfg: o.Config, log: o.Log.With("sandbox", o.ID), store: store,
 		done: make(chan struct{}), deviceFailed: make(chan error, 1), containers: make(map[string]*Container),
+		oom: newOOMEvents(),
 	}
 	s.undo.push("state folder", func(context.Context) error { return os.RemoveAll(store.dir) })
 	if err := s.boot(ctx, o); err != nil {
@@ -99,6 +104,9 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
 		return nil, errors.Join(err, s.undo.run(cleanup))
+	}
+	if o.OOM != nil {
+		s.watchOOM(o.OOM)
 	}
 	go s.watch()
 	return s, nil

@@ -27,7 +27,7 @@ func bootSandbox(env BootEnv) Boot {
 		}
 		s, err := sandbox.New(ctx, sandbox.Options{
 			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot,
-			Config: cfg, Spec: r.Spec, Spawner: spawner, Log: env.Log,
+			Config: cfg, Spec: r.Spec, Spawner: spawner, OOM: r.OOM, Log: env.Log,
 		})
 		if err != nil {
 			return nil, err

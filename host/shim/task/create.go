@@ -153,6 +153,7 @@ func (s *Service) sandboxFor(ctx context.Context, r BootRequest, role spec.Role)
 	if r.ConfigPath == "" {
 		r.ConfigPath = s.cfg.ConfigPath
 	}
+	r.OOM = s.oomKilled
 	sandbox, err := s.cfg.Boot(ctx, r)
 	if err != nil {
 		return nil, err

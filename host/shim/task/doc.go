@@ -104,6 +104,9 @@ type BootRequest struct {
 	Spec       *specs.Spec
 	// ConfigPath is the configuration that the request's options name, if any.
 	ConfigPath string
+	// OOM is to be told each time a process of a container was killed for want
+	// of memory, before the exit that follows from it is known.
+	OOM func(containerID string)
 }
 
 // Publish queues an event for containerd; it does not block.

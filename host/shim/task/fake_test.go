@@ -34,6 +34,7 @@ type world struct {
 	trace  []string // calls of the sandbox, and events, in order
 	boots  int
 	latest *fakeSandbox
+	oom    func(containerID string) // of the latest boot
 
 	booting   chan struct{} // receives when a boot is held
 	bootErr   error
@@ -98,6 +99,7 @@ func (w *world) boot(ctx context.Context, r BootRequest) (Sandbox, error) {
 	w.mu.Lock()
 	hold, err := w.holdBoot, w.bootErr
 	w.boots++
+	w.oom = r.OOM
 	w.mu.Unlock()
 	if hold != nil {
 		w.booting <- struct{}{}

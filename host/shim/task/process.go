@@ -32,6 +32,11 @@ type process struct {
 	exit        Exit
 	size        *size // of an exec's terminal, set before its start
 	stdinClosed bool  // of an exec, before its start
+
+	// Of a container's first process: that its start is published, and the OOM
+	// kills that are not.
+	startTold bool
+	oomKills  int
 }
 
 type size struct{ width, height uint32 }

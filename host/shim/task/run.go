@@ -61,7 +61,7 @@ func (s *Service) startInit(ctx context.Context, t *task) (*api.StartResponse, e
 	if err := p.do(start); err != nil {
 		return nil, err
 	}
-	s.cfg.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: s.cfg.PID})
+	s.started(p)
 	return &api.StartResponse{Pid: s.cfg.PID}, nil
 }
 

@@ -92,6 +92,32 @@ func TestExitQuickerThanTheAnswerToStartIsToldAfterIt(t *testing.T) {
 	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/exit c1 0")
 }
 
+func TestOOMKillsAreToldBetweenStartAndExit(t *testing.T) {
+	w := newWorld(t)
+	w.onStart = func() { w.oom("c1") }
+	w.create("c1")
+	w.start("c1", "")
+	w.oom("c1")
+	w.oom("nobody")
+	w.oom("c1")
+	w.process("c1", "").end(137)
+	w.ended("c1", "", 137)
+	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/oom c1", "/tasks/oom c1", "/tasks/oom c1", "/tasks/exit c1 137")
+}
+
+func TestAnOOMKillOfAContainerThatCannotStartIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.onStart = func() { w.oom("c1") }
+	w.startErr = errors.New("it was killed")
+	w.create("c1")
+	if _, err := w.Start(t.Context(), &api.StartRequest{ID: "c1"}); err == nil {
+		t.Error("it started")
+	}
+	w.process("c1", "").end(137)
+	w.ended("c1", "", 137)
+	w.wantEvents("/tasks/create c1", "/tasks/oom c1", "/tasks/exit c1 137")
+}
+
 func TestContainersExitIsToldAfterThoseOfItsExecs(t *testing.T) {
 	w := newWorld(t)
 	w.create("c1")
