@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,14 +32,15 @@ const (
 // serve is the server that "start" has forked. It returns when the shim is to
 // end.
 func (p *Program) serve(ctx context.Context, inv bootstrap.Invocation) error {
-	listener, ready, err := inherited()
+	start, err := inherited()
 	if err != nil {
 		return fmt.Errorf("the server is started by %q only: %w", bootstrap.ActionStart, err)
 	}
-	s, err := p.newServer(inv, listener)
+	defer start.Close()
+	s, err := p.newServer(inv)
 	if err != nil {
-		_, _ = ready.WriteString(err.Error())
-		return errors.Join(err, ready.Close(), listener.Close())
+		_, _ = start.WriteString(err.Error())
+		return err
 	}
 	// Signals count from before containerd knows of us.
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
@@ -50,31 +50,43 @@ func (p *Program) serve(ctx context.Context, inv bootstrap.Invocation) error {
 	pipes := make(chan os.Signal, 1)
 	signal.Notify(pipes, unix.SIGPIPE)
 	defer signal.Stop(pipes)
-	if _, err := ready.WriteString(bootstrap.Ready); err != nil {
+	if err := agree(ctx, start); err != nil {
 		return errors.Join(fmt.Errorf("tell that the server is ready: %w", err), s.close())
-	}
-	if err := ready.Close(); err != nil {
-		return errors.Join(err, s.close())
 	}
 	return s.run(ctx)
 }
 
-// inherited are the descriptors that "start" hands over. They are kept from the
-// children to come.
-func inherited() (*net.UnixListener, *os.File, error) {
-	syscall.CloseOnExec(bootstrap.SocketFD)
-	syscall.CloseOnExec(bootstrap.ReadyFD)
-	f := os.NewFile(bootstrap.SocketFD, "socket")
-	l, err := net.FileListener(f)
-	_ = f.Close()
-	if err != nil {
-		return nil, nil, err
+// inherited is the conversation with "start". It is kept from the children to
+// come.
+func inherited() (*os.File, error) {
+	if _, err := unix.GetsockoptInt(bootstrap.StartFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", bootstrap.StartFD, err)
 	}
-	listener, ok := l.(*net.UnixListener)
-	if !ok {
-		return nil, nil, errors.Join(errors.New("descriptor 3 is not a unix socket"), l.Close())
+	syscall.CloseOnExec(bootstrap.StartFD)
+	if err := syscall.SetNonblock(bootstrap.StartFD, true); err != nil {
+		return nil, err
 	}
-	return listener, os.NewFile(bootstrap.ReadyFD, "ready"), nil
+	return os.NewFile(bootstrap.StartFD, "start"), nil
+}
+
+// agree tells "start" that we are ready, and waits until it has told containerd
+// where we are. Killed before that, it has told nobody.
+func agree(ctx context.Context, start *os.File) error {
+	defer context.AfterFunc(ctx, func() { _ = start.SetReadDeadline(time.Unix(1, 0)) })()
+	if _, err := start.WriteString(bootstrap.Ready); err != nil {
+		return err
+	}
+	word := make([]byte, len(bootstrap.Go)+1)
+	n, err := start.Read(word)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("%q has ended before its word: %w", bootstrap.ActionStart, err)
+	case string(word[:n]) != bootstrap.Go:
+		return fmt.Errorf("%q said %q", bootstrap.ActionStart, word[:n])
+	}
+	return start.Close()
 }
 
 // server is the running shim of a pod.
@@ -88,7 +100,7 @@ type server struct {
 	trim     *trimmer
 }
 
-func (p *Program) newServer(inv bootstrap.Invocation, listener *net.UnixListener) (*server, error) {
+func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
 	// What containerd mounts on the host later shows up here too, and what we
 	// mount stays here. "start" has made the namespace.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
@@ -102,6 +114,10 @@ func (p *Program) newServer(inv bootstrap.Invocation, listener *net.UnixListener
 	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(trim.intercept))
 	if err != nil {
 		return nil, fmt.Errorf("prepare the ttRPC server: %w", err)
+	}
+	listener, err := bootstrap.Listen(inv.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("serve container %s: %w", inv.ID, errors.Join(err, log.Close()))
 	}
 	var forwarder event.Forwarder = event.Discard{}
 	if inv.TTRPCAddress != "" {

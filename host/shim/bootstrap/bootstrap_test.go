@@ -86,15 +86,15 @@ func TestSocketsOfDifferentContainersDiffer(t *testing.T) {
 
 func TestListenTakesOverOnlyFromTheDead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "dir", "s")
-	f, err := listen(path)
+	f, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(path); !errors.Is(err, errdefs.ErrAlreadyExists) || !strings.Contains(err.Error(), path) {
+	if _, err := Listen(path); !errors.Is(err, errdefs.ErrAlreadyExists) || !strings.Contains(err.Error(), path) {
 		t.Errorf("listen beside a live one: %v", err)
 	}
 	_ = f.Close() // dies and leaves its socket
-	f, err = listen(path)
+	f, err = Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestListenTakesOverOnlyFromTheDead(t *testing.T) {
 	}
 	_ = conn.Close()
 	_ = f.Close()
-	if _, err := listen("/" + strings.Repeat("x", 200)); err == nil || !strings.Contains(err.Error(), "longer") {
+	if _, err := Listen("/" + strings.Repeat("x", 200)); err == nil || !strings.Contains(err.Error(), "longer") {
 		t.Errorf("too long a path: %v", err)
 	}
 }

@@ -189,13 +189,10 @@ func removeSocket(bundle string) error {
 		return nil //nolint:nilerr // no address, no socket
 	}
 	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), scheme)
-	if !ok || alive(path) {
+	if !ok {
 		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return removeDead(path)
 }
 
 // unmountAll removes every mount on target. A server of ours leaves none there,

@@ -21,12 +21,15 @@ const (
 	ActionDelete = "delete"
 )
 
-// Descriptors that Start hands to the server: the listening socket, and a pipe
-// on which the server writes Ready, or else why it cannot serve.
+// The conversation of Start with the server, on a descriptor that it hands to
+// it, a unix socket. The server says that it is Ready, or else why it cannot
+// serve; Start answers Go when it has said where. Whoever finds the other gone
+// before its word ends too, and removes what there is: containerd may kill
+// Start at any moment.
 const (
-	SocketFD = 3
-	ReadyFD  = 4
-	Ready    = "ready"
+	StartFD = 3
+	Ready   = "ready"
+	Go      = "go"
 )
 
 // Invocation is how the shim was called.
@@ -41,7 +44,8 @@ type Invocation struct {
 	PublishBinary         string
 	// Bundle is the bundle's folder; empty means the working directory.
 	Bundle string
-	// Socket is where to serve, if not at the conventional place.
+	// Socket is where to serve. Start, unless it is told, chooses the
+	// conventional place, and tells the server.
 	Socket string
 	Debug  bool
 	// Config is the configuration file named by the runtime's options; Start

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -26,43 +28,53 @@ const (
 )
 
 // server is the process that Start leaves behind.
-type server struct{ cmd *exec.Cmd }
+type server struct {
+	cmd  *exec.Cmd
+	conn *os.File // the conversation; see Ready
+}
 
 // fork starts this program again as the server: in its own session, with the
 // bundle as its working directory, in a mount namespace of its own (so that no
 // mount of a pod is ever seen on the host, and none outlives the server), and
 // waits until it says that it is ready. It does not inherit our output, whose
 // end containerd awaits.
-func fork(ctx context.Context, inv Invocation, bundle string, socket *os.File) (_ *server, err error) {
+func fork(ctx context.Context, inv Invocation, bundle string) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	r, w, err := os.Pipe()
+	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
 	cmd := exec.Command(self, inv.serverArgs()...)
 	cmd.Dir = bundle
 	cmd.Env = serverEnv(inv)
-	cmd.ExtraFiles = []*os.File{SocketFD - 3: socket, ReadyFD - 3: w}
+	cmd.ExtraFiles = []*os.File{StartFD - 3: theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
 	err = cmd.Start()
-	_ = w.Close()
+	_ = theirs.Close()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, ours.Close())
 	}
-	s := &server{cmd}
-	if err := s.awaitReady(ctx, r); err != nil {
+	s := &server{cmd, ours}
+	if err := s.awaitReady(ctx); err != nil {
 		s.kill()
-		return nil, err
+		return nil, errors.Join(err, ours.Close())
 	}
 	return s, nil
 }
 
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "server"), os.NewFile(uintptr(fds[1]), "start"), nil
+}
+
 func (inv *Invocation) serverArgs() []string {
-	args := []string{"-namespace", inv.Namespace, "-id", inv.ID, "-address", inv.Address}
+	args := []string{"-namespace", inv.Namespace, "-id", inv.ID, "-address", inv.Address, "-socket", inv.Socket}
 	if inv.PublishBinary != "" {
 		args = append(args, "-publish-binary", inv.PublishBinary)
 	}
@@ -81,13 +93,15 @@ func serverEnv(inv Invocation) []string {
 		"GOMAXPROCS="+strconv.Itoa(max(2, min(maxProcs, runtime.NumCPU()))))
 }
 
-// awaitReady reads the server's word from the pipe r.
-func (s *server) awaitReady(ctx context.Context, r *os.File) error {
+// awaitReady reads the server's word.
+func (s *server) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	word, err := io.ReadAll(io.LimitReader(r, maxReady))
+	buf := make([]byte, maxReady)
+	n, err := s.conn.Read(buf)
+	word := buf[:n]
 	switch {
 	case string(word) == Ready:
 		return nil
@@ -95,7 +109,7 @@ func (s *server) awaitReady(ctx context.Context, r *os.File) error {
 		return fmt.Errorf("it is not ready: %w", context.Cause(ctx))
 	case len(word) > 0:
 		return errors.New(string(word))
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF):
 		return err
 	}
 	_ = s.cmd.Wait()

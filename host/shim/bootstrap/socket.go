@@ -53,10 +53,13 @@ func stateSocketDir(bundle string, inv Invocation) string {
 	return filepath.Join(filepath.Dir(tasks), "s")
 }
 
-// listen makes the listening socket, for root alone, as a file that a child can
-// inherit. The socket of a shim that is dead is replaced; that of a live one is
-// an error wrapping errdefs.ErrAlreadyExists.
-func listen(path string) (*os.File, error) {
+// Listen makes the listening socket, for root alone; closing it does not remove
+// the file. The socket of a shim that is dead is replaced; that of a live one
+// is an error wrapping errdefs.ErrAlreadyExists.
+//
+// The server listens, not Start, which may be killed before there is anybody
+// who would remove the file.
+func Listen(path string) (*net.UnixListener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("socket path %s is longer than %d bytes", path, maxSocketPath)
 	}
@@ -65,34 +68,35 @@ func listen(path string) (*os.File, error) {
 	}
 	l, err := bind(path)
 	if errors.Is(err, unix.EADDRINUSE) {
-		if alive(path) {
-			return nil, fmt.Errorf("a shim serves on %s: %w", path, errdefs.ErrAlreadyExists)
+		if err := checkFree(path); err != nil {
+			return nil, err
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("remove the socket of a dead shim: %w", err)
 		}
 		l, err = bind(path)
 	}
-	if err != nil {
-		return nil, err
+	return l, err
+}
+
+// checkFree says whether a live shim has the socket.
+func checkFree(path string) error {
+	if alive(path) {
+		return fmt.Errorf("a shim serves on %s: %w", path, errdefs.ErrAlreadyExists)
 	}
-	f, err := l.File()
-	if err = errors.Join(err, l.Close()); err != nil {
-		return nil, errors.Join(err, os.Remove(path))
-	}
-	return f, nil
+	return nil
 }
 
 func bind(path string) (*net.UnixListener, error) {
 	// The mode is that of the bind, so there is no moment in which others may
-	// connect. The umask is the process's; "start" does nothing else meanwhile.
+	// connect. The umask is the process's, which makes no file meanwhile.
 	old := unix.Umask(0o177)
 	defer unix.Umask(old)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // it lives on in the server
+	l.SetUnlinkOnClose(false) // by then it may be a successor's
 	return l, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,31 +97,44 @@ func podAddress(bundle, dir string, inv Invocation, sandbox string) (string, err
 }
 
 func startServer(ctx context.Context, inv Invocation, p params, bundle, path string, stdout io.Writer) (err error) {
-	socket, err := listen(path)
-	if err != nil {
+	if err := checkFree(path); err != nil {
 		return fmt.Errorf("serve container %s: %w", inv.ID, err)
 	}
-	defer socket.Close()
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	server, err := fork(ctx, inv, bundle, socket)
+	inv.Socket = path
+	server, err := fork(ctx, inv, bundle)
 	if err != nil {
-		return fmt.Errorf("start the server of container %s: %w", inv.ID, err)
+		return fmt.Errorf("start the server of container %s: %w", inv.ID, errors.Join(err, removeDead(path)))
 	}
+	defer server.conn.Close()
 	defer func() {
 		if err != nil {
 			server.kill()
-			err = errors.Join(err, removeFiles(bundle, addressFile, pidFile))
+			err = errors.Join(err, removeFiles(bundle, addressFile, pidFile), removeDead(path))
 		}
 	}()
 	server.adjustOOMScore()
 	if err := writeFile(bundle, pidFile, fmt.Append(nil, server.pid())); err != nil {
 		return err
 	}
-	return announce(p, scheme+path, bundle, stdout)
+	if err := announce(p, scheme+path, bundle, stdout); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(server.conn, Go); err != nil {
+		return fmt.Errorf("the server of container %s has ended: %w", inv.ID, err)
+	}
+	return nil
+}
+
+// removeDead removes the socket that a server has left which did not get to do
+// it.
+func removeDead(path string) error {
+	if alive(path) {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // announce records the address in the bundle, for a containerd that restarts,
