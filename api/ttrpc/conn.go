@@ -142,7 +142,11 @@ func (c *serverConn) call(ctx context.Context, j *job) (resp Answer, err error) 
 			}
 		}
 	}()
-	return j.call(ctx)
+	resp, err = j.call(ctx)
+	if code := c.server.opts.Code; err != nil && code != nil {
+		err = code(err)
+	}
+	return resp, err
 }
 
 // answer writes the answer to an accepted request.

@@ -34,6 +34,9 @@ type ServerOptions struct {
 	// MaxConns is the number of connections that Serve serves; more are
 	// closed at once.
 	MaxConns int
+	// Code, if set, gives the errors of handlers the codes that clients see;
+	// otherwise it is CodeOf's.
+	Code func(err error) error
 	// OnPanic, if set, is told of a handler's panic while its stack is still
 	// there. The caller gets Internal and the server goes on in any case.
 	OnPanic func(service, method string, value any)

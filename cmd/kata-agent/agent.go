@@ -57,9 +57,9 @@ type agent struct {
 	params boot.Params
 
 	calls, streams *vsock.Listener
-	idle           *idle.Idle
 	console        *vsock.Listener // nil without a debug console
 	hostLog        *hostLog        // nil if the log is for the console
+	idle           *idle.Idle
 }
 
 // isInit reports whether the agent is the machine's init. With an address in the
@@ -212,11 +212,16 @@ func (a *agent) serve(ctx context.Context) error {
 	pod := a.newSandbox(children, hub, kills, ready)
 	calls := service.New(service.Config{
 		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
-		Devices: device.NewFinder(a.params.HotplugTimeout), Called: a.idle.Used,
+		Devices: device.NewFinder(a.params.HotplugTimeout),
 	})
-	options := ttrpc.ServerOptions{OnPanic: a.panicked}
-	if a.log.Enabled(log.LevelTrace) {
-		options.OnDone = a.logCall
+	options := ttrpc.ServerOptions{
+		Code: service.Coded, OnPanic: a.panicked,
+		OnDone: func(service, method string, took time.Duration, err error) {
+			a.idle.Used()
+			if a.log.Enabled(log.LevelTrace) {
+				a.logCall(service, method, took, err)
+			}
+		},
 	}
 	server := ttrpc.NewServer(options)
 	calls.Register(server)

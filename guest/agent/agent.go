@@ -49,8 +49,6 @@ type Config struct {
 	Devices *device.Finder
 	// OOM has the events of GetOOMEvent; nil for none.
 	OOM *oom.Watcher
-	// Called, if set, is called at the end of each call.
-	Called func()
 }
 
 // Service is the implementation of AgentService and Health.
@@ -78,34 +76,35 @@ func New(cfg Config) *Service {
 // when the answer has been sent.
 func (s *Service) Destroyed() <-chan struct{} { return s.destroyed }
 
-// Register makes server answer with the service's handlers.
+// Register makes server, whose errors Coded is to code, answer with the service's
+// handlers.
 func (s *Service) Register(server *ttrpc.Server) {
 	health := healthpb.RegisterHealth(server)
-	health.Check(handle(s, s.check))
-	health.Version(handle(s, s.version))
+	health.Check(s.check)
+	health.Version(s.version)
 
 	agent := agentpb.RegisterAgentService(server)
-	agent.CreateSandbox(handle(s, s.createSandbox))
-	agent.DestroySandbox(handle(s, s.destroySandbox))
-	agent.CreateContainer(handle(s, s.createContainer))
-	agent.StartContainer(handle(s, s.startContainer))
-	agent.RemoveContainer(handle(s, s.removeContainer))
-	agent.PauseContainer(handle(s, s.pauseContainer))
-	agent.ResumeContainer(handle(s, s.resumeContainer))
-	agent.UpdateContainer(handle(s, s.updateContainer))
-	agent.StatsContainer(handle(s, s.statsContainer))
-	agent.ListProcesses(handle(s, s.listProcesses))
-	agent.ExecProcess(handle(s, s.execProcess))
-	agent.SignalProcess(handle(s, s.signalProcess))
-	agent.WaitProcess(handle(s, s.waitProcess))
-	agent.TtyWinResize(handle(s, s.ttyWinResize))
-	agent.WriteStdin(handle(s, s.writeStdin))
-	agent.ReadStdout(handle(s, s.readStdout))
-	agent.ReadStderr(handle(s, s.readStderr))
-	agent.CloseStdin(handle(s, s.closeStdin))
-	agent.SetGuestDateTime(handle(s, s.setGuestDateTime))
-	agent.ReseedRandomDev(handle(s, s.reseedRandomDev))
-	agent.GetGuestDetails(handle(s, s.getGuestDetails))
+	agent.CreateSandbox(s.createSandbox)
+	agent.DestroySandbox(s.destroySandbox)
+	agent.CreateContainer(s.createContainer)
+	agent.StartContainer(s.startContainer)
+	agent.RemoveContainer(s.removeContainer)
+	agent.PauseContainer(s.pauseContainer)
+	agent.ResumeContainer(s.resumeContainer)
+	agent.UpdateContainer(s.updateContainer)
+	agent.StatsContainer(s.statsContainer)
+	agent.ListProcesses(s.listProcesses)
+	agent.ExecProcess(s.execProcess)
+	agent.SignalProcess(s.signalProcess)
+	agent.WaitProcess(s.waitProcess)
+	agent.TtyWinResize(s.ttyWinResize)
+	agent.WriteStdin(s.writeStdin)
+	agent.ReadStdout(s.readStdout)
+	agent.ReadStderr(s.readStderr)
+	agent.CloseStdin(s.closeStdin)
+	agent.SetGuestDateTime(s.setGuestDateTime)
+	agent.ReseedRandomDev(s.reseedRandomDev)
+	agent.GetGuestDetails(s.getGuestDetails)
 
 	s.registerNetwork(agent)
 	s.registerIPTables(agent)
@@ -115,25 +114,9 @@ func (s *Service) Register(server *ttrpc.Server) {
 	s.registerObservation(server, agent)
 }
 
-// handle gives the errors of a handler their codes. Its types are pointers, so
-// that all handlers share one body: instantiated with the messages themselves it
-// would be linked once for each of them, under a name that spells them out.
-func handle[Req, Resp any](s *Service, do func(context.Context, Req) (Resp, error)) func(context.Context, Req) (Resp, error) {
-	return func(ctx context.Context, req Req) (Resp, error) {
-		if s.cfg.Called != nil {
-			defer s.cfg.Called()
-		}
-		resp, err := do(ctx, req)
-		if err != nil {
-			var none Resp
-			return none, coded(err)
-		}
-		return resp, nil
-	}
-}
-
-// coded returns err with the code that says what kind of error it is.
-func coded(err error) error {
+// Coded returns err with the code that says what kind of error it is. It is the
+// Code of the server's options.
+func Coded(err error) error {
 	if status := (*ttrpc.Error)(nil); errors.As(err, &status) {
 		return err
 	}

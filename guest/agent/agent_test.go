@@ -35,7 +35,7 @@ func TestErrorsGetTheCodeOfTheirKind(t *testing.T) {
 		{invalid("len", 0, "reads nothing"), ttrpc.InvalidArgument},
 		{io.ErrUnexpectedEOF, ttrpc.Internal},
 	} {
-		got := coded(tt.err)
+		got := Coded(tt.err)
 		if ttrpc.CodeOf(got) != tt.want || got.Error() != tt.err.Error() {
 			t.Errorf("%v: %v (%v), want %v", tt.err, got, ttrpc.CodeOf(got), tt.want)
 		}

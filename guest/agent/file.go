@@ -13,7 +13,7 @@ import (
 
 // registerFiles registers the calls that bring files in.
 func (s *Service) registerFiles(agent agentpb.AgentServiceRegistrar) {
-	agent.CopyFile(handle(s, s.copyFile))
+	agent.CopyFile(s.copyFile)
 }
 
 func (s *Service) copyFile(ctx context.Context, req *agentpb.CopyFileRequest) (*agentpb.Empty, error) {

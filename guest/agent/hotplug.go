@@ -16,10 +16,10 @@ import (
 
 // registerHotplug registers the calls about CPUs, memory and swap that come at run time.
 func (s *Service) registerHotplug(agent agentpb.AgentServiceRegistrar) {
-	agent.OnlineCPUMem(handle(s, s.onlineCPUMem))
-	agent.MemHotplugByProbe(handle(s, s.memHotplugByProbe))
-	agent.AddSwap(handle(s, s.addSwap))
-	agent.AddSwapPath(handle(s, s.addSwapPath))
+	agent.OnlineCPUMem(s.onlineCPUMem)
+	agent.MemHotplugByProbe(s.memHotplugByProbe)
+	agent.AddSwap(s.addSwap)
+	agent.AddSwapPath(s.addSwapPath)
 }
 
 // onlineCPUMem answers when everything is online whether it is asked to wait or

@@ -13,8 +13,8 @@ import (
 
 // registerIPTables registers the calls that read and write the pod's packet filter.
 func (s *Service) registerIPTables(agent agentpb.AgentServiceRegistrar) {
-	agent.GetIPTables(handle(s, s.getIPTables))
-	agent.SetIPTables(handle(s, s.setIPTables))
+	agent.GetIPTables(s.getIPTables)
+	agent.SetIPTables(s.setIPTables)
 }
 
 func family(isIPv6 bool) iptables.Family {

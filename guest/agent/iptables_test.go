@@ -31,7 +31,7 @@ func TestPacketFiltersAreReplacedOneAtATime(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := s.setIPTables(ctx, &agentpb.SetIPTablesRequest{Data: []byte("# nothing\n")})
-	if ttrpc.CodeOf(coded(err)) != ttrpc.Canceled {
+	if ttrpc.CodeOf(Coded(err)) != ttrpc.Canceled {
 		t.Errorf("while another is at it: %v", err)
 	}
 	<-s.filtering
@@ -54,7 +54,7 @@ func TestErrorsOfPacketFilters(t *testing.T) {
 		{&iptables.RefusedError{Table: "nat", Err: unix.ENOMEM}, ttrpc.Internal, "the kernel refuses the table nat: cannot allocate memory"},
 		{unix.EPERM, ttrpc.Internal, "operation not permitted"},
 	} {
-		err := coded(iptablesError(tt.err))
+		err := Coded(iptablesError(tt.err))
 		if ttrpc.CodeOf(err) != tt.want || err.Error() != tt.text {
 			t.Errorf("%v (%v), want %s (%v)", err, ttrpc.CodeOf(err), tt.text, tt.want)
 		}

@@ -19,11 +19,11 @@ import (
 
 // registerNetwork registers the calls that set the pod's network up.
 func (s *Service) registerNetwork(agent agentpb.AgentServiceRegistrar) {
-	agent.UpdateInterface(handle(s, s.updateInterface))
-	agent.UpdateRoutes(handle(s, s.updateRoutes))
-	agent.ListInterfaces(handle(s, s.listInterfaces))
-	agent.ListRoutes(handle(s, s.listRoutes))
-	agent.AddARPNeighbors(handle(s, s.addARPNeighbors))
+	agent.UpdateInterface(s.updateInterface)
+	agent.UpdateRoutes(s.updateRoutes)
+	agent.ListInterfaces(s.listInterfaces)
+	agent.ListRoutes(s.listRoutes)
+	agent.AddARPNeighbors(s.addARPNeighbors)
 }
 
 func (s *Service) updateInterface(ctx context.Context, req *agentpb.UpdateInterfaceRequest) (*typespb.Interface, error) {

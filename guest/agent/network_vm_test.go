@@ -35,7 +35,7 @@ const (
 // networkAgent serves the agent's calls on a pipe.
 func networkAgent(t *testing.T, init bool, timeout time.Duration) *agentpb.AgentServiceClient {
 	t.Helper()
-	server := ttrpc.NewServer(ttrpc.ServerOptions{})
+	server := ttrpc.NewServer(ttrpc.ServerOptions{Code: Coded})
 	logger := log.New(os.Stderr, log.LevelError)
 	New(Config{Init: init, Log: logger, Devices: device.NewFinder(timeout)}).Register(server)
 	near, far := net.Pipe()
@@ -64,7 +64,9 @@ func dummy(t *testing.T, name, mac string) {
 	r := netlink.NewRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, make([]byte, unix.SizeofIfInfomsg))
 	r.String(unix.IFLA_IFNAME, name)
 	r.Bytes(unix.IFLA_ADDRESS, hw)
-	r.Nest(unix.IFLA_LINKINFO, func() { r.String(unix.IFLA_INFO_KIND, "dummy") })
+	info := r.Begin(unix.IFLA_LINKINFO)
+	r.String(unix.IFLA_INFO_KIND, "dummy")
+	r.End(info)
 	request(t, r)
 	index, err := net.InterfaceByName(name)
 	if err != nil {

@@ -15,14 +15,13 @@ import (
 // registerObservation registers the calls that tell what happens in the guest.
 // GetOOMEvent has to know whether its answer was sent.
 func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentServiceRegistrar) {
-	next := handle(s, s.getOOMEvent)
 	server.Handle("grpc.AgentService", "GetOOMEvent", func(payload []byte) (ttrpc.Call, error) {
 		req := new(agentpb.GetOOMEventRequest)
 		if err := req.UnmarshalVT(payload); err != nil {
 			return nil, err
 		}
 		return func(ctx context.Context) (ttrpc.Answer, error) {
-			answer, err := next(ctx, req)
+			answer, err := s.getOOMEvent(ctx, req)
 			if err != nil {
 				return nil, err
 			}
@@ -30,10 +29,10 @@ func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentS
 		}, nil
 	})
 	collector := new(metrics.Collector)
-	agent.GetMetrics(handle(s, func(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
+	agent.GetMetrics(func(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
 		return &agentpb.Metrics{Metrics: string(collector.Collect())}, nil
-	}))
-	agent.GetDiagnosticData(handle(s, s.getDiagnosticData))
+	})
+	agent.GetDiagnosticData(s.getDiagnosticData)
 }
 
 func (s *Service) getDiagnosticData(_ context.Context, req *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {

@@ -15,10 +15,10 @@ import (
 
 // registerVolumes registers the calls about what is mounted.
 func (s *Service) registerVolumes(agent agentpb.AgentServiceRegistrar) {
-	agent.UpdateEphemeralMounts(handle(s, s.updateEphemeralMounts))
-	agent.GetVolumeStats(handle(s, s.getVolumeStats))
-	agent.ResizeVolume(handle(s, s.resizeVolume))
-	agent.RemoveStaleVirtiofsShareMounts(handle(s, s.removeStaleVirtiofsShareMounts))
+	agent.UpdateEphemeralMounts(s.updateEphemeralMounts)
+	agent.GetVolumeStats(s.getVolumeStats)
+	agent.ResizeVolume(s.resizeVolume)
+	agent.RemoveStaleVirtiofsShareMounts(s.removeStaleVirtiofsShareMounts)
 }
 
 // updateEphemeralMounts changes the limits of tmpfs storages.
