@@ -125,6 +125,9 @@ type Agent struct {
 	DialTimeout time.Duration
 	// Debug makes the agent log at debug level.
 	Debug bool
+	// DebugConsole makes the agent give shells to who connects to its console
+	// port, if the guest's image has one.
+	DebugConsole bool
 }
 
 // Runtime says how the shim behaves.

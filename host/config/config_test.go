@@ -78,6 +78,7 @@ enable_debug = true
 [agent.kata]
 dial_timeout = 7
 enable_debug = true
+debug_console_enabled = true
 [runtime]
 create_container_timeout = 9
 internetworking_model = "none"
@@ -100,7 +101,7 @@ disable_guest_seccomp = false
 			EnableAnnotations: []string{"^default_"}, ValidPaths: []string{"/usr/bin/*"},
 			ValidVirtioFSDaemonPaths: []string{"/v*"}, StopTimeout: 3 * time.Second, Debug: true,
 		},
-		Agent: Agent{DialTimeout: 7 * time.Second, Debug: true},
+		Agent: Agent{DialTimeout: 7 * time.Second, Debug: true, DebugConsole: true},
 		Runtime: Runtime{
 			CreateContainerTimeout: 9 * time.Second,
 			InterNetworkingModel:   "none", Debug: true,

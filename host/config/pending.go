@@ -147,7 +147,6 @@ func agentPending() []key {
 		pending("trace_mode", text, "dynamic"),
 		pending("trace_type", text, "isolated"),
 		pending("kernel_modules", list),
-		pending("debug_console_enabled", boolean),
 		pending("container_pipe_size", integer),
 		moot("cdh_api_timeout", integer),
 		moot("cdh_api_timeout_ms", integer),

@@ -57,6 +57,7 @@ func agentKeys() []key {
 		setSeconds("dial_timeout", func(c *Config) *time.Duration { return &c.Agent.DialTimeout }),
 		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
 		setFlag("enable_debug", func(c *Config) *bool { return &c.Agent.Debug }),
+		setFlag("debug_console_enabled", func(c *Config) *bool { return &c.Agent.DebugConsole }),
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 // Ports of the guest's vsock (design.md); 1028 is the host's.
 const (
 	portAgent   = 1024
+	portConsole = 1026
 	portStreams = 1027
 	portReady   = 1028
 )

@@ -158,6 +158,9 @@ func (s *Sandbox) machineSpec(accelerator string) vmm.Spec {
 	if s.cfg.Agent.Debug {
 		params = append(params, "agent.log=debug")
 	}
+	if s.cfg.Agent.DebugConsole {
+		params = append(params, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", portConsole))
+	}
 	spec := vmm.Spec{
 		ID: s.id, Dir: s.store.dir,
 		VCPUs: h.VCPUs, MemoryMiB: int(h.MemoryMiB),
