@@ -90,6 +90,10 @@ func Start(ctx context.Context, opts Options) (*Node, error) {
 		return nil, fmt.Errorf("make the node's directory: %w", err)
 	}
 	n := &Node{opts: opts, dir: dir}
+	// The root of a user namespace is nobody special to its root file system.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
 	if err := n.prepare(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -28,7 +29,11 @@ func Decode(a *anypb.Any) (Options, error) {
 	}
 	o := new(runtimeoptions.Options)
 	// containerd's type URLs are bare names, or have a prefix such as a host.
-	if name := path.Base(a.GetTypeUrl()); name != string(proto.MessageName(o)) {
+	name := path.Base(a.GetTypeUrl())
+	if name == legacyType {
+		return Options{}, checkLegacy(a.GetValue())
+	}
+	if name != string(proto.MessageName(o)) {
 		return Options{}, fmt.Errorf("runtime options of type %q are not for this runtime, which takes %s", a.GetTypeUrl(), proto.MessageName(o))
 	}
 	if err := proto.Unmarshal(a.GetValue(), o); err != nil {
@@ -41,4 +46,30 @@ func Decode(a *anypb.Any) (Options, error) {
 		return Options{}, fmt.Errorf("runtime option ConfigPath %q is not an absolute path", o.GetConfigPath())
 	}
 	return Options{ConfigPath: o.GetConfigPath()}, nil
+}
+
+// legacyType is what containerd's client up to 1.7 sends to every runtime but
+// runc's for a container with a user namespace, to say to whom its standard
+// streams are to belong.
+const legacyType = "containerd.linux.runc.CreateOptions"
+
+// checkLegacy accepts that, which the agent does by itself; other fields are
+// about runc.
+func checkLegacy(b []byte) error {
+	const ioUID, ioGID = 10, 11
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("runtime options: %w", protowire.ParseError(n))
+		}
+		if number != ioUID && number != ioGID {
+			return fmt.Errorf("runtime options of type %q: field %d is for runc", legacyType, number)
+		}
+		size := protowire.ConsumeFieldValue(number, kind, b[n:])
+		if size < 0 {
+			return fmt.Errorf("runtime options: %w", protowire.ParseError(size))
+		}
+		b = b[n+size:]
+	}
+	return nil
 }

@@ -22,18 +22,22 @@ func TestDecode(t *testing.T) {
 		in         *anypb.Any
 		want, fail string
 	}{
-		"none":                {nil, "", ""},
-		"an empty Any":        {&anypb.Any{}, "", ""},
-		"empty options":       {encode(ours, &runtimeoptions.Options{}), "", ""},
-		"a path":              {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
-		"a prefixed type":     {encode("types.containerd.io/"+ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
-		"a path and a body":   {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml", ConfigBody: []byte("a=1")}), "/c.toml", ""},
-		"a body alone":        {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("a=1")}), "", `"a=1"`},
-		"an empty body":       {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("\n")}), "", ""},
-		"a relative path":     {encode(ours, &runtimeoptions.Options{ConfigPath: "c.toml"}), "", `"c.toml" is not an absolute`},
-		"runc's options":      {&anypb.Any{TypeUrl: "containerd.runc.v1.Options"}, "", "containerd.runc.v1.Options"},
-		"bytes that are none": {&anypb.Any{TypeUrl: ours, Value: []byte{0xff}}, "", "runtime options"},
-		"no type":             {&anypb.Any{Value: []byte("x")}, "", `""`},
+		"none":                             {nil, "", ""},
+		"an empty Any":                     {&anypb.Any{}, "", ""},
+		"empty options":                    {encode(ours, &runtimeoptions.Options{}), "", ""},
+		"a path":                           {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
+		"a prefixed type":                  {encode("types.containerd.io/"+ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
+		"a path and a body":                {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml", ConfigBody: []byte("a=1")}), "/c.toml", ""},
+		"a body alone":                     {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("a=1")}), "", `"a=1"`},
+		"an empty body":                    {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("\n")}), "", ""},
+		"a relative path":                  {encode(ours, &runtimeoptions.Options{ConfigPath: "c.toml"}), "", `"c.toml" is not an absolute`},
+		"runc's options":                   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options"}, "", "containerd.runc.v1.Options"},
+		"bytes that are none":              {&anypb.Any{TypeUrl: ours, Value: []byte{0xff}}, "", "runtime options"},
+		"a user namespace's, of ctr 1.6":   {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3, 0xa0, 0x8d, 6, 11 << 3, 1}}, "", ""},
+		"what only runc has, in the same":  {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3, 1, 1 << 3, 1}}, "", "field 1 is for runc"},
+		"bytes that are none, in the same": {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3}}, "", "runtime options"},
+		"a tag that is none, in the same":  {&anypb.Any{TypeUrl: legacyType, Value: []byte{0xff}}, "", "runtime options"},
+		"no type":                          {&anypb.Any{Value: []byte("x")}, "", `""`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Decode(c.in)
