@@ -13,6 +13,8 @@ type Addr string
 
 // AddrOf returns the address whose bytes are b, none of any other number than 4
 // or 16.
+//
+//go:noinline
 func AddrOf(b []byte) Addr {
 	if len(b) != 4 && len(b) != 16 {
 		return ""
@@ -206,6 +208,8 @@ func ParsePrefix(text string) Prefix {
 }
 
 // ends returns the first and the last address of p.
+//
+//go:noinline
 func (p Prefix) ends() (first, last Addr) {
 	low, high := []byte(p.Addr), []byte(p.Addr)
 	for i := range low {

@@ -74,11 +74,11 @@ func isEUI64(a Addr, mac MAC) bool {
 // addAddress gives a device an address.
 func (s *session) addAddress(index int, p Prefix) error {
 	r := addressRequest(unix.RTM_NEWADDR, index, p, unix.RT_SCOPE_UNIVERSE)
-	r.Bytes(unix.IFA_LOCAL, []byte(p.Addr))
-	r.Bytes(unix.IFA_ADDRESS, []byte(p.Addr))
+	r.Octets(unix.IFA_LOCAL, string(p.Addr))
+	r.Octets(unix.IFA_ADDRESS, string(p.Addr))
 	if !p.Addr.Is6() && p.Bits <= 30 {
 		_, broadcast := p.ends()
-		r.Bytes(unix.IFA_BROADCAST, []byte(broadcast))
+		r.Octets(unix.IFA_BROADCAST, string(broadcast))
 	}
 	return s.doAddress("add", r, p)
 }

@@ -1,7 +1,6 @@
 package netdev
 
 import (
-	"errors"
 	"slices"
 	"strconv"
 
@@ -119,13 +118,14 @@ func (s *session) undo(was *link, had *belongings) error {
 	}
 	err = s.setLink(links, now, &Settings{Name: was.name, MTU: was.mtu, NoARP: was.flags&unix.IFF_NOARP != 0})
 	addresses, err2 := s.addresses(links)
-	err = errors.Join(err, err2)
+	err = join(err, err2)
 	for _, a := range addresses {
 		if a.index == was.index && !a.own && !hasAddress(had.addresses, a.prefix) {
-			err = errors.Join(err, s.deleteAddress(a))
+			err = join(err, s.deleteAddress(a))
 		}
 	}
-	return errors.Join(err, s.setUp(now, was.up()), s.restore(links, was.index, had))
+	err = join(err, s.setUp(now, was.up()))
+	return join(err, s.restore(links, was.index, had))
 }
 
 // rename gives a device a name. The device that has it already gets the other
@@ -147,9 +147,9 @@ func (s *session) rename(links []*link, l *link, name string) error {
 		if err = s.renameTo(links, other, l.name); err == nil {
 			return nil
 		}
-		err = errors.Join(err, s.renameTo(links, l, l.name))
+		err = join(err, s.renameTo(links, l, l.name))
 	}
-	return errors.Join(err, s.renameTo(links, other, name))
+	return join(err, s.renameTo(links, other, name))
 }
 
 // renameTo renames a device to a name that is free. Before Linux 6.2 it has to
@@ -166,7 +166,8 @@ func (s *session) renameTo(links []*link, l *link, name string) error {
 		if lost != nil {
 			return lost
 		}
-		err = errors.Join(s.conn.Do(r), s.setFlags(l.index, unix.IFF_UP, unix.IFF_UP), s.restore(links, l.index, had))
+		err = join(s.conn.Do(r), s.setFlags(l.index, unix.IFF_UP, unix.IFF_UP))
+		err = join(err, s.restore(links, l.index, had))
 	}
 	if err != nil {
 		return fmt.Errorf("rename %s to %s: %w", l.name, name, err)

@@ -14,12 +14,16 @@ func routeMessage() []byte {
 	request := routeRequest(unix.RTM_NEWROUTE, 0, &r)
 	request.Bytes(unix.RTA_DST, []byte{10, 0, 0, 0})
 	request.Uint32(unix.RTA_TABLE, 254)
-	request.Nest(unix.RTA_METRICS, func() { request.Uint32(unix.RTAX_MTU, 1400) })
-	request.Nest(unix.RTA_MULTIPATH, func() {
-		for _, h := range []hop{{index: 1}, {index: 2, onlink: true, weight: 3}} {
-			request.Struct(h.encode(), func() { request.Bytes(unix.RTA_GATEWAY, []byte{10, 0, 0, 1}) })
-		}
-	})
+	metrics := request.Begin(unix.RTA_METRICS)
+	request.Uint32(unix.RTAX_MTU, 1400)
+	request.End(metrics)
+	hops := request.Begin(unix.RTA_MULTIPATH)
+	for _, h := range []hop{{index: 1}, {index: 2, onlink: true, weight: 3}} {
+		structure := request.BeginStruct(h.encode())
+		request.Bytes(unix.RTA_GATEWAY, []byte{10, 0, 0, 1})
+		request.End(structure)
+	}
+	request.End(hops)
 	return request.Body()
 }
 

@@ -66,6 +66,8 @@ func parseLink(m *netlink.Message) (*link, error) {
 
 // linkRequest returns a request about a device: flags are set as far as change
 // has them.
+//
+//go:noinline
 func linkRequest(index int, flags, change uint32) *netlink.Request {
 	// struct ifinfomsg
 	b := make([]byte, 4, 64)
@@ -84,6 +86,8 @@ func (s *session) setFlags(index int, flags, change uint32) error {
 }
 
 // byIndex returns the device with a number, nil if there is none.
+//
+//go:noinline
 func byIndex(links []*link, index int) *link {
 	for _, l := range links {
 		if l.index == index {
@@ -94,6 +98,8 @@ func byIndex(links []*link, index int) *link {
 }
 
 // byName returns the device with a name, nil if there is none.
+//
+//go:noinline
 func byName(links []*link, name string) *link {
 	for _, l := range links {
 		if l.name == name {
@@ -129,6 +135,8 @@ type MAC string
 
 // macOf returns the hardware address whose bytes are b: none of any other
 // number, since tunnels have the IP address of their end there.
+//
+//go:noinline
 func macOf(b []byte) MAC {
 	if n := len(b); n != 6 && n != 8 && n != 20 {
 		return ""
@@ -155,6 +163,8 @@ func ParseMAC(text string) MAC {
 }
 
 // String returns the address as ip link does: "02:00:5e:10:00:01".
+//
+//go:noinline
 func (m MAC) String() string {
 	const digits = "0123456789abcdef"
 	b := make([]byte, 0, 60)

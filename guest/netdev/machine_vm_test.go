@@ -60,12 +60,14 @@ func (m *machine) link(kind, name, mac string, data func(*netlink.Request)) {
 	if mac != "" {
 		r.Bytes(unix.IFLA_ADDRESS, []byte(m.mac(mac)))
 	}
-	r.Nest(unix.IFLA_LINKINFO, func() {
-		r.String(unix.IFLA_INFO_KIND, kind)
-		if data != nil {
-			r.Nest(unix.IFLA_INFO_DATA, func() { data(r) })
-		}
-	})
+	info := r.Begin(unix.IFLA_LINKINFO)
+	r.String(unix.IFLA_INFO_KIND, kind)
+	if data != nil {
+		at := r.Begin(unix.IFLA_INFO_DATA)
+		data(r)
+		r.End(at)
+	}
+	r.End(info)
 	if err := m.s.conn.Do(r); err != nil {
 		m.Fatalf("make %s: %v", name, err)
 	}

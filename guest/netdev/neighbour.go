@@ -3,7 +3,6 @@ package netdev
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +51,8 @@ func parseNeighbour(m *netlink.Message) (*neighbour, error) {
 }
 
 // find returns the entry in list for the same neighbour, nil if there is none.
+//
+//go:noinline
 func (n *neighbour) find(list []*neighbour) *neighbour {
 	for _, other := range list {
 		if n.addr == other.addr && n.index == other.index && (n.flags^other.flags)&unix.NTF_PROXY == 0 {
@@ -76,7 +77,7 @@ func (n *neighbour) request(kind, flags uint16) *netlink.Request {
 	b = binary.NativeEndian.AppendUint32(b, uint32(n.index))
 	b = binary.NativeEndian.AppendUint16(b, n.state)
 	r := netlink.NewRequest(kind, flags, append(b, n.flags, 0))
-	r.Bytes(unix.NDA_DST, []byte(n.addr))
+	r.Octets(unix.NDA_DST, string(n.addr))
 	return r
 }
 
@@ -84,7 +85,7 @@ func (n *neighbour) request(kind, flags uint16) *netlink.Request {
 func (s *session) addNeighbour(n *neighbour) error {
 	r := n.request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if n.mac != "" {
-		r.Bytes(unix.NDA_LLADDR, []byte(n.mac))
+		r.Octets(unix.NDA_LLADDR, string(n.mac))
 	}
 	return s.conn.Do(r)
 }
@@ -135,7 +136,7 @@ func (n *Network) AddNeighbours(ctx context.Context, list []Neighbour) error {
 			}
 			if err := s.addNeighbour(entry); err != nil {
 				name := entry.addr.String() + " dev " + list[i].Device
-				return errors.Join(&NeighbourError{i, name, err}, s.undoNeighbours(have, want[:i]))
+				return join(&NeighbourError{i, name, err}, s.undoNeighbours(have, want[:i]))
 			}
 		}
 		return nil
@@ -152,7 +153,7 @@ func (s *session) undoNeighbours(have, added []*neighbour) (err error) {
 			e = s.addNeighbour(old)
 		}
 		if e != nil && !isErrno(e, unix.ENOENT) {
-			err = errors.Join(err, fmt.Errorf("put neighbour %s back: %w", entry.addr.String(), e))
+			err = join(err, fmt.Errorf("put neighbour %s back: %w", entry.addr.String(), e))
 		}
 	}
 	return err

@@ -18,7 +18,6 @@ package netdev
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -52,22 +51,13 @@ func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, 
 
 // Up sets the device called name up, as in ip link set NAME up.
 func Up(name string) error {
-	ifreq, err := unix.NewIfreq(name)
+	err := New().look(func(s *session) error {
+		r := linkRequest(0, unix.IFF_UP, unix.IFF_UP)
+		r.String(unix.IFLA_IFNAME, name)
+		return s.conn.Do(r)
+	})
 	if err != nil {
 		return fmt.Errorf("set network device %q up: %w", name, err)
-	}
-	// Any socket will do (netdevice(7)).
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("set network device %s up: %w", name, os.NewSyscallError("socket", err))
-	}
-	defer unix.Close(fd)
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifreq); err != nil {
-		return fmt.Errorf("set network device %s up: %w", name, os.NewSyscallError("SIOCGIFFLAGS", err))
-	}
-	ifreq.SetUint16(ifreq.Uint16() | unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifreq); err != nil {
-		return fmt.Errorf("set network device %s up: %w", name, os.NewSyscallError("SIOCSIFFLAGS", err))
 	}
 	return nil
 }

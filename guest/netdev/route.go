@@ -48,6 +48,8 @@ func (r *route) same(other *route) bool {
 }
 
 // sameHops reports whether two routes have the same hops in any order.
+//
+//go:noinline
 func sameHops(a, b []hop) bool {
 	for _, h := range a {
 		if !slices.Contains(b, h) {
@@ -58,6 +60,8 @@ func sameHops(a, b []hop) bool {
 }
 
 // direct reports whether all hops are on the link itself.
+//
+//go:noinline
 func (r *route) direct() bool {
 	for _, h := range r.hops {
 		if h.gateway != "" {
@@ -155,6 +159,8 @@ func parseRoute(m *netlink.Message) (*route, error) {
 }
 
 // keep adds an attribute to extra.
+//
+//go:noinline
 func (r *route) keep(kind uint16, value []byte) {
 	r.extra += string(append(binary.NativeEndian.AppendUint16(nil, kind), value...)) + "\x00"
 }
@@ -202,31 +208,40 @@ func (s *session) addRoute(r *route) error {
 	request := routeRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, r)
 	request.Uint32(unix.RTA_TABLE, r.table)
 	if r.dst.Bits > 0 {
-		request.Bytes(unix.RTA_DST, []byte(r.dst.Addr))
+		request.Octets(unix.RTA_DST, string(r.dst.Addr))
 	}
 	if r.metric != 0 {
 		request.Uint32(unix.RTA_PRIORITY, r.metric)
 	}
 	if r.source != "" {
-		request.Bytes(unix.RTA_PREFSRC, []byte(r.source))
+		request.Octets(unix.RTA_PREFSRC, string(r.source))
 	}
 	if r.mtu != 0 {
-		request.Nest(unix.RTA_METRICS, func() { request.Uint32(unix.RTAX_MTU, r.mtu) })
+		metrics := request.Begin(unix.RTA_METRICS)
+		request.Uint32(unix.RTAX_MTU, r.mtu)
+		request.End(metrics)
 	}
-	gateway := func(h *hop) {
+	several := len(r.hops) > 1
+	at := 0
+	if several {
+		at = request.Begin(unix.RTA_MULTIPATH)
+	}
+	for i := range r.hops {
+		h, structure := &r.hops[i], 0
+		if several {
+			structure = request.BeginStruct(h.encode())
+		} else {
+			request.Uint32(unix.RTA_OIF, uint32(h.index))
+		}
 		if h.gateway != "" {
-			request.Bytes(unix.RTA_GATEWAY, []byte(h.gateway))
+			request.Octets(unix.RTA_GATEWAY, string(h.gateway))
+		}
+		if several {
+			request.End(structure)
 		}
 	}
-	if len(r.hops) == 1 {
-		request.Uint32(unix.RTA_OIF, uint32(r.hops[0].index))
-		gateway(&r.hops[0])
-	} else {
-		request.Nest(unix.RTA_MULTIPATH, func() {
-			for i := range r.hops {
-				request.Struct(r.hops[i].encode(), func() { gateway(&r.hops[i]) })
-			}
-		})
+	if several {
+		request.End(at)
 	}
 	return s.conn.Do(request)
 }

@@ -2,7 +2,6 @@ package netdev
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -100,6 +99,16 @@ func (r *route) managed() bool {
 	return r.protocol != unix.RTPROT_KERNEL && r.protocol != unix.RTPROT_RA && r.protocol != unix.RTPROT_REDIRECT
 }
 
+// managed returns those of the routes that are managed.
+func managed(all []*route) (routes []*route) {
+	for _, r := range all {
+		if r.managed() {
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
 // wanted is a route that is to be there.
 type wanted struct {
 	route
@@ -155,7 +164,7 @@ func (n *Network) SetRoutes(ctx context.Context, list []Route) error {
 			return err
 		}
 		if failed := s.replaceRoutes(ctx, links, add, remove); failed != nil {
-			failed.Restore = s.restoreRoutes(links, have)
+			failed.Restore = s.restoreRoutes(links, managed(have))
 			return failed
 		}
 		return nil
@@ -213,8 +222,8 @@ func compareRoutes(have []*route, want []*wanted) (add []*wanted, remove []*rout
 		keep[r] = true
 		return true
 	})
-	for _, r := range have {
-		if r.managed() && !keep[r] {
+	for _, r := range managed(have) {
+		if !keep[r] {
 			remove = append(remove, r)
 		}
 	}
@@ -293,16 +302,16 @@ func (s *session) replaceRoutes(ctx context.Context, links []*link, add []*wante
 	return nil
 }
 
-// restoreRoutes makes the routes what they were.
+// restoreRoutes makes the routes what they were, apart from the kernel's own.
 func (s *session) restoreRoutes(links []*link, had []*route) error {
 	has, err := s.mainRoutes(links)
 	if err != nil {
 		return err
 	}
-	for _, r := range has {
-		if r.managed() && !hasRoute(had, r) {
-			err = errors.Join(err, s.deleteRoute(r))
+	for _, r := range managed(has) {
+		if !hasRoute(had, r) {
+			err = join(err, s.deleteRoute(r))
 		}
 	}
-	return errors.Join(err, s.restoreMissing(links, slices.DeleteFunc(had, func(r *route) bool { return !r.managed() }), has))
+	return join(err, s.restoreMissing(links, had, has))
 }

@@ -198,10 +198,10 @@ func (m *machine) strange() {
 	r.Bytes(unix.RTA_GATEWAY, []byte(m.addr("10.1.0.60")))
 	r.Uint32(unix.RTA_PRIORITY, odd.metric)
 	r.Uint32(unix.RTA_MARK, 0)
-	r.Nest(unix.RTA_METRICS, func() {
-		r.Uint32(unix.RTAX_WINDOW, 4000)
-		r.Uint32(unix.RTAX_MTU, 1333)
-	})
+	metrics := r.Begin(unix.RTA_METRICS)
+	r.Uint32(unix.RTAX_WINDOW, 4000)
+	r.Uint32(unix.RTAX_MTU, 1333)
+	r.End(metrics)
 	if err := m.s.conn.Do(r); err != nil {
 		m.Fatal(err)
 	}

@@ -69,4 +69,11 @@ func list[P any](s *session, what string, kind uint16, requests [][]byte, parse 
 }
 
 // isErrno reports whether the kernel has answered with errno.
+//
+//go:noinline
 func isErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }
+
+// join is errors.Join for two.
+//
+//go:noinline
+func join(a, b error) error { return errors.Join(a, b) }

@@ -1,8 +1,6 @@
 package netdev
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
 
 	"kata/api/fmt"
@@ -65,13 +63,13 @@ func (s *session) restore(links []*link, index int, had *belongings) error {
 	}
 	for _, a := range had.addresses {
 		if !hasAddress(has.addresses, a.prefix) {
-			err = errors.Join(err, s.restoreAddress(a))
+			err = join(err, s.restoreAddress(a))
 		}
 	}
-	err = errors.Join(err, s.restoreMissing(links, had.routes, has.routes))
+	err = join(err, s.restoreMissing(links, had.routes, has.routes))
 	for _, n := range had.neighbours {
 		if !hasNeighbour(has.neighbours, n) {
-			err = errors.Join(err, s.addNeighbour(n))
+			err = join(err, s.addNeighbour(n))
 		}
 	}
 	return err
@@ -85,7 +83,7 @@ func (s *session) restoreMissing(links []*link, had, has []*route) (err error) {
 				continue
 			}
 			if e := s.restoreRoute(r); e != nil {
-				err = errors.Join(err, fmt.Errorf("add route %s: %w", r.describe(links), e))
+				err = join(err, fmt.Errorf("add route %s: %w", r.describe(links), e))
 			}
 		}
 	}

@@ -150,62 +150,69 @@ type Request struct {
 
 // NewRequest returns a request of a type (RTM_…) with flags besides those that
 // Do and Dump set, and the fixed part of its type, which it takes over.
+//
+//go:noinline
 func NewRequest(kind, flags uint16, fixed []byte) *Request {
 	return &Request{kind: kind, flags: flags, body: fixed}
 }
 
+// The methods that append are not inlined, since there are many calls of them and
+// the agent is to be small.
+
 // Bytes appends an attribute.
+//
+//go:noinline
 func (r *Request) Bytes(kind uint16, value []byte) {
-	at := r.open(kind)
+	at := r.Begin(kind)
 	r.body = append(r.body, value...)
-	r.close(at)
+	r.End(at)
 }
 
-// Uint32 appends an attribute that is a number.
-func (r *Request) Uint32(kind uint16, value uint32) {
-	at := r.open(kind)
-	r.body = binary.NativeEndian.AppendUint32(r.body, value)
-	r.close(at)
+// Octets appends an attribute whose bytes are in a string.
+//
+//go:noinline
+func (r *Request) Octets(kind uint16, value string) {
+	at := r.Begin(kind)
+	r.body = append(r.body, value...)
+	r.End(at)
 }
 
 // String appends an attribute that is a text, with a zero at its end.
-func (r *Request) String(kind uint16, value string) {
-	at := r.open(kind)
-	r.body = append(append(r.body, value...), 0)
-	r.close(at)
+func (r *Request) String(kind uint16, value string) { r.Octets(kind, value+"\x00") }
+
+// Uint32 appends an attribute that is a number.
+//
+//go:noinline
+func (r *Request) Uint32(kind uint16, value uint32) {
+	at := r.Begin(kind)
+	r.body = binary.NativeEndian.AppendUint32(r.body, value)
+	r.End(at)
 }
 
-// Nest appends an attribute of what fill appends. Besides attributes that may
-// be a fixed part, by Raw.
-func (r *Request) Nest(kind uint16, fill func()) {
-	at := r.open(kind)
-	fill()
-	r.close(at)
-}
-
-// Struct appends a structure that starts with its own length, of 16 bits, such
-// as struct rtnexthop: fixed, and then what fill appends.
-func (r *Request) Struct(fixed []byte, fill func()) {
-	at := len(r.body)
-	r.body = append(r.body, fixed...)
-	fill()
-	binary.NativeEndian.PutUint16(r.body[at:], uint16(len(r.body)-at))
-	r.pad()
-}
-
-func (r *Request) open(kind uint16) int {
-	at := len(r.body)
-	r.body = binary.NativeEndian.AppendUint16(r.body, 0)
-	r.body = binary.NativeEndian.AppendUint16(r.body, kind)
+// Begin begins an attribute of what is appended until End is called with what
+// Begin returns.
+//
+//go:noinline
+func (r *Request) Begin(kind uint16) (at int) {
+	at = len(r.body)
+	r.body = binary.NativeEndian.AppendUint32(r.body, 0)
+	binary.NativeEndian.PutUint16(r.body[at+2:], kind)
 	return at
 }
 
-func (r *Request) close(at int) {
-	binary.NativeEndian.PutUint16(r.body[at:], uint16(len(r.body)-at))
-	r.pad()
+// BeginStruct is Begin for a structure that starts with its own length, of 16
+// bits, such as struct rtnexthop: fixed is its fixed part.
+func (r *Request) BeginStruct(fixed []byte) (at int) {
+	at = len(r.body)
+	r.body = append(r.body, fixed...)
+	return at
 }
 
-func (r *Request) pad() {
+// End ends what Begin or BeginStruct has begun.
+//
+//go:noinline
+func (r *Request) End(at int) {
+	binary.NativeEndian.PutUint16(r.body[at:], uint16(len(r.body)-at))
 	for len(r.body)%align != 0 {
 		r.body = append(r.body, 0)
 	}

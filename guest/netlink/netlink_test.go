@@ -218,11 +218,15 @@ func TestARequestIsReadAsItWasWritten(t *testing.T) {
 	r := NewRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, []byte{1, 2, 3, 4})
 	r.Bytes(1, []byte{9, 9, 9})
 	r.Uint32(2, 77)
-	r.Nest(3, func() {
-		r.String(4, "odd")
-		r.String(5, "even")
-	})
-	r.Nest(6, func() { r.Struct([]byte{0, 0, 1, 2}, func() { r.Uint32(7, 5) }) })
+	nest := r.Begin(3)
+	r.String(4, "odd")
+	r.String(5, "even")
+	r.End(nest)
+	nest = r.Begin(6)
+	structure := r.BeginStruct([]byte{0, 0, 1, 2})
+	r.Uint32(7, 5)
+	r.End(structure)
+	r.End(nest)
 	m, rest, err := split(r.encode(unix.NLM_F_ACK, 42))
 	if err != nil || len(rest) != 0 || m.Type != unix.RTM_NEWROUTE || m.seq != 42 || m.flags != unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE {
 		t.Fatalf("%+v, %d bytes more, %v", m, len(rest), err)
@@ -283,7 +287,9 @@ func TestWhatIsNoAttributeIsAnError(t *testing.T) {
 
 func FuzzMessages(f *testing.F) {
 	r := NewRequest(unix.RTM_NEWROUTE, 0, make([]byte, 12))
-	r.Nest(8, func() { r.Uint32(2, 1500) })
+	nest := r.Begin(8)
+	r.Uint32(2, 1500)
+	r.End(nest)
 	f.Add(r.encode(0, 1))
 	f.Add(message(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, 1, append(number(-22), attribute(1, "text")...)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
