@@ -50,6 +50,7 @@ const (
 	hooks
 )
 
+//go:noinline
 func hookName(hook int) string {
 	return [hooks]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}[hook]
 }
@@ -87,6 +88,7 @@ type layout struct {
 	list                      string // the file that has the names of the tables in use
 }
 
+//go:noinline
 func (f Family) layout() *layout {
 	if f == IPv6 {
 		return &layout6

@@ -15,7 +15,7 @@ func parseAddress(f Family, out []byte, s string) bool {
 	clear(out[:4])
 	for i, more := 0, true; more; i++ {
 		var part string
-		part, s, more = strings.Cut(s, ".")
+		part, s, more = cut(s, ".")
 		v, ok := parseNumber(part, 255)
 		if !ok || i == 4 {
 			return false
@@ -28,7 +28,7 @@ func parseAddress(f Family, out []byte, s string) bool {
 // parseIPv6 parses the text forms of RFC 4291, section 2.2.
 func parseIPv6(out []byte, s string) bool {
 	var head, tail []byte
-	before, after, gap := strings.Cut(s, "::")
+	before, after, gap := cut(s, "::")
 	head, ok := groups(before, !gap)
 	if !ok {
 		return false
@@ -56,7 +56,7 @@ func groups(s string, last bool) ([]byte, bool) {
 	}
 	out := make([]byte, 0, 16)
 	for {
-		group, rest, more := strings.Cut(s, ":")
+		group, rest, more := cut(s, ":")
 		if !more && last && strings.IndexByte(group, '.') >= 0 {
 			var v4 [4]byte
 			if strings.Count(group, ".") != 3 || !parseAddress(IPv4, v4[:], group) {
@@ -136,6 +136,7 @@ func parseMask(f Family, out []byte, s string) bool {
 	return (f == IPv6 || strings.Count(s, ".") == 3) && parseAddress(f, out, s)
 }
 
+//go:noinline
 func setBits(mask []byte, n int) {
 	for i := range mask {
 		mask[i] = ^byte(0xff >> min(8, max(0, n-8*i)))
@@ -143,6 +144,8 @@ func setBits(mask []byte, n int) {
 }
 
 // prefix returns the number of bits of a mask, if it is no more than that.
+//
+//go:noinline
 func prefix(mask []byte) (int, bool) {
 	n := 0
 	for n < len(mask) && mask[n] == 0xff {
@@ -174,7 +177,7 @@ func (p *printer) mask(mask []byte) {
 // without what the mask leaves out.
 func parseNetwork(f Family, addr, mask []byte, s string) bool {
 	size := f.layout().addr
-	a, m, masked := strings.Cut(s, "/")
+	a, m, masked := cut(s, "/")
 	if !parseAddress(f, addr, a) {
 		return false
 	}

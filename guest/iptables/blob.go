@@ -143,6 +143,7 @@ func (b *blob) decode(f Family) (*table, error) {
 // errorTarget is the target of the entries that begin a chain or end a table.
 const errorTarget = "ERROR"
 
+//go:noinline
 func (b *blob) hookAt(offset int) int {
 	for i := range hooks {
 		if b.validHooks&(1<<i) != 0 && int(b.hookEntry[i]) == offset {
@@ -245,6 +246,7 @@ func (t *table) encode() (b *blob, counters []byte) {
 	return b, b.end(l, errorTarget, counters)
 }
 
+//go:noinline
 func (r *rule) size() int {
 	if r.target.kind == targetOther {
 		return len(r.entry)

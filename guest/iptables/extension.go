@@ -1,7 +1,5 @@
 package iptables
 
-import "strings"
-
 // extension describes a match (-m) or a target (-j): its structure in the
 // kernel, and the options that say what is in it.
 type extension struct {
@@ -27,6 +25,7 @@ type extension struct {
 	options []option
 }
 
+//go:noinline
 func (e *extension) kernelName() string {
 	if e.kernel != "" {
 		return e.kernel
@@ -144,6 +143,8 @@ func recognize(list []extension, f Family, name string, revision uint8, data []b
 }
 
 // fill writes the preset values into the structure, which is zero.
+//
+//go:noinline
 func (e *extension) fill(data []byte) {
 	copy(data, e.preset)
 	if e.always.size != 0 {
@@ -152,6 +153,8 @@ func (e *extension) fill(data []byte) {
 }
 
 // userSize returns how many bytes of the structure are the caller's.
+//
+//go:noinline
 func (e *extension) userSize() int {
 	if e.user != 0 {
 		return int(e.user)
@@ -163,14 +166,14 @@ func (e *extension) userSize() int {
 //
 //go:noinline
 func (o *option) first() string {
-	name, _, _ := strings.Cut(o.name, " ")
+	name, _, _ := cut(o.name, " ")
 	return name
 }
 
 func (e *extension) option(name string) (*option, int) {
 	for i := range e.options {
 		o := &e.options[i]
-		if first, second, _ := strings.Cut(o.name, " "); name == first || name == second {
+		if first, second, _ := cut(o.name, " "); name == first || name == second {
 			return o, i
 		}
 	}

@@ -11,6 +11,8 @@ type natTarget struct {
 
 // natParts tells where the parts are: the flags at first, then two addresses of
 // a size, then the ports.
+//
+//go:noinline
 func (o *option) natParts(data []byte) (flags, low, high, ports []byte, size int) {
 	size = 16
 	if o.kind == natCompat || o.kind == natPorts4 {
@@ -60,7 +62,7 @@ func (o *option) parseNAT(f Family, data []byte, value string) error {
 		return errValue
 	}
 	if addresses != "" {
-		low, high, isRange := strings.Cut(addresses, "-")
+		low, high, isRange := cut(addresses, "-")
 		if !isRange {
 			high = low
 		}
@@ -84,7 +86,7 @@ func (o *option) parseNAT(f Family, data []byte, value string) error {
 // splitNAT splits addresses from ports.
 func splitNAT(f Family, value string) (addresses, ports string, hasPorts bool) {
 	if f == IPv4 {
-		return strings.Cut(value, ":")
+		return cut(value, ":")
 	}
 	inside, bracketed := strings.CutPrefix(value, "[")
 	if !bracketed {
@@ -93,7 +95,7 @@ func splitNAT(f Family, value string) (addresses, ports string, hasPorts bool) {
 		}
 		return value, "", false
 	}
-	addresses, rest, closed := strings.Cut(inside, "]")
+	addresses, rest, closed := cut(inside, "]")
 	if !closed || rest != "" && rest[0] != ':' {
 		return value, "", false // which is no address
 	}
@@ -101,8 +103,8 @@ func splitNAT(f Family, value string) (addresses, ports string, hasPorts bool) {
 }
 
 func (o *option) parseNATPorts(n *natTarget, value string) error {
-	value, base, shifted := strings.Cut(value, "/")
-	from, to, isRange := strings.Cut(value, "-")
+	value, base, shifted := cut(value, "/")
+	from, to, isRange := cut(value, "-")
 	low, ok := parseNumber(from, 0xffff)
 	high := low
 	if isRange && ok {

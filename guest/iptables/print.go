@@ -112,17 +112,8 @@ func (p *printer) value(o *option, data []byte) {
 		p.span('-', n, number(at[o.size:], o.size))
 	case splitSpan:
 		p.span(':', n, number(data[o.also:], o.size))
-	case hexMask, hexBoth:
-		p.hex(number(at, 4))
-		if mask := number(data[o.also:], 4); o.kind == hexBoth || mask != 0xffffffff {
-			p.byte('/')
-			p.hex(mask)
-		}
-	case copyMarks:
-		p.string("--nfmask ")
-		p.hex(number(data[8:], 4))
-		p.string(" --ctmask ")
-		p.hex(number(data[4:], 4))
+	case hexMask, hexBoth, copyMarks:
+		p.mark(o, data)
 	case address:
 		p.address(at)
 	case network:
@@ -145,6 +136,22 @@ func (p *printer) value(o *option, data []byte) {
 		p.icmp(at)
 	case natCompat, natRange, natRange2, natPorts4, natPorts6:
 		p.nat(o, data)
+	}
+}
+
+// mark prints a mark and its mask, or the two masks of a mark that is copied.
+func (p *printer) mark(o *option, data []byte) {
+	if o.kind == copyMarks {
+		p.string("--nfmask ")
+		p.hex(number(data[8:], 4))
+		p.string(" --ctmask ")
+		p.hex(number(data[4:], 4))
+		return
+	}
+	p.hex(number(data[o.at:], 4))
+	if mask := number(data[o.also:], 4); o.kind == hexBoth || mask != 0xffffffff {
+		p.byte('/')
+		p.hex(mask)
 	}
 }
 

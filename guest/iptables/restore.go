@@ -35,7 +35,7 @@ func parse(f Family, text []byte) (*parser, error) {
 	p := &parser{family: f, used: map[string]int{}}
 	for rest, more := string(text), true; more; {
 		var s string
-		s, rest, more = strings.Cut(rest, "\n")
+		s, rest, more = cut(rest, "\n")
 		p.line++
 		if s = strings.TrimSpace(s); s == "" || s[0] == '#' {
 			continue
@@ -95,6 +95,7 @@ func (p *parser) begin(name string) error {
 	return nil
 }
 
+//go:noinline
 func (t *table) add(c *chain) {
 	t.chains = append(t.chains, c)
 	t.names[c.name] = c
@@ -204,6 +205,7 @@ func (p *parser) command(line string) error {
 	return wrong("", name, "a line begins with -A, -I, -N, -P, -F, #, :CHAIN or COMMIT")
 }
 
+//go:noinline
 func (p *parser) named(name string) (*chain, error) {
 	c := p.table.names[name]
 	if c == nil {

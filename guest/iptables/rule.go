@@ -156,6 +156,7 @@ func (r *ruleReader) general(option uint32, name string, not bool) error {
 	return err
 }
 
+//go:noinline
 func (r *ruleReader) invert(flag byte, not bool) {
 	if not {
 		r.header[r.family.layout().inverted] |= flag
@@ -172,7 +173,7 @@ func (r *ruleReader) addresses(list *[]ipNetwork, name, value string, not bool, 
 	for more := true; more; {
 		var n ipNetwork
 		var one string
-		one, value, more = strings.Cut(value, ",")
+		one, value, more = cut(value, ",")
 		if !parseNetwork(r.family, n.addr[:], n.mask[:], one) {
 			return wrong(name, one, "it is not an address")
 		}
@@ -266,7 +267,7 @@ func (r *ruleReader) raw(name string, target bool) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	revision, digits, two := strings.Cut(value, ":")
+	revision, digits, two := cut(value, ":")
 	n, ok := parseNumber(revision, 255)
 	data, valid := parseHex(digits)
 	if !two || !ok || !valid || len(data)%align != 0 || len(data) > maxRaw {
@@ -438,6 +439,8 @@ func (r *ruleReader) build() ([]*rule, error) {
 }
 
 // setAddresses sets an address at an offset, and its mask two addresses further.
+//
+//go:noinline
 func (r *rule) setAddresses(at, size int, n *ipNetwork) {
 	copy(r.entry[at:], n.addr[:size])
 	copy(r.entry[at+2*size:], n.mask[:size])

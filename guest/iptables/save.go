@@ -200,6 +200,8 @@ func (e *extension) means(f Family, text string, data []byte) bool {
 
 // significant returns data without what has no meaning: the end of masks that
 // IPv6 addresses would need.
+//
+//go:noinline
 func (e *extension) significant(f Family, data []byte) []byte {
 	if f == IPv6 {
 		return data

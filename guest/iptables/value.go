@@ -120,8 +120,8 @@ const (
 //
 //go:noinline
 func nextWord(words string) (name string, value uint32, rest string) {
-	word, rest, _ := strings.Cut(words, " ")
-	name, number, _ := strings.Cut(word, "=")
+	word, rest, _ := cut(words, " ")
+	name, number, _ := cut(word, "=")
 	n, _ := parseNumber(number, 0xffffffff)
 	return name, uint32(n), rest
 }
@@ -172,7 +172,7 @@ func (o *option) bits() uint32 {
 func parseSet(words, value string) (all uint32, ok bool) {
 	for more := true; more; {
 		var name string
-		name, value, more = strings.Cut(value, ",")
+		name, value, more = cut(value, ",")
 		bits, ok := lookUp(words, name)
 		if !ok {
 			return 0, false
@@ -192,7 +192,7 @@ func (o *option) parseSpan(data []byte, value string) bool {
 	if o.kind == dashed {
 		most-- // it stands for nobody
 	}
-	from, to, both := strings.Cut(value, separator)
+	from, to, both := cut(value, separator)
 	low, high, ok := uint64(0), most, true
 	if from != "" || !both {
 		low, ok = parseNumber(from, most)
@@ -224,7 +224,7 @@ func (o *option) second() uint8 {
 // parseMark reads the options that set or compare a mark.
 func (o *option) parseMark(data []byte, value string) bool {
 	const all = 0xffffffff
-	v, m, masked := strings.Cut(value, "/")
+	v, m, masked := cut(value, "/")
 	mark, ok := parseNumber(v, all)
 	mask := uint64(all)
 	if masked && ok {
@@ -266,8 +266,8 @@ func parsePorts(data []byte, value string) error {
 	n := 0
 	for more := true; more; n++ {
 		var part string
-		part, value, more = strings.Cut(value, ",")
-		from, to, isRange := strings.Cut(part, ":")
+		part, value, more = cut(value, ",")
+		from, to, isRange := cut(part, ":")
 		low, ok := parseNumber(from, 0xffff)
 		high := low
 		if isRange && ok {
@@ -298,7 +298,7 @@ const rateUnits = "day=86400 hour=3600 minute=60 second=1"
 
 // parseRate reads NUMBER[/UNIT].
 func parseRate(data []byte, value string) error {
-	count, name, named := strings.Cut(value, "/")
+	count, name, named := cut(value, "/")
 	seconds := uint64(1)
 	if named {
 		seconds = 0
@@ -325,7 +325,7 @@ func parseRate(data []byte, value string) error {
 // parseChance reads a decimal fraction from 0 to 1. (strconv.ParseFloat would
 // make the agent 10 KB longer.)
 func parseChance(data []byte, value string) bool {
-	whole, fraction, _ := strings.Cut(value, ".")
+	whole, fraction, _ := cut(value, ".")
 	const digits = 18
 	for len(fraction) < digits {
 		fraction += "0"
@@ -354,7 +354,7 @@ func (o *option) parseTCPFlags(data []byte, mask, compare string) bool {
 
 // parseICMP reads a type with or without a code, or the name of one.
 func (o *option) parseICMP(data []byte, value string) bool {
-	t, c, coded := strings.Cut(value, "/")
+	t, c, coded := cut(value, "/")
 	if n, ok := parseNumber(t, 255); ok {
 		low, high := uint64(0), uint64(255)
 		if coded {

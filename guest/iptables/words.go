@@ -43,7 +43,7 @@ func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\
 
 // splitCounters splits [PACKETS:BYTES] from the start of a line.
 func splitCounters(line string) (packets, bytes uint64, rest string, err error) {
-	inside, rest, closed := strings.Cut(strings.TrimPrefix(line, "["), "]")
+	inside, rest, closed := cut(strings.TrimPrefix(line, "["), "]")
 	if closed {
 		if packets, bytes, err = parseCounters(inside); err == nil {
 			return packets, bytes, strings.TrimSpace(rest), nil
@@ -53,7 +53,7 @@ func splitCounters(line string) (packets, bytes uint64, rest string, err error) 
 }
 
 func parseCounters(s string) (packets, bytes uint64, err error) {
-	p, b, two := strings.Cut(s, ":")
+	p, b, two := cut(s, ":")
 	packets, ok := parseNumber(p, 1<<64-1)
 	bytes, valid := parseNumber(b, 1<<64-1)
 	if !two || !ok || !valid {
@@ -61,3 +61,8 @@ func parseCounters(s string) (packets, bytes uint64, err error) {
 	}
 	return packets, bytes, nil
 }
+
+// cut is strings.Cut.
+//
+//go:noinline
+func cut(s, separator string) (before, after string, found bool) { return strings.Cut(s, separator) }
