@@ -2,13 +2,9 @@ package hotplug
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"strconv"
 
-	"golang.org/x/sys/unix"
-
+	"kata/api/fmt"
 	"kata/guest/uevent"
 )
 
@@ -24,8 +20,10 @@ func (m *Machine) OnlineCPUs(ctx context.Context, n int) error {
 	came := 0
 	err := uevent.Await(ctx, "a CPU that is to come online", m.timeout, func() (bool, error) {
 		more, err := m.onlinePresent(ctx, n-came)
-		came += more
-		return came == n, err
+		if came += more; came == n {
+			return true, nil
+		}
+		return false, err
 	})
 	if err != nil {
 		return fmt.Errorf("%d of %d CPUs came online: %w", came, n, err)
@@ -35,21 +33,39 @@ func (m *Machine) OnlineCPUs(ctx context.Context, n int) error {
 
 // checkRoom finds out whether n CPUs can come online at all.
 func (m *Machine) checkRoom(n int) error {
-	var counts [2]int
-	for i, name := range [...]string{"possible", "online"} {
-		list, err := read(m.system + "/cpu/" + name)
-		if err == nil {
-			counts[i], err = count(list)
-		}
-		if err != nil {
-			return fmt.Errorf("count CPUs: %w", err)
-		}
+	possible, err := read(m.system + "/cpu/possible")
+	if err != nil {
+		return err
 	}
-	possible, online := counts[0], counts[1]
-	if n > possible-online {
-		return fail(ErrInvalid, "%d of at most %d CPUs are online already", online, possible)
+	online, err := read(m.system + "/cpu/online")
+	if err != nil {
+		return err
+	}
+	if most, now := count(possible), count(online); n > most-now {
+		return fail(ErrInvalid, strconv.Itoa(now)+" of at most "+strconv.Itoa(most)+" CPUs are online already")
 	}
 	return nil
+}
+
+// count returns how many numbers are in a list of the kernel's such as "0-3,8"
+// (admin-guide/cputopology.rst).
+func count(list string) int {
+	total, first, number := 0, -1, 0
+	for _, c := range list + "," {
+		switch c {
+		case '-':
+			first, number = number, 0
+		case ',':
+			if first < 0 {
+				first = number
+			}
+			total += number - first + 1
+			first, number = -1, 0
+		default:
+			number = number*10 + int(c-'0')
+		}
+	}
+	return total
 }
 
 // onlinePresent brings at most n CPUs online that are there, and returns how many
@@ -61,27 +77,5 @@ func (m *Machine) onlinePresent(ctx context.Context, n int) (came int, err error
 		return 0, context.Cause(ctx)
 	}
 	defer func() { <-m.turn }()
-	dir := m.system + "/cpu"
-	cpus, err := numbered(dir, "cpu")
-	if err != nil {
-		return 0, fmt.Errorf("list CPUs: %w", err)
-	}
-	for _, cpu := range cpus {
-		if came == n || ctx.Err() != nil {
-			break
-		}
-		name := dir + "/cpu" + strconv.Itoa(cpu) + "/online"
-		state, err := read(name)
-		if err == nil && state == "0" {
-			if err = write(name, "1"); err == nil {
-				came++
-			}
-		}
-		// The first CPU cannot go offline and mostly has no such file; another
-		// one may just have been unplugged.
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
-			return came, fmt.Errorf("bring CPU %d online: %w", cpu, err)
-		}
-	}
-	return came, nil
+	return m.online(ctx, "cpu", "online", "0", "1", n)
 }

@@ -17,7 +17,6 @@ package hotplug
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -46,12 +45,10 @@ type failure struct {
 	text string
 }
 
-func (f *failure) Error() string        { return f.text }
-func (f *failure) Is(target error) bool { return target == f.kind }
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.kind }
 
-func fail(kind error, format string, args ...any) error {
-	return &failure{kind, fmt.Sprintf(format, args...)}
-}
+func fail(kind error, text string) error { return &failure{kind, text} }
 
 // Machine is the machine whose resources grow. Methods may be called
 // concurrently. The zero value is not usable: see New.
@@ -68,6 +65,35 @@ func New(timeout time.Duration) *Machine {
 	return &Machine{system: "/sys/devices/system", timeout: timeout, turn: make(chan struct{}, 1)}
 }
 
+// online brings what is off online: the entries of dir that are called kind and a
+// number, in ascending order, at most n of them. It returns how many it has, and
+// the first error; one that fails does not keep the others from it.
+func (m *Machine) online(ctx context.Context, kind, file, off, on string, n int) (came int, err error) {
+	dir := m.system + "/" + kind
+	numbers, err := numbered(dir, kind)
+	for _, number := range numbers {
+		if came == n {
+			break
+		}
+		if ctx.Err() != nil {
+			return came, context.Cause(ctx)
+		}
+		name := dir + "/" + kind + strconv.Itoa(number) + "/" + file
+		state, failure := read(name)
+		if state == off {
+			if failure = write(name, on); failure == nil {
+				came++
+			}
+		}
+		// Without such a file it cannot go off, as the first CPU; or it has just
+		// been unplugged.
+		if err == nil && !errors.Is(failure, os.ErrNotExist) && !errors.Is(failure, unix.ENODEV) {
+			err = failure
+		}
+	}
+	return came, err
+}
+
 // numbered returns the numbers of dir's entries that are name and a number, such
 // as cpu12, in ascending order.
 func numbered(dir, name string) ([]int, error) {
@@ -77,9 +103,6 @@ func numbered(dir, name string) ([]int, error) {
 	}
 	defer d.Close()
 	entries, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
 	var numbers []int
 	for _, entry := range entries {
 		digits, ok := strings.CutPrefix(entry, name)
@@ -88,7 +111,7 @@ func numbered(dir, name string) ([]int, error) {
 		}
 	}
 	slices.Sort(numbers)
-	return numbers, nil
+	return numbers, err
 }
 
 // read returns what a file of the kernel says, without the line's end.
@@ -103,57 +126,18 @@ func write(path, value string) error {
 	if err != nil {
 		return err
 	}
+	defer file.Close()
 	_, err = file.WriteString(value)
-	return errors.Join(err, file.Close())
-}
-
-// count returns how many numbers are in a list such as "0-3,8" (the kernel's
-// documentation has it in admin-guide/cputopology.rst).
-func count(list string) (int, error) {
-	n := 0
-	if list == "" {
-		return 0, nil
-	}
-	for part := range strings.SplitSeq(list, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		if !isRange {
-			last = first
-		}
-		from, err := strconv.Atoi(first)
-		to, err2 := strconv.Atoi(last)
-		if err != nil || err2 != nil || from > to {
-			return 0, fmt.Errorf("list %q is not one of numbers", list)
-		}
-		n += to - from + 1
-	}
-	return n, nil
+	return err
 }
 
 // OnlineMemory brings all memory online that has been plugged in and is not.
 // What cannot be brought online is in the error, and does not keep the rest from
 // it.
 func (m *Machine) OnlineMemory(ctx context.Context) error {
-	dir := m.system + "/memory"
-	blocks, err := numbered(dir, "memory")
+	_, err := m.online(ctx, "memory", "state", "offline", "online", -1)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // a kernel whose memory does not grow
 	}
-	if err != nil {
-		return fmt.Errorf("list memory: %w", err)
-	}
-	var errs []error
-	for _, n := range blocks {
-		if ctx.Err() != nil {
-			return errors.Join(append(errs, context.Cause(ctx))...)
-		}
-		name := dir + "/memory" + strconv.Itoa(n) + "/state"
-		state, err := read(name)
-		if err == nil && state == "offline" {
-			err = write(name, "online")
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) { // it has just been unplugged
-			errs = append(errs, fmt.Errorf("bring memory block %d online: %w", n, err))
-		}
-	}
-	return errors.Join(errs...)
+	return err
 }

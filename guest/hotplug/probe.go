@@ -1,8 +1,6 @@
 package hotplug
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -21,74 +19,79 @@ import (
 // Memory that is known is ErrExists. A kernel that does not take addresses is
 // ErrUnable.
 func (m *Machine) ProbeMemory(addresses []uint64) error {
-	probe := m.system + "/memory/probe"
-	if err := unix.Access(probe, unix.W_OK); err != nil {
-		return fail(ErrUnable, "the kernel takes no addresses of memory: %s: %v", probe, err)
+	dir := m.system + "/memory"
+	if _, err := os.Stat(dir + "/probe"); err != nil {
+		return fail(ErrUnable, "the kernel takes no addresses of memory: "+err.Error())
 	}
-	text, err := read(m.system + "/memory/block_size_bytes")
+	text, err := read(dir + "/block_size_bytes")
 	if err != nil {
-		return fmt.Errorf("announce memory: %w", err)
+		return err
 	}
-	size, err := strconv.ParseUint(text, 16, 64)
+	size, err := strconv.ParseUint(text, 16, 40)
 	if err != nil || size == 0 {
-		return fmt.Errorf("announce memory: the kernel has blocks of %q bytes", text)
-	}
-	for i, address := range addresses {
-		if slices.Contains(addresses[:i], address) {
-			return fail(ErrInvalid, "address %#x is there twice", address)
-		}
-		if err := m.checkBlock(address, size); err != nil {
-			return err
-		}
-	}
-	for i, address := range addresses {
-		if err := write(probe, "0x"+strconv.FormatUint(address, 16)); err != nil {
-			return fmt.Errorf("announce memory at %#x, after %d of %d: %w", address, i, len(addresses), err)
-		}
-	}
-	return nil
-}
-
-// checkBlock finds out whether there is memory at address that the kernel does
-// not know.
-func (m *Machine) checkBlock(address, size uint64) error {
-	if address%size != 0 {
-		return fail(ErrInvalid, "address %#x is not a multiple of %#x, the size of a block of memory", address, size)
-	}
-	if _, err := os.Stat(m.system + "/memory/memory" + strconv.FormatUint(address/size, 10)); err == nil {
-		return fail(ErrExists, "memory at %#x is in use already", address)
+		return fail(ErrUnable, "the kernel has memory in blocks of "+text+" bytes")
 	}
 	table, err := os.ReadFile("/proc/iomem")
 	if err != nil {
 		return err
 	}
-	if user := overlapping(string(table), address, size); user != "" {
-		return fail(ErrInvalid, "address %#x is taken by %q", address, user)
+	for i, address := range addresses {
+		kind, reason := m.checkBlock(string(table), address, size)
+		if slices.Contains(addresses[:i], address) {
+			kind, reason = ErrInvalid, "is there twice"
+		}
+		if kind != nil {
+			return fail(kind, "address "+hex(address)+" "+reason)
+		}
 	}
-	switch backed, err := isMemory(address, size); {
-	case errors.Is(err, unix.EINVAL): // more than the CPU can address
-		return fail(ErrInvalid, "address %#x is more than the machine can address", address)
-	case err != nil:
-		return fail(ErrUnable, "look for memory at %#x: %v", address, err)
-	case !backed:
-		return fail(ErrInvalid, "there is no memory at address %#x", address)
+	for _, address := range addresses {
+		if err := write(dir+"/probe", hex(address)); err != nil {
+			return fail(ErrUnable, "announce memory at "+hex(address)+": "+err.Error())
+		}
 	}
 	return nil
 }
 
+func hex(n uint64) string { return "0x" + strconv.FormatUint(n, 16) }
+
+// checkBlock finds out whether there is memory at address that the kernel, whose
+// /proc/iomem is table, does not know; if not it returns what is wrong with it.
+func (m *Machine) checkBlock(table string, address, size uint64) (kind error, reason string) {
+	if address%size != 0 {
+		return ErrInvalid, "is not a multiple of " + hex(size) + ", the size of a block of memory"
+	}
+	if _, err := os.Stat(m.system + "/memory/memory" + strconv.FormatUint(address/size, 10)); err == nil {
+		return ErrExists, "is of memory in use already"
+	}
+	if user := overlapping(table, address, size); user != "" {
+		return ErrInvalid, "is taken by " + user
+	}
+	switch backed, err := isMemory(address, size); {
+	case err == unix.EINVAL:
+		return ErrInvalid, "is more than the machine can address"
+	case err != nil:
+		return ErrUnable, "cannot be looked at: " + err.Error()
+	case !backed:
+		return ErrInvalid, "is of no memory"
+	}
+	return nil, ""
+}
+
 // overlapping returns who uses a part of the addresses, "" if nobody does, by the
-// lines of /proc/iomem: "  first-last : user", in hexadecimal. Only lines that
-// are not indented count, the others are parts of those.
+// lines of /proc/iomem: "first-last : user", in hexadecimal. Those that are
+// indented are parts of others.
 func overlapping(table string, address, size uint64) string {
-	for line := range strings.Lines(table) {
-		addresses, user, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " : ")
-		first, last, isRange := strings.Cut(addresses, "-")
-		if !ok || !isRange {
-			continue // indented ones fail to be numbers below
-		}
+	for table != "" {
+		var line string
+		line, table, _ = strings.Cut(table, "\n")
+		addresses, user, _ := strings.Cut(line, " : ")
+		first, last, _ := strings.Cut(addresses, "-")
 		from, err := strconv.ParseUint(first, 16, 64)
-		to, err2 := strconv.ParseUint(last, 16, 64)
-		if err == nil && err2 == nil && from <= address+(size-1) && address <= to {
+		if err != nil {
+			continue
+		}
+		to, err := strconv.ParseUint(last, 16, 64)
+		if err == nil && from <= address+(size-1) && address <= to {
 			return user
 		}
 	}
@@ -97,24 +100,24 @@ func overlapping(table string, address, size uint64) string {
 
 // isMemory reports whether what is written to physical addresses, which nobody
 // uses, stays there. It looks at one word in each megabyte and leaves it as it
-// was. Where there is nothing, writes are lost.
+// was. Where there is nothing, writes are lost. EINVAL says that there cannot be
+// such addresses.
 func isMemory(address, size uint64) (bool, error) {
-	fd, err := unix.Open("/dev/mem", unix.O_RDWR|unix.O_SYNC|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, &os.PathError{Op: "open", Path: "/dev/mem", Err: err}
-	}
-	defer unix.Close(fd)
-	if address > 1<<63-1 || size > 1<<40 {
+	if address>>62 != 0 {
 		return false, unix.EINVAL
 	}
+	fd, err := unix.Open("/dev/mem", unix.O_RDWR|unix.O_SYNC|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
 	memory, err := unix.Mmap(fd, int64(address), int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return false, os.NewSyscallError("mmap", err)
+		return false, err
 	}
 	defer func() { _ = unix.Munmap(memory) }()
 	const step, word = 1 << 20, 8
-	for offset := uint64(0); offset < size; offset += step {
-		last := min(offset+step, size) - word
+	for last := min(step, size) - word; last < size; last += step {
 		if !keeps((*uint64)(unsafe.Pointer(&memory[last])), address+last) {
 			return false, nil
 		}
@@ -125,12 +128,10 @@ func isMemory(address, size uint64) (bool, error) {
 // keeps reports whether a word holds what is written to it.
 func keeps(word *uint64, seed uint64) bool {
 	before := atomic.LoadUint64(word)
-	defer atomic.StoreUint64(word, before)
-	for _, pattern := range [...]uint64{seed ^ 0x5aa5_c33c_0ff0_9669, ^seed} {
-		atomic.StoreUint64(word, pattern)
-		if atomic.LoadUint64(word) != pattern {
-			return false
-		}
-	}
-	return true
+	atomic.StoreUint64(word, ^seed)
+	inverse := atomic.LoadUint64(word)
+	atomic.StoreUint64(word, seed)
+	plain := atomic.LoadUint64(word)
+	atomic.StoreUint64(word, before)
+	return inverse == ^seed && plain == seed
 }

@@ -35,7 +35,9 @@ func (t *Tree) place(below string, piece *Piece) (place, error) {
 		unix.Close(dir)
 		return place{fd, name}, nil
 	}
-	for part := range strings.SplitSeq(strings.TrimSuffix(parents, "/"), "/") {
+	for parents != "" {
+		var part string
+		part, parents, _ = strings.Cut(parents, "/")
 		next, err := enter(dir, part, piece)
 		unix.Close(dir)
 		if err != nil {

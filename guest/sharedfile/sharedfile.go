@@ -23,8 +23,10 @@
 package sharedfile
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -32,8 +34,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"kata/api/fmt"
 )
 
 const (
@@ -121,7 +121,7 @@ func (t *Tree) Put(ctx, owner context.Context, p Piece) error {
 		err = t.file(ctx, owner, below, &p)
 	}
 	if err != nil {
-		return fmt.Errorf("copy to %s: %w", p.Path, err)
+		return &os.PathError{Op: "copy to", Path: p.Path, Err: err}
 	}
 	return nil
 }
@@ -129,91 +129,97 @@ func (t *Tree) Put(ctx, owner context.Context, p Piece) error {
 // check finds out whether p makes sense, gives fields that have one their default
 // and returns the path below the root.
 func (t *Tree) check(p *Piece) (below string, err error) {
-	if below, err = t.checkPath(p.Path); err != nil {
-		return "", err
+	below = strings.TrimPrefix(path.Clean(p.Path), t.root+"/")
+	if reason := checkPath(p.Path); reason != "" {
+		return "", &InvalidError{"path", strconv.Quote(p.Path), reason}
+	}
+	if below[0] == '/' {
+		return "", &InvalidError{"path", strconv.Quote(p.Path), "is not below " + t.root}
 	}
 	const bits = unix.S_IFMT | 0o7777
-	switch {
+	field, value, reason := "", int64(0), ""
+	switch kind := p.DirMode & unix.S_IFMT; {
 	case p.Mode == 0:
-		return "", invalid("file_mode", 0, "is missing")
+		field, reason = "file_mode", "is missing"
 	case p.Mode&^bits != 0:
-		return "", invalid("file_mode", int64(p.Mode), "is not a file's mode")
-	case p.DirMode&^bits != 0, p.DirMode&unix.S_IFMT != 0 && p.DirMode&unix.S_IFMT != unix.S_IFDIR:
-		return "", invalid("dir_mode", int64(p.DirMode), "is not a directory's mode")
+		field, value, reason = "file_mode", int64(p.Mode), "is not a file's mode"
+	case p.DirMode&^bits != 0, kind != 0 && kind != unix.S_IFDIR:
+		field, value, reason = "dir_mode", int64(p.DirMode), "is not a directory's mode"
 	case p.UID < 0:
-		return "", invalid("uid", int64(p.UID), "is not a user")
+		field, value, reason = "uid", int64(p.UID), "is not a user"
 	case p.GID < 0:
-		return "", invalid("gid", int64(p.GID), "is not a group")
+		field, value, reason = "gid", int64(p.GID), "is not a group"
 	case p.Offset < 0:
-		return "", invalid("offset", p.Offset, "is negative")
-	case p.Size < 0:
-		return "", invalid("file_size", p.Size, "is negative")
+		field, value, reason = "offset", p.Offset, "is negative"
+	case p.Size < 0 || p.Size > MaxSize:
+		field, value, reason = "file_size", p.Size, "is not between 0 and 1 TiB"
+	default:
+		field, value, reason = checkData(p)
+	}
+	if field != "" {
+		return "", invalid(field, value, reason)
 	}
 	if p.DirMode &= 0o7777; p.DirMode == 0 {
 		p.DirMode = 0o750
 	}
-	switch p.Mode & unix.S_IFMT {
-	case 0, unix.S_IFREG:
-		return below, checkFile(p)
-	case unix.S_IFDIR, unix.S_IFLNK:
-		return below, checkWhole(p)
-	}
-	return "", &InvalidError{"file_mode", "0" + strconv.FormatUint(uint64(p.Mode), 8), "is not that of a file, directory or symbolic link"}
-}
-
-func (t *Tree) checkPath(name string) (below string, err error) {
-	refuse := func(reason string) (string, error) {
-		return "", &InvalidError{"path", strconv.Quote(name), reason}
-	}
-	switch {
-	case name == "":
-		return refuse("is missing")
-	case len(name) >= unix.PathMax:
-		return "", invalid("path", int64(len(name)), "bytes long is too long")
-	case strings.IndexByte(name, 0) >= 0:
-		return refuse("holds a zero byte")
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == ".." {
-			return refuse("leads upwards")
-		}
-		if len(part) > 255 { // NAME_MAX
-			return refuse("has a part of more than 255 bytes")
-		}
-	}
-	below, ok := strings.CutPrefix(path.Clean(name), t.root+"/")
-	if !ok {
-		return refuse("is not below " + t.root)
-	}
 	return below, nil
 }
 
-func checkFile(p *Piece) error {
-	data := int64(len(p.Data))
+// checkPath returns what is wrong with a path.
+func checkPath(name string) string {
 	switch {
-	case p.Size > MaxSize:
-		return invalid("file_size", p.Size, "is more than "+strconv.Itoa(MaxSize))
-	case p.Offset > p.Size:
-		return invalid("offset", p.Offset, "is beyond file_size "+strconv.FormatInt(p.Size, 10))
-	case data > p.Size-p.Offset:
-		return invalid("data", data, "bytes long is more than file_size "+strconv.FormatInt(p.Size, 10)+" and offset leave")
-	case data == 0 && p.Size > 0:
-		return &InvalidError{"data", `""`, "is missing"}
+	case name == "":
+		return "is missing"
+	case len(name) >= unix.PathMax:
+		return "is too long"
+	case name[0] != '/':
+		return "is not absolute"
+	case strings.IndexByte(name, 0) >= 0:
+		return "holds a zero byte"
+	case strings.Contains(name+"/", "/../"):
+		return "leads upwards"
 	}
-	return nil
+	length := 0
+	for _, c := range []byte(name) {
+		if length++; c == '/' {
+			length = 0
+		}
+		if length > 255 { // NAME_MAX
+			return "has a part of more than 255 bytes"
+		}
+	}
+	return ""
 }
 
-func checkWhole(p *Piece) error {
-	isLink := p.Mode&unix.S_IFMT == unix.S_IFLNK
-	switch {
-	case p.Offset != 0:
-		return invalid("offset", p.Offset, "is for regular files only")
-	case isLink && (len(p.Data) == 0 || len(p.Data) >= unix.PathMax || strings.IndexByte(string(p.Data), 0) >= 0):
-		return invalid("data", int64(len(p.Data)), "bytes long is not the target of a symbolic link")
-	case !isLink && len(p.Data) != 0:
-		return invalid("data", int64(len(p.Data)), "bytes long is for regular files and symbolic links only")
+// checkData finds out whether data fits what it is for.
+func checkData(p *Piece) (field string, value int64, reason string) {
+	data := int64(len(p.Data))
+	switch p.Mode & unix.S_IFMT {
+	case 0, unix.S_IFREG:
+		switch {
+		case p.Offset > p.Size:
+			return "offset", p.Offset, "is beyond file_size"
+		case data > p.Size-p.Offset:
+			return "data", data, "bytes long is more than file_size and offset leave"
+		case data == 0 && p.Size > 0:
+			return "data", data, "bytes long adds nothing"
+		}
+		return "", 0, ""
+	case unix.S_IFDIR:
+		if data != 0 {
+			return "data", data, "bytes long is for files and symbolic links only"
+		}
+	case unix.S_IFLNK:
+		if data == 0 || data >= unix.PathMax || bytes.IndexByte(p.Data, 0) >= 0 {
+			return "data", data, "bytes long is not the target of a symbolic link"
+		}
+	default:
+		return "file_mode", int64(p.Mode), "is not that of a file, directory or symbolic link"
 	}
-	return nil
+	if p.Offset != 0 {
+		return "offset", p.Offset, "is for files only"
+	}
+	return "", 0, ""
 }
 
 func (t *Tree) isClosed() bool {

@@ -1,9 +1,6 @@
 package volume
 
 import (
-	"errors"
-	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -23,32 +20,38 @@ type Limits struct {
 // Limit gives each tmpfs its new limits: all of them, or none if one of the list
 // is wrong or too small for what is in use. The error names the entry.
 func Limit(list []Limits) error {
-	changes := make([]*change, 0, len(list))
+	changes := make([]change, len(list))
 	defer func() {
-		for _, c := range changes {
-			c.close()
+		for i := range changes {
+			changes[i].close()
 		}
 	}()
-	for i, l := range list {
-		c, err := prepare(l)
-		if err != nil {
-			return fmt.Errorf("storages[%d]: mount_point %q: %w", i, l.Path, err)
+	for i := range changes {
+		if err := changes[i].prepare(list[i]); err != nil {
+			return named(i, list[i].Path, err)
 		}
-		changes = append(changes, c)
 	}
-	for i, c := range changes {
-		if err := c.apply(); err != nil {
-			err = fmt.Errorf("storages[%d]: mount_point %q: %w", i, list[i].Path, err)
-			for _, before := range changes[:i] {
-				err = errors.Join(err, before.revert())
-			}
-			return err
+	for i := range changes {
+		err := changes[i].apply()
+		if err == nil {
+			continue
 		}
+		for before := range changes[:i] {
+			if undo := changes[before].revert(); undo != nil {
+				err = about("and "+list[before].Path+" keeps its new limits ("+undo.Error()+")", err)
+			}
+		}
+		return named(i, list[i].Path, err)
 	}
 	return nil
 }
 
-// change is a tmpfs and what it is to get.
+// named says which storage an error is about.
+func named(i int, path string, err error) error {
+	return about("storages["+strconv.Itoa(i)+"]: mount_point "+path, err)
+}
+
+// change is a tmpfs and what it is to get. The zero value holds nothing.
 type change struct {
 	mounted int // O_PATH
 	fs      int // the context that has the new parameters
@@ -57,57 +60,61 @@ type change struct {
 }
 
 func (c *change) close() {
-	unix.Close(c.fs)
-	unix.Close(c.mounted)
+	for _, fd := range [...]int{c.fs, c.mounted} {
+		if fd > 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // prepare checks everything that can be checked without changing anything.
-func prepare(l Limits) (_ *change, err error) {
-	c := &change{mounted: -1, fs: -1}
-	defer func() {
-		if err != nil {
-			c.close() // closing -1 does nothing
-		}
-	}()
+func (c *change) prepare(l Limits) (err error) {
 	if c.mounted, err = openMounted(l.Path); err != nil {
-		return nil, err
+		return err
 	}
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(c.mounted, &stat); err != nil {
-		return nil, os.NewSyscallError("fstatfs", err)
+		return err
 	}
 	if stat.Type != unix.TMPFS_MAGIC {
-		return nil, fail(ErrInvalid, "it is no tmpfs")
+		return fail(ErrInvalid, "it is no tmpfs")
 	}
 	if c.fs, err = pick(c.mounted); err != nil {
-		return nil, err
+		return err
 	}
 	for _, option := range l.Options {
 		key, value, _ := strings.Cut(option, "=")
+		before := stat.Blocks
+		reason := ""
 		switch key {
 		case "", "remount", "fsgid":
 			continue
 		case "size", "nr_blocks":
-			c.before = append(c.before, "nr_blocks="+strconv.FormatUint(stat.Blocks, 10))
+			key = "nr_blocks"
 		case "nr_inodes":
-			c.before = append(c.before, "nr_inodes="+strconv.FormatUint(stat.Files, 10))
+			before = stat.Files
 		default:
-			return nil, fail(ErrInvalid, "option %q is none that can be changed: size, nr_blocks, nr_inodes", option)
+			reason = "is none that can be changed: size, nr_blocks, nr_inodes"
 		}
-		if strings.Trim(value, "0kKmMgGtTpPeE%") == "" {
-			return nil, fail(ErrInvalid, "option %q would be no limit", option)
+		c.before = append(c.before, key+"="+decimal(before))
+		if strings.Trim(value, "0kKmMgGtTpPeE%") == "" && reason == "" {
+			reason = "would be no limit"
 		}
-		if err := set(c.fs, option); err != nil {
-			return nil, fail(ErrInvalid, "option %q: %v", option, err)
+		if reason == "" {
+			if err := set(c.fs, option); err == nil {
+				continue
+			} else {
+				reason = err.Error()
+			}
 		}
+		return fail(ErrInvalid, "option "+strconv.Quote(option)+": "+reason)
 	}
-	return c, nil
+	return nil
 }
 
 // pick returns a context for changing the file system mounted at a descriptor.
 func pick(mounted int) (int, error) {
-	fs, err := unix.Fspick(mounted, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
-	return fs, os.NewSyscallError("fspick", err)
+	return unix.Fspick(mounted, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
 }
 
 // set gives a file system context a parameter.
@@ -121,23 +128,19 @@ func explained(fs int, err error) error {
 	if err == nil {
 		return nil
 	}
+	reason := err.Error()
 	text := make([]byte, 256)
-	n, readErr := unix.Read(fs, text)
-	if readErr != nil || n <= 2 { // a level and a space, then the text
-		return err
+	if n, err := unix.Read(fs, text); err == nil && n > 2 { // a level and a space, then the text
+		reason += " (" + strings.TrimSpace(string(text[2:n])) + ")"
 	}
-	return fmt.Errorf("%w (%s)", err, strings.TrimSpace(string(text[2:n])))
+	return fail(ErrUnable, reason)
 }
 
 func (c *change) apply() error {
 	if len(c.before) == 0 {
 		return nil
 	}
-	err := unix.FsconfigReconfigure(c.fs)
-	if err == unix.EINVAL { // too small for what is in it, or no limit until now
-		return fail(ErrUnable, "%v", explained(c.fs, err))
-	}
-	return explained(c.fs, err)
+	return explained(c.fs, unix.FsconfigReconfigure(c.fs))
 }
 
 // revert undoes apply.
@@ -155,8 +158,5 @@ func (c *change) revert() error {
 			return err
 		}
 	}
-	if err := unix.FsconfigReconfigure(fs); err != nil {
-		return fmt.Errorf("undo: %w", explained(fs, err))
-	}
-	return nil
+	return explained(fs, unix.FsconfigReconfigure(fs))
 }

@@ -2,15 +2,11 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"kata/api/fmt"
 )
 
 // ForgetStale looks at everything that is mounted below root, a shared folder,
@@ -22,31 +18,26 @@ func ForgetStale(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	points := mountsBelow(string(table), root)
 	// Later mounts may be on earlier ones.
-	for _, point := range slices.Backward(mountsBelow(string(table), root)) {
-		if ctx.Err() != nil {
-			errs = append(errs, context.Cause(ctx))
-			break
-		}
-		if err := forget(point); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+	for i := len(points) - 1; i >= 0 && err == nil; i-- {
+		if err = context.Cause(ctx); err == nil {
+			err = forget(points[i])
 		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // mountsBelow returns the mount points below root of a table in the form of
 // mountinfo (proc(5)), in its order.
-func mountsBelow(table, root string) []string {
-	var points []string
-	for line := range strings.Lines(table) {
-		fields := strings.Fields(line)
-		if len(fields) < 5 {
-			continue
-		}
-		if point := unescape(fields[4]); strings.HasPrefix(point, root+"/") {
-			points = append(points, point)
+func mountsBelow(table, root string) (points []string) {
+	for table != "" {
+		var line string
+		line, table, _ = strings.Cut(table, "\n")
+		if fields := strings.Fields(line); len(fields) >= 5 {
+			if point := unescape(fields[4]); strings.HasPrefix(point, root+"/") {
+				points = append(points, point)
+			}
 		}
 	}
 	return points
@@ -55,40 +46,38 @@ func mountsBelow(table, root string) []string {
 // unescape replaces what mountinfo writes instead of blanks: a backslash and
 // three octal digits.
 func unescape(s string) string {
-	var out strings.Builder
-	for {
-		i := strings.IndexByte(s, '\\')
-		if i < 0 || i+4 > len(s) {
-			return out.String() + s
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '\\' && i+3 < len(s) {
+			c = (s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0')
+			i += 3
 		}
-		out.WriteString(s[:i])
-		c := 0
-		for _, digit := range []byte(s[i+1 : i+4]) {
-			c = c*8 + int(digit-'0')
-		}
-		out.WriteByte(byte(c))
-		s = s[i+4:]
+		out = append(out, c)
 	}
+	return string(out)
 }
 
 // forget unmounts point unless it is there. Looking makes the kernel ask the
 // file server, and unmount what is gone by itself.
 func forget(point string) error {
-	if fd, err := openPlain(point); err == nil {
+	fd, err := openPlain(point)
+	if err == nil {
 		return unix.Close(fd)
-	} else if err != unix.ENOENT && err != unix.ESTALE && err != unix.ENOTCONN {
+	}
+	if err != unix.ENOENT && err != unix.ESTALE && err != unix.ENOTCONN {
 		return nil // nobody knows, so it stays
 	}
 	dir, err := openPlain(path.Dir(point))
 	if err != nil {
 		return nil // it is gone with what it was on
 	}
-	defer unix.Close(dir)
 	err = unix.Unmount(procPath(dir)+"/"+path.Base(point), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == unix.EINVAL || err == unix.ENOENT {
+	unix.Close(dir)
+	if err == nil || err == unix.EINVAL || err == unix.ENOENT {
 		return nil
 	}
-	return err
+	return &os.PathError{Op: "unmount", Path: point, Err: err}
 }
 
 // openPlain opens a path that no symbolic link is on, as those of mounts are: one

@@ -8,8 +8,6 @@ package volume
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -32,26 +30,35 @@ type failure struct {
 	text string
 }
 
-func (f *failure) Error() string        { return f.text }
-func (f *failure) Is(target error) bool { return target == f.kind }
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.kind }
 
-func fail(kind error, format string, args ...any) error {
-	return &failure{kind, fmt.Sprintf(format, args...)}
+func fail(kind error, text string) error { return &failure{kind, text} }
+
+// about says what an error is about and leaves its kind.
+func about(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	kind := err
+	if refused, ok := err.(*failure); ok {
+		kind = refused.kind
+	}
+	return fail(kind, what+": "+err.Error())
 }
 
 // open returns an O_PATH descriptor of path, which the caller closes.
 func open(path string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
-	switch err {
-	case nil:
+	if err == nil {
 		return fd, nil
-	case unix.ENOENT, unix.ENOTDIR:
-		return -1, fail(ErrNotFound, "%v", err)
-	case unix.ELOOP, unix.ENAMETOOLONG:
-		return -1, fail(ErrInvalid, "%v", err)
 	}
-	return -1, os.NewSyscallError("openat2", err)
+	kind := ErrInvalid // ELOOP, ENAMETOOLONG
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		kind = ErrNotFound
+	}
+	return -1, fail(kind, err.Error())
 }
 
 // openMounted is open for what is the root of a mount. Anything else is
@@ -62,15 +69,14 @@ func openMounted(path string) (int, error) {
 		return -1, err
 	}
 	var stat unix.Statx_t
-	err = os.NewSyscallError("statx", unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &stat))
-	if err == nil && stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &stat); err == nil {
+		if stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+			return fd, nil
+		}
 		err = fail(ErrNotFound, "nothing is mounted there")
 	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	unix.Close(fd)
+	return -1, err
 }
 
 // procPath names what a descriptor refers to, for system calls that want a path.
@@ -88,45 +94,39 @@ type Stats struct {
 }
 
 // Measure returns how full the file system at path is.
-func Measure(path string) (Stats, error) {
+func Measure(path string) (s Stats, err error) {
 	fd, err := open(path)
-	if err != nil {
-		return Stats{}, fmt.Errorf("volume %s: %w", path, err)
+	var fs unix.Statfs_t
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.Fstatfs(fd, &fs)
 	}
-	defer unix.Close(fd)
-	var stat unix.Statfs_t
-	if err := unix.Fstatfs(fd, &stat); err != nil {
-		return Stats{}, fmt.Errorf("volume %s: %w", path, os.NewSyscallError("fstatfs", err))
+	if err != nil {
+		return s, about("volume "+path, err)
 	}
 	// Blocks are counted in fragments (statvfs(3)).
-	unit := uint64(stat.Frsize)
-	if unit == 0 {
-		unit = uint64(stat.Bsize)
+	unit := uint64(fs.Frsize)
+	s.Bytes = Usage{Total: fs.Blocks * unit, Used: (fs.Blocks - min(fs.Bfree, fs.Blocks)) * unit, Available: fs.Bavail * unit}
+	s.Inodes = Usage{Total: fs.Files, Used: fs.Files - min(fs.Ffree, fs.Files), Available: fs.Ffree}
+	if err := readable(fd); err != nil {
+		s.Problem = err.Error()
 	}
-	s := Stats{
-		Bytes: Usage{
-			Total: stat.Blocks * unit, Available: stat.Bavail * unit,
-			Used: (stat.Blocks - min(stat.Bfree, stat.Blocks)) * unit,
-		},
-		Inodes: Usage{Total: stat.Files, Available: stat.Ffree, Used: stat.Files - min(stat.Ffree, stat.Files)},
-	}
-	s.Problem = problem(fd)
 	return s, nil
 }
 
-// problem tries to read from a directory or file: a file system in trouble may
-// still count its blocks.
-func problem(fd int) string {
+// readable tries to open a directory or file: a file system in trouble may still
+// count its blocks.
+func readable(fd int) error {
 	var stat unix.Stat_t
-	err := unix.Fstat(fd, &stat)
-	if kind := stat.Mode & unix.S_IFMT; err == nil && (kind == unix.S_IFDIR || kind == unix.S_IFREG) {
-		var root int
-		if root, err = unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
-			unix.Close(root)
-		}
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return err
 	}
+	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
+		return nil
+	}
+	file, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err.Error()
+		return err
 	}
-	return ""
+	return unix.Close(file)
 }

@@ -36,7 +36,7 @@ func TestVolumesThatAreNotThere(t *testing.T) {
 // superblock returns the superblock of an ext4 with so many blocks of 1024 << log
 // bytes.
 func superblock(log, low, high, incompatible uint32) []byte {
-	sb := make([]byte, superblockSize)
+	sb := make([]byte, 1024)
 	le := binary.LittleEndian
 	le.PutUint16(sb[0x38:], 0xef53)
 	le.PutUint32(sb[0x18:], log)
@@ -53,12 +53,12 @@ func TestParseExt4(t *testing.T) {
 	}{
 		"small blocks":   {superblock(0, 32768, 7, 0x42), 1024, 32768},
 		"64 bits":        {superblock(2, 5, 1, 0x2c2), 4096, 1<<32 + 5},
-		"no file system": {make([]byte, superblockSize), 0, 0},
+		"no file system": {make([]byte, 1024), 0, 0},
 		"absurd blocks":  {superblock(31, 1, 0, 0), 0, 0},
 	} {
-		block, blocks, err := parseExt4(tt.sb)
-		if block != tt.block || blocks != tt.blocks || (err == nil) != (tt.block != 0) {
-			t.Errorf("%s: %d blocks of %d bytes, %v", name, blocks, block, err)
+		block, blocks := parseExt4(tt.sb)
+		if block != tt.block || blocks != tt.blocks {
+			t.Errorf("%s: %d blocks of %d bytes", name, blocks, block)
 		}
 	}
 }
