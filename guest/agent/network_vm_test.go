@@ -4,10 +4,8 @@ package agent
 
 import (
 	"context"
-	"encoding/binary"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +20,7 @@ import (
 	"kata/guest/device"
 	"kata/guest/log"
 	"kata/guest/netdev"
-	"kata/guest/netlink"
+	"kata/test/netlab"
 )
 
 // The calls of the network over ttRPC, in the network of the VM.
@@ -54,70 +52,11 @@ func networkAgent(t *testing.T, init bool, timeout time.Duration) *agentpb.Agent
 	return agentpb.NewAgentServiceClient(client)
 }
 
-// dummy makes a device for the test.
-func dummy(t *testing.T, name, mac string) {
-	t.Helper()
-	hw := make([]byte, 0, 6)
-	for b := range strings.SplitSeq(mac, ":") {
-		hw = append(hw, byte(hexValue(b[0])<<4|hexValue(b[1])))
-	}
-	r := netlink.NewRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, make([]byte, unix.SizeofIfInfomsg))
-	r.String(unix.IFLA_IFNAME, name)
-	r.Bytes(unix.IFLA_ADDRESS, hw)
-	info := r.Begin(unix.IFLA_LINKINFO)
-	r.String(unix.IFLA_INFO_KIND, "dummy")
-	r.End(info)
-	request(t, r)
-	index, err := net.InterfaceByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		fixed := make([]byte, unix.SizeofIfInfomsg)
-		binary.NativeEndian.PutUint32(fixed[4:], uint32(index.Index))
-		request(t, netlink.NewRequest(unix.RTM_DELLINK, 0, fixed))
-	})
-}
-
-func hexValue(c byte) byte {
-	if c >= 'a' {
-		return c - 'a' + 10
-	}
-	return c - '0'
-}
-
-func request(t *testing.T, r *netlink.Request) {
-	t.Helper()
-	conn, err := netlink.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.Do(r); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // pod makes the devices of a pod.
 func pod(t *testing.T) {
 	t.Helper()
-	dummy(t, "ethA", mac0)
-	dummy(t, "ethB", mac1)
-}
-
-func ip(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("busybox", append([]string{"ip"}, args...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ip %q: %v: %s", args, err, out)
-	}
-	return string(out)
-}
-
-// networkState is what the kernel says of the whole network.
-func networkState(t *testing.T) string {
-	t.Helper()
-	return ip(t, "addr") + ip(t, "route", "show", "table", "all") + ip(t, "-6", "route", "show", "table", "all") + ip(t, "neigh")
+	netlab.Dummy(t, "ethA", mac0)
+	netlab.Dummy(t, "ethB", mac1)
 }
 
 // upstreamInterface is a request as upstream's shim sends it.
@@ -172,7 +111,7 @@ func TestAPodsNetworkIsSetUpAsUpstreamsShimDoes(t *testing.T) {
 			t.Errorf("%+v is not among the routes", want)
 		}
 	}
-	text := ip(t, "route") + ip(t, "-6", "route")
+	text := netlab.IP(t, "route") + netlab.IP(t, "-6", "route")
 	for _, part := range []string{"default via 10.99.0.1 dev net0", "10.99.0.1 dev net0 scope link  src 10.88.0.5", "default via fd88::1 dev net0", "fd99::/48 via fe80::1 dev net0"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("ip route does not say %q:\n%s", part, text)
@@ -185,7 +124,7 @@ func TestAPodsNetworkIsSetUpAsUpstreamsShimDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = ip(t, "neigh")
+	text = netlab.IP(t, "neigh")
 	for _, part := range []string{"10.88.0.1 dev net0 lladdr 02:00:00:00:bb:01", "fd88::1 dev net0 lladdr 02:00:00:00:bb:02"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("ip neigh does not say %q:\n%s", part, text)
@@ -195,10 +134,11 @@ func TestAPodsNetworkIsSetUpAsUpstreamsShimDoes(t *testing.T) {
 
 func TestWhatIsListedCanBeFedBack(t *testing.T) {
 	pod(t)
-	agent, ctx := networkAgent(t, true, time.Minute), t.Context()
+	agent, ctx, mon := networkAgent(t, true, time.Minute), t.Context(), netlab.Listen(t)
 	if _, err := agent.UpdateInterface(ctx, upstreamInterface("net0", mac0, ip4("10.88.0.5", "16"), ip6("fd88::5", "64"))); err != nil {
 		t.Fatal(err)
 	}
+	mon.Settle(1)
 	request := &agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{Routes: []*typespb.Route{
 		{Gateway: "10.88.0.1", Device: "net0"}, {Dest: "10.7.0.0/16", Gateway: "10.88.0.2", Device: "net0", Flags: unix.RTNH_F_ONLINK, Mtu: 1300},
 		{Dest: "fd77::/64", Gateway: "fd88::2", Device: "net0"},
@@ -206,7 +146,7 @@ func TestWhatIsListedCanBeFedBack(t *testing.T) {
 	if _, err := agent.UpdateRoutes(ctx, request); err != nil {
 		t.Fatal(err)
 	}
-	before := networkState(t)
+	before := netlab.State(t)
 	interfaces, err := agent.ListInterfaces(ctx, &agentpb.ListInterfacesRequest{})
 	if err != nil || len(interfaces.Interfaces) < 3 {
 		t.Fatalf("%v, %v", interfaces, err)
@@ -227,14 +167,14 @@ func TestWhatIsListedCanBeFedBack(t *testing.T) {
 	if diff := cmp.Diff(routes, again); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)
 	}
-	if after := networkState(t); after != before {
+	if after := netlab.State(t); after != before {
 		t.Errorf("now:\n%s\nbefore:\n%s", after, before)
 	}
 }
 
 func TestABadInterfaceIsNamedAndChangesNothing(t *testing.T) {
 	pod(t)
-	agent, before := networkAgent(t, true, 0), networkState(t)
+	agent, before := networkAgent(t, true, 0), netlab.State(t)
 	base := func(change func(*typespb.Interface)) *typespb.Interface {
 		i := &typespb.Interface{Device: "net0", Name: "net0", HwAddr: mac0, Mtu: 1400, IPAddresses: []*typespb.IPAddress{ip4("10.88.0.5", "16")}}
 		change(i)
@@ -284,17 +224,18 @@ func TestABadInterfaceIsNamedAndChangesNothing(t *testing.T) {
 			t.Errorf("want %v %s, got %v: %v", tt.code, tt.want, ttrpc.CodeOf(err), err)
 		}
 	}
-	if after := networkState(t); after != before {
+	if after := netlab.State(t); after != before {
 		t.Errorf("now:\n%s\nbefore:\n%s", after, before)
 	}
 }
 
 func TestABadRouteIsNamedAndChangesNothing(t *testing.T) {
 	pod(t)
-	agent, ctx := networkAgent(t, true, 0), t.Context()
+	agent, ctx, mon := networkAgent(t, true, 0), t.Context(), netlab.Listen(t)
 	if _, err := agent.UpdateInterface(ctx, upstreamInterface("net0", mac0, ip4("10.88.0.5", "16"), ip6("fd88::5", "64"))); err != nil {
 		t.Fatal(err)
 	}
+	mon.Settle(1)
 	fine := &typespb.Route{Gateway: "10.88.0.1", Device: "net0"}
 	if _, err := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{Routes: []*typespb.Route{fine}}}); err != nil {
 		t.Fatal(err)
@@ -302,7 +243,7 @@ func TestABadRouteIsNamedAndChangesNothing(t *testing.T) {
 	if _, err := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{}); ttrpc.CodeOf(err) != ttrpc.InvalidArgument || !strings.HasPrefix(err.Error(), "routes ") {
 		t.Errorf("without routes: %v", err)
 	}
-	before := networkState(t)
+	before := netlab.State(t)
 	for _, tt := range []struct {
 		r    *typespb.Route
 		want string
@@ -338,7 +279,7 @@ func TestABadRouteIsNamedAndChangesNothing(t *testing.T) {
 		if ttrpc.CodeOf(err) != tt.code || !strings.HasPrefix(err.Error(), "routes.Routes[2]") || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("want %v %s, got %v: %v", tt.code, tt.want, ttrpc.CodeOf(err), err)
 		}
-		if after := networkState(t); after != before {
+		if after := netlab.State(t); after != before {
 			t.Fatalf("after %v\nnow:\n%s\nbefore:\n%s", tt.r, after, before)
 		}
 	}
@@ -354,7 +295,7 @@ func TestABadNeighbourIsNamedAndChangesNothing(t *testing.T) {
 	if _, err := agent.AddARPNeighbors(ctx, &agentpb.AddARPNeighborsRequest{}); ttrpc.CodeOf(err) != ttrpc.InvalidArgument || !strings.HasPrefix(err.Error(), "neighbors ") {
 		t.Errorf("without neighbours: %v", err)
 	}
-	before := networkState(t)
+	before := netlab.State(t)
 	to := ip4("10.88.0.1", "")
 	for _, tt := range []struct {
 		n    *typespb.ARPNeighbor
@@ -381,7 +322,7 @@ func TestABadNeighbourIsNamedAndChangesNothing(t *testing.T) {
 			t.Errorf("want %s, got %v: %v", tt.want, ttrpc.CodeOf(err), err)
 		}
 	}
-	if after := networkState(t); after != before {
+	if after := netlab.State(t); after != before {
 		t.Errorf("now:\n%s\nbefore:\n%s", after, before)
 	}
 }
@@ -401,11 +342,11 @@ func TestAnInterfaceIsAwaited(t *testing.T) {
 		if mac == "" {
 			mac = "02:00:00:00:aa:05"
 		}
-		dummy(t, name, mac)
+		netlab.Dummy(t, name, mac)
 		if err := <-result; err != nil {
 			t.Error(err)
 		}
-		if !strings.Contains(ip(t, "link", "show", "dev", name), ",UP") {
+		if !strings.Contains(netlab.IP(t, "link", "show", "dev", name), ",UP") {
 			t.Errorf("%s is not up", name)
 		}
 	}
@@ -413,7 +354,7 @@ func TestAnInterfaceIsAwaited(t *testing.T) {
 
 func TestOutsideAVMTheNetworkIsOnlyListed(t *testing.T) {
 	pod(t)
-	agent, ctx, before := networkAgent(t, false, 0), t.Context(), networkState(t)
+	agent, ctx, before := networkAgent(t, false, 0), t.Context(), netlab.State(t)
 	_, err1 := agent.UpdateInterface(ctx, upstreamInterface("net0", mac0))
 	_, err2 := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{}})
 	_, err3 := agent.AddARPNeighbors(ctx, &agentpb.AddARPNeighborsRequest{Neighbors: &agentpb.ARPNeighbors{}})
@@ -428,7 +369,7 @@ func TestOutsideAVMTheNetworkIsOnlyListed(t *testing.T) {
 	if _, err := agent.ListRoutes(ctx, &agentpb.ListRoutesRequest{}); err != nil {
 		t.Error(err)
 	}
-	if after := networkState(t); after != before {
+	if after := netlab.State(t); after != before {
 		t.Errorf("now:\n%s\nbefore:\n%s", after, before)
 	}
 }

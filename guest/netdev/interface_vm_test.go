@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/netlab"
 )
 
 const (
@@ -19,13 +21,13 @@ const (
 
 func TestAnInterfaceIsSetUp(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
+	netlab.Dummy(t, "eth0", macA)
 	want := Settings{Name: "net1", MTU: 1400, Addresses: m.prefixes("10.1.2.3/24", "10.1.2.4/24", "fd00::1/64", "fe80::7/64")}
 	got := m.set("02:00:00:00:00:0A", want)
 	if got.Name != "net1" || got.MTU != 1400 || got.MAC.String() != macA || got.Kind != "dummy" || !slices.Equal(got.Addresses, want.Addresses) {
 		t.Errorf("it is %+v", got)
 	}
-	text := m.ip("addr", "show", "dev", "net1")
+	text := netlab.IP(m, "addr", "show", "dev", "net1")
 	for _, part := range []string{
 		",UP", "mtu 1400", "inet 10.1.2.3/24 brd 10.1.2.255 scope global net1", "inet 10.1.2.4/24 brd 10.1.2.255 scope global secondary net1",
 		"inet6 fd00::1/64", "inet6 fe80::7/64",
@@ -45,15 +47,15 @@ func TestAnInterfaceIsSetUp(t *testing.T) {
 
 func TestTheSameInterfaceAgainIsLeftAlone(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
+	netlab.Dummy(t, "eth0", macA)
 	want := Settings{Name: "net1", MTU: 1400, NoARP: true, Addresses: m.prefixes("10.1.2.3/24", "fd00::1/64", "fe80::7/64")}
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	first := m.set(macA, want)
-	mon.settle(2)
+	mon.Settle(2)
 	for range 2 {
 		second := m.set(macA, want)
-		if n := mon.drain(); len(n) != 0 {
-			t.Errorf("%d notifications, the first of kind %d", len(n), n[0].kind)
+		if n := mon.Drain(); len(n) != 0 {
+			t.Errorf("%d notifications, the first of kind %d", len(n), n[0].Type)
 		}
 		if !slices.Equal(first.Addresses, second.Addresses) || second.Name != "net1" {
 			t.Errorf("it is %+v", second)
@@ -63,23 +65,23 @@ func TestTheSameInterfaceAgainIsLeftAlone(t *testing.T) {
 
 func TestAddressesThatStayAreNotTouched(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	mon := m.monitor()
+	netlab.Dummy(t, "eth0", macA)
+	mon := netlab.Listen(t)
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "10.2.0.1/24", "fd00::1/64", "fd00::2/64")})
-	mon.settle(2)
-	m.ip("route", "add", "10.99.0.0/16", "via", "10.2.0.9")
+	mon.Settle(2)
+	netlab.IP(m, "route", "add", "10.99.0.0/16", "via", "10.2.0.9")
 	m.set(macA, Settings{Addresses: m.prefixes("10.2.0.1/24", "10.3.0.1/24", "fd00::2/64", "fd00::3/64", "fd00::1/48")})
-	for _, n := range mon.drain() {
-		switch n.kind {
+	for _, n := range mon.Drain() {
+		switch n.Type {
 		case unix.RTM_NEWLINK:
 			t.Error("the link was touched")
 		case unix.RTM_DELADDR:
-			if text := string(n.body); strings.Contains(text, string(m.addr("10.2.0.1"))) || strings.Contains(text, string(m.addr("fd00::2"))) {
+			if text := string(n.Body); strings.Contains(text, string(m.addr("10.2.0.1"))) || strings.Contains(text, string(m.addr("fd00::2"))) {
 				t.Error("an address that stays was touched")
 			}
 		}
 	}
-	if text := m.ip("route"); !strings.Contains(text, "10.99.0.0/16 via 10.2.0.9 dev eth0") {
+	if text := netlab.IP(m, "route"); !strings.Contains(text, "10.99.0.0/16 via 10.2.0.9 dev eth0") {
 		t.Errorf("a route is lost:\n%s", text)
 	}
 	got := m.set(macA, Settings{Addresses: m.prefixes("10.2.0.1/24", "10.3.0.1/24", "fd00::2/64", "fd00::3/64", "fd00::1/48")})
@@ -90,7 +92,7 @@ func TestAddressesThatStayAreNotTouched(t *testing.T) {
 
 func TestTheSecondAddressOfANetworkStaysWithoutTheFirst(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
+	netlab.Dummy(t, "eth0", macA)
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "10.1.0.2/24", "10.1.0.3/24")})
 	got := m.set(macA, Settings{Addresses: m.prefixes("10.1.0.2/24", "10.1.0.3/24", "10.1.0.4/24")})
 	if len(got.Addresses) != 3 {
@@ -104,7 +106,7 @@ func TestTheSecondAddressOfANetworkStaysWithoutTheFirst(t *testing.T) {
 
 func TestTheKernelsOwnLinkLocalAddressStays(t *testing.T) {
 	m := newMachine(t)
-	m.link("dummy", "eth0", macA, nil)
+	netlab.Link(t, "dummy", "eth0", macA, nil)
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
 	own := m.prefixes("fe80::ff:fe00:a/64")[0]
 	got := m.set(macA, Settings{Addresses: m.prefixes("10.1.0.2/24")})
@@ -121,54 +123,58 @@ func TestTheKernelsOwnLinkLocalAddressStays(t *testing.T) {
 // furnish gives a device everything that it can lose.
 func (m *machine) furnish(mac, name, net string) {
 	m.Helper()
-	m.set(mac, Settings{Name: name, Addresses: m.prefixes("10."+net+".0.1/16", "fd0"+net+"::1/64", "fe80::"+net+"/64")})
-	m.ip("route", "add", "10.9"+net+".0.0/16", "via", "10."+net+".0.9", "dev", name, "metric", "7")
-	m.ip("route", "add", "10.8"+net+".0.0/16", "dev", name, "src", "10."+net+".0.1", "table", "77")
-	m.ip("-6", "route", "add", "fd9"+net+"::/64", "via", "fd0"+net+"::9", "dev", name, "mtu", "1300")
-	m.ip("-6", "route", "add", "default", "via", "fe80::99", "dev", name, "metric", net+"0")
+	m.setAll(mac, Settings{Name: name, Addresses: m.prefixes("10."+net+".0.1/16", "fd0"+net+"::1/64", "fe80::"+net+"/64")})
+	netlab.IP(m, "route", "add", "10.9"+net+".0.0/16", "via", "10."+net+".0.9", "dev", name, "metric", "7")
+	netlab.IP(m, "route", "add", "10.8"+net+".0.0/16", "dev", name, "src", "10."+net+".0.1", "table", "77")
+	netlab.IP(m, "-6", "route", "add", "fd9"+net+"::/64", "via", "fd0"+net+"::9", "dev", name, "mtu", "1300")
+	netlab.IP(m, "-6", "route", "add", "default", "via", "fe80::99", "dev", name, "metric", net+"0")
 	m.neighbour("10."+net+".0.9", name)
 	m.neighbour("fd0"+net+"::9", name)
 }
 
+// becomes finds out whether the network becomes what want says: a moment after
+// IPv6 addresses have been added, the kernel adds routes to them.
+func (m *machine) becomes(mon *netlab.Monitor, want string) {
+	m.Helper()
+	got := ""
+	if !mon.Await(func() bool { got = netlab.State(m); return sorted(got) == sorted(want) }) {
+		m.Errorf("now:\n%s\nwanted:\n%s", got, want)
+	}
+}
+
 func TestARenamedInterfaceKeepsWhatItHas(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	m.dummy("eth1", macB)
+	netlab.Dummy(t, "eth0", macA)
+	netlab.Dummy(t, "eth1", macB)
 	m.furnish(macA, "eth0", "1")
 	m.furnish(macB, "eth1", "2")
-	before := m.state()
+	before := netlab.State(m)
 	settings := func(name, net string) Settings {
 		return Settings{Name: name, Addresses: m.prefixes("10."+net+".0.1/16", "fd0"+net+"::1/64", "fe80::"+net+"/64")}
 	}
+	mon := netlab.Listen(t)
 	m.set(macA, settings("blue", "1"))
-	if got, want := sorted(m.state()), sorted(strings.ReplaceAll(before, "eth0", "blue")); got != want {
-		t.Errorf("now:\n%s\nwanted:\n%s", got, want)
-	}
+	m.becomes(mon, strings.ReplaceAll(before, "eth0", "blue"))
 	m.set(macA, settings("eth0", "1"))
-	if got, want := sorted(m.state()), sorted(before); got != want {
-		t.Errorf("now:\n%s\nwanted:\n%s", got, want)
-	}
+	m.becomes(mon, before)
 }
 
 func TestInterfacesSwapTheirNames(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	m.dummy("eth1", macB)
-	m.dummy("eth2", macC)
+	netlab.Dummy(t, "eth0", macA)
+	netlab.Dummy(t, "eth1", macB)
+	netlab.Dummy(t, "eth2", macC)
 	m.furnish(macA, "eth0", "1")
 	m.furnish(macB, "eth1", "2")
-	before := m.state()
+	before := netlab.State(m)
 	settings := func(name, net string) Settings {
 		return Settings{Name: name, Addresses: m.prefixes("10."+net+".0.1/16", "fd0"+net+"::1/64", "fe80::"+net+"/64")}
 	}
+	mon := netlab.Listen(t)
 	m.set(macA, settings("eth1", "1"))
-	swapped := strings.NewReplacer("eth0", "eth1", "eth1", "eth0").Replace(before)
-	if got, want := sorted(m.state()), sorted(swapped); got != want {
-		t.Errorf("now:\n%s\nwanted:\n%s", got, want)
-	}
-	mon := m.monitor()
+	m.becomes(mon, strings.NewReplacer("eth0", "eth1", "eth1", "eth0").Replace(before))
 	m.set(macB, settings("eth0", "2")) // which it has
-	if n := mon.drain(); len(n) != 0 {
+	if n := mon.Drain(); len(n) != 0 {
 		t.Errorf("%d notifications", len(n))
 	}
 	// Round with three, of which one is down.
@@ -177,7 +183,7 @@ func TestInterfacesSwapTheirNames(t *testing.T) {
 	m.set(macB, settings("eth0", "2"))
 	m.set(macC, Settings{Name: "eth1"})
 	for mac, name := range map[string]string{macA: "eth2", macB: "eth0", macC: "eth1"} {
-		if !strings.Contains(m.ip("link", "show", "dev", name), mac) {
+		if !strings.Contains(netlab.IP(m, "link", "show", "dev", name), mac) {
 			t.Errorf("%s is not %s", name, mac)
 		}
 	}
@@ -185,35 +191,31 @@ func TestInterfacesSwapTheirNames(t *testing.T) {
 
 func TestWhatFailsInTheMiddleIsUndone(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	m.dummy("eth1", macB)
+	netlab.Dummy(t, "eth0", macA)
+	netlab.Dummy(t, "eth1", macB)
 	m.furnish(macA, "eth0", "1")
-	before := m.state()
+	before := netlab.State(m)
+	mon := netlab.Listen(t)
 	// Without IPv6 there can be no such address; the rest is done by then.
-	m.sysctl("ipv6/conf/eth1/disable_ipv6", "1")
+	netlab.Sysctl(t, "ipv6/conf/eth1/disable_ipv6", "1")
 	_, err := m.net.SetInterface(t.Context(), Which{MAC: m.mac(macB)}, Settings{Name: "eth0", MTU: 1400, Addresses: m.prefixes("10.5.0.1/24", "fd05::1/64")})
 	if err == nil || !strings.Contains(err.Error(), "fd05::1/64") || !strings.Contains(err.Error(), "eth1") {
 		t.Fatalf("error is %v", err)
 	}
-	if got, want := sorted(m.state()), sorted(before); got != want {
-		t.Errorf("%v\nnow:\n%s\nbefore:\n%s", err, got, want)
-	}
+	m.becomes(mon, before)
 }
 
 func TestWhatMakesNoSenseIsRefusedAndChangesNothing(t *testing.T) {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	m.dummy("eth1", macB)
-	m.dummy("twin0", macC)
-	m.dummy("twin1", macC)
-	m.veth("veth0", "02:00:00:00:00:01")
+	netlab.Dummy(t, "eth0", macA)
+	netlab.Dummy(t, "eth1", macB)
+	netlab.Dummy(t, "twin0", macC)
+	netlab.Dummy(t, "twin1", macC)
+	netlab.Veth(t, "veth0", "02:00:00:00:00:01")
 	m.furnish(macA, "eth0", "1")
-	m.ip("link", "set", "eth1", "mtu", "1000")
-	links, err := m.s.links()
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, mon := m.state(), m.monitor()
+	netlab.IP(m, "link", "set", "eth1", "mtu", "1000")
+	links := m.links()
+	before, mon := netlab.State(m), netlab.Listen(t)
 	for _, tt := range []struct {
 		name  string
 		which Which
@@ -248,7 +250,7 @@ func TestWhatMakesNoSenseIsRefusedAndChangesNothing(t *testing.T) {
 			t.Errorf("%+v: %v", which, err)
 		}
 	}
-	if n := mon.drain(); len(n) != 0 || m.state() != before {
+	if n := mon.Drain(); len(n) != 0 || netlab.State(m) != before {
 		t.Errorf("%d notifications", len(n))
 	}
 	// One of two with the same address is told by its name.
@@ -264,19 +266,19 @@ func TestTheLoopbackDeviceCanBeFedBack(t *testing.T) {
 		t.Fatalf("interfaces are %+v, %v", list, err)
 	}
 	lo := list[0]
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	got := m.set(lo.MAC.String(), Settings{Name: lo.Name, MTU: lo.MTU, Addresses: lo.Addresses})
-	if n := mon.drain(); len(n) != 0 || got.Name != "lo" || !slices.Equal(got.Addresses, lo.Addresses) {
+	if n := mon.Drain(); len(n) != 0 || got.Name != "lo" || !slices.Equal(got.Addresses, lo.Addresses) {
 		t.Errorf("%+v, %d notifications", got, len(n))
 	}
 }
 
 func TestNoARPIsSetAndUnset(t *testing.T) {
 	m := newMachine(t)
-	m.veth("veth0", macA)
+	netlab.Veth(t, "veth0", macA)
 	for _, noARP := range []bool{true, false, true} {
 		got := m.set(macA, Settings{NoARP: noARP})
-		if got.NoARP != noARP || strings.Contains(m.ip("link", "show", "dev", "veth0"), "NOARP") != noARP {
+		if got.NoARP != noARP || strings.Contains(netlab.IP(m, "link", "show", "dev", "veth0"), "NOARP") != noARP {
 			t.Errorf("wanted %t, it is %+v", noARP, got)
 		}
 	}
@@ -284,9 +286,9 @@ func TestNoARPIsSetAndUnset(t *testing.T) {
 
 func TestStatisticsAreTheKernelsCounters(t *testing.T) {
 	m := newMachine(t)
-	m.veth("veth0", macA)
-	m.dummy("down0", macB)
-	m.ip("link", "set", "veth0peer", "up")
+	netlab.Veth(t, "veth0", macA)
+	netlab.Dummy(t, "down0", macB)
+	netlab.IP(m, "link", "set", "veth0peer", "up")
 	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
 	m.neighbour("10.1.0.2", "veth0")
 	sendPackets(t, "10.1.0.2", 5, 1000)

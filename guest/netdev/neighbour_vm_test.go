@@ -9,12 +9,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/netlab"
 )
 
 func TestNeighboursAreAdded(t *testing.T) {
 	m := newMachine(t)
-	m.veth("eth0", macA)
-	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "fd01::1/64")})
+	netlab.Dummy(t, "eth0", macA)
+	m.setAll(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "fd01::1/64")})
 	list := []Neighbour{
 		{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02"), State: unix.NUD_PERMANENT},
 		{Addr: m.addr("fd01::2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:03")},
@@ -25,7 +27,7 @@ func TestNeighboursAreAdded(t *testing.T) {
 	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
 		t.Fatal(err)
 	}
-	text := m.ip("neigh")
+	text := netlab.IP(m, "neigh")
 	for _, part := range []string{"10.1.0.2 dev eth0 lladdr 02:00:00:00:01:02", "fd01::2 dev eth0 lladdr 02:00:00:00:01:03"} {
 		_, rest, ok := strings.Cut(text, part)
 		if line, _, _ := strings.Cut(rest, "\n"); !ok || !strings.Contains(line, "PERMANENT") {
@@ -44,33 +46,33 @@ func TestNeighboursAreAdded(t *testing.T) {
 			t.Errorf("%+v is not among %+v", want, have)
 		}
 	}
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
 		t.Error(err)
 	}
-	if n := mon.drain(); len(n) != 0 {
-		t.Errorf("%d notifications, the first of kind %d", len(n), n[0].kind)
+	if n := mon.Drain(); len(n) != 0 {
+		t.Errorf("%d notifications, the first of kind %d", len(n), n[0].Type)
 	}
 	// Another address takes the place of the first.
 	list[0].MAC = m.mac("02:00:00:00:01:99")
 	if err := m.net.AddNeighbours(t.Context(), list); err != nil {
 		t.Error(err)
 	}
-	if text := m.ip("neigh"); !strings.Contains(text, "02:00:00:00:01:99") || strings.Contains(text, "02:00:00:00:01:02") {
+	if text := netlab.IP(m, "neigh"); !strings.Contains(text, "02:00:00:00:01:99") || strings.Contains(text, "02:00:00:00:01:02") {
 		t.Error(text)
 	}
 }
 
 func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 	m := newMachine(t)
-	m.veth("eth0", macA)
-	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
+	netlab.Dummy(t, "eth0", macA)
+	m.setAll(macA, Settings{Addresses: m.prefixes("10.1.0.1/24")})
 	old := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02")}
 	if err := m.net.AddNeighbours(t.Context(), []Neighbour{old}); err != nil {
 		t.Fatal(err)
 	}
-	m.ip("link", "set", "eth0", "mtu", "1000") // with which there is no IPv6
-	before := m.state()
+	netlab.IP(m, "link", "set", "eth0", "mtu", "1000") // with which there is no IPv6
+	before := netlab.State(m)
 	changed := old
 	changed.MAC = m.mac("02:00:00:00:01:99")
 	err := m.net.AddNeighbours(t.Context(), []Neighbour{
@@ -83,7 +85,7 @@ func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 	if !errors.As(err, &failed) || failed.Index != 3 || failed.Name != "fd01::5 dev eth0" {
 		t.Fatalf("error is %v", err)
 	}
-	if got := m.state(); got != before {
+	if got := netlab.State(m); got != before {
 		t.Errorf("%v\nnow:\n%s\nbefore:\n%s", err, got, before)
 	}
 	have, err := m.s.neighbours()
@@ -94,7 +96,7 @@ func TestANeighbourThatFailsLeavesTheOthersAsTheyWere(t *testing.T) {
 
 func TestNeighboursThatMakeNoSenseAreRefused(t *testing.T) {
 	m := newMachine(t)
-	m.veth("eth0", macA)
+	netlab.Dummy(t, "eth0", macA)
 	fine := Neighbour{Addr: m.addr("10.1.0.2"), Device: "eth0", MAC: m.mac("02:00:00:00:01:02")}
 	for field, bad := range map[string]Neighbour{
 		"device": {Addr: fine.Addr, Device: "eth7", MAC: fine.MAC},
@@ -106,7 +108,7 @@ func TestNeighboursThatMakeNoSenseAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	if text := m.ip("neigh"); strings.Contains(text, "10.1.0.2") {
+	if text := netlab.IP(m, "neigh"); strings.Contains(text, "10.1.0.2") {
 		t.Error(text)
 	}
 }

@@ -11,15 +11,17 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/netlab"
 )
 
 // routed makes two devices with addresses.
 func routed(t *testing.T) *machine {
 	m := newMachine(t)
-	m.dummy("eth0", macA)
-	m.dummy("eth1", macB)
-	m.set(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "10.1.0.2/24", "fd01::1/64", "fe80::1/64")})
-	m.set(macB, Settings{Addresses: m.prefixes("10.2.0.1/24", "fd02::1/64", "fe80::2/64")})
+	netlab.Dummy(t, "eth0", macA)
+	netlab.Dummy(t, "eth1", macB)
+	m.setAll(macA, Settings{Addresses: m.prefixes("10.1.0.1/24", "10.1.0.2/24", "fd01::1/64", "fe80::1/64")})
+	m.setAll(macB, Settings{Addresses: m.prefixes("10.2.0.1/24", "fd02::1/64", "fe80::2/64")})
 	return m
 }
 
@@ -31,7 +33,7 @@ func (m *machine) dst(text string) Prefix {
 // routeText is what ip says of the routes of the main tables.
 func (m *machine) routeText() string {
 	m.Helper()
-	return m.ip("route") + m.ip("-6", "route")
+	return netlab.IP(m, "route") + netlab.IP(m, "-6", "route")
 }
 
 // rawRoutes are all routes as the kernel sends them, without ages.
@@ -133,7 +135,7 @@ func TestRoutesAreSet(t *testing.T) {
 func TestRoutesThatAreThereAreNotTouched(t *testing.T) {
 	m := routed(t)
 	m.setRoutes(m.variety()...)
-	mon, before := m.monitor(), m.rawRoutes()
+	mon, before := netlab.Listen(t), m.rawRoutes()
 	reversed := m.variety()
 	slices.Reverse(reversed)
 	listed := m.routes()
@@ -141,7 +143,7 @@ func TestRoutesThatAreThereAreNotTouched(t *testing.T) {
 		"the same": m.variety(), "another order": reversed, "what is listed": listed, "each twice": append(m.variety(), reversed...),
 	} {
 		m.setRoutes(list...)
-		if n := mon.drain(); len(n) != 0 || !slices.Equal(before, m.rawRoutes()) {
+		if n := mon.Drain(); len(n) != 0 || !slices.Equal(before, m.rawRoutes()) {
 			t.Errorf("%s: %d notifications", name, len(n))
 		}
 	}
@@ -150,21 +152,21 @@ func TestRoutesThatAreThereAreNotTouched(t *testing.T) {
 func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	m := routed(t)
 	m.setRoutes(m.variety()...)
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	list := m.variety()
 	list[2].Metric = 5                 // changed
 	list = slices.Delete(list, 10, 11) // gone
 	list = append(list, Route{Dst: m.dst("10.50.0.0/16"), Device: "eth1"})
 	m.setRoutes(list...)
 	var added, deleted int
-	for _, n := range mon.drain() {
-		switch n.kind {
+	for _, n := range mon.Drain() {
+		switch n.Type {
 		case unix.RTM_NEWROUTE:
 			added++
 		case unix.RTM_DELROUTE:
 			deleted++
 		default:
-			t.Errorf("notification of kind %d", n.kind)
+			t.Errorf("notification of kind %d", n.Type)
 		}
 	}
 	if added != 2 || deleted != 2 {
@@ -178,11 +180,11 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 
 func TestNoRoutesLeaveTheKernelsOwn(t *testing.T) {
 	m := routed(t)
-	m.ip("route", "add", "10.77.0.0/16", "dev", "eth0", "table", "77")
-	m.ip("route", "add", "blackhole", "10.78.0.0/16")
+	netlab.IP(m, "route", "add", "10.77.0.0/16", "dev", "eth0", "table", "77")
+	netlab.IP(m, "route", "add", "blackhole", "10.78.0.0/16")
 	before := m.rawRoutes()
 	m.setRoutes(m.variety()...)
-	m.ip("route", "add", "10.88.0.0/16", "dev", "eth0", "proto", "boot")
+	netlab.IP(m, "route", "add", "10.88.0.0/16", "dev", "eth0", "proto", "boot")
 	m.setRoutes()
 	if after := m.rawRoutes(); !slices.Equal(before, after) {
 		t.Errorf("now:\n%s\nbefore:\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
@@ -205,12 +207,12 @@ func (m *machine) strange() {
 	if err := m.s.conn.Do(r); err != nil {
 		m.Fatal(err)
 	}
-	m.ip("route", "append", "10.61.0.0/16", "via", "10.1.0.61")
-	m.ip("route", "append", "10.61.0.0/16", "via", "10.1.0.62")
-	m.ip("route", "append", "10.61.0.0/16", "via", "10.1.0.63")
-	m.ip("-6", "route", "add", "fd60::/64", "via", "fd01::60", "metric", "3")
-	m.ip("-6", "route", "append", "fd60::/64", "via", "fd01::61", "metric", "3")
-	m.ip("-6", "route", "append", "fd60::/64", "via", "fd02::62", "metric", "3")
+	netlab.IP(m, "route", "append", "10.61.0.0/16", "via", "10.1.0.61")
+	netlab.IP(m, "route", "append", "10.61.0.0/16", "via", "10.1.0.62")
+	netlab.IP(m, "route", "append", "10.61.0.0/16", "via", "10.1.0.63")
+	netlab.IP(m, "-6", "route", "add", "fd60::/64", "via", "fd01::60", "metric", "3")
+	netlab.IP(m, "-6", "route", "append", "fd60::/64", "via", "fd01::61", "metric", "3")
+	netlab.IP(m, "-6", "route", "append", "fd60::/64", "via", "fd02::62", "metric", "3")
 }
 
 func TestARouteThatFailsIsNamedAndTheOldOnesAreBack(t *testing.T) {
@@ -264,7 +266,7 @@ func (m *machine) route(text string) Route {
 
 func TestADeviceThatIsDownFailsTheWholeSet(t *testing.T) {
 	m := routed(t)
-	m.dummy("down0", macC)
+	netlab.Dummy(t, "down0", macC)
 	m.setRoutes(m.variety()...)
 	before := m.rawRoutes()
 	for _, dst := range []string{"10.66.0.0/16", "fd66::/64"} {
@@ -295,7 +297,7 @@ func TestACallThatIsGivenUpChangesNoRoutes(t *testing.T) {
 func TestRoutesThatMakeNoSenseAreRefused(t *testing.T) {
 	m := routed(t)
 	m.setRoutes(m.variety()...)
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	fine := Route{Dst: m.dst("10.90.0.0/16"), Device: "eth0"}
 	for name, list := range map[string][]Route{
 		"device": {fine, {Dst: m.dst("10.91.0.0/16"), Device: "eth7"}},
@@ -307,7 +309,7 @@ func TestRoutesThatMakeNoSenseAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if n := mon.drain(); len(n) != 0 {
+	if n := mon.Drain(); len(n) != 0 {
 		t.Errorf("%d notifications", len(n))
 	}
 }
@@ -320,7 +322,7 @@ func TestSeveralIPv6GatewaysAreOneRoute(t *testing.T) {
 	list := []Route{gateway("fd01::8", "eth0"), gateway("fd01::9", "eth0"), gateway("fd02::9", "eth1")}
 	m.setRoutes(list[:1]...)
 	m.setRoutes(list...)
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	listed := m.routes()
 	for _, r := range list {
 		if !slices.Contains(listed, r) {
@@ -328,7 +330,7 @@ func TestSeveralIPv6GatewaysAreOneRoute(t *testing.T) {
 		}
 	}
 	m.setRoutes(listed...)
-	if n := mon.drain(); len(n) != 0 {
+	if n := mon.Drain(); len(n) != 0 {
 		t.Errorf("%d notifications", len(n))
 	}
 	m.setRoutes(list[1:]...)
@@ -357,16 +359,16 @@ func TestARouteOfTheKernelsDestinationWithAnotherSource(t *testing.T) {
 	m := routed(t)
 	r := Route{Dst: m.dst("10.1.0.0/24"), Device: "eth0", Source: m.addr("10.1.0.2")}
 	m.setRoutes(r)
-	if text := m.ip("route", "get", "10.1.0.77"); !strings.Contains(text, "src 10.1.0.2") {
+	if text := netlab.IP(m, "route", "get", "10.1.0.77"); !strings.Contains(text, "src 10.1.0.2") {
 		t.Error(text)
 	}
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	m.setRoutes(r)
-	if n := mon.drain(); len(n) != 0 {
+	if n := mon.Drain(); len(n) != 0 {
 		t.Errorf("%d notifications", len(n))
 	}
 	m.setRoutes()
-	if text := m.ip("route", "get", "10.1.0.77"); !strings.Contains(text, "src 10.1.0.1") {
+	if text := netlab.IP(m, "route", "get", "10.1.0.77"); !strings.Contains(text, "src 10.1.0.1") {
 		t.Error(text)
 	}
 }
@@ -382,9 +384,9 @@ func TestManyRoutes(t *testing.T) {
 	if len(listed) != len(list)+6 {
 		t.Fatalf("%d are listed", len(listed))
 	}
-	mon := m.monitor()
+	mon := netlab.Listen(t)
 	m.setRoutes(listed...)
-	if n := mon.drain(); len(n) != 0 {
+	if n := mon.Drain(); len(n) != 0 {
 		t.Errorf("%d notifications", len(n))
 	}
 	m.setRoutes()
