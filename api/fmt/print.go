@@ -3,6 +3,7 @@ package fmt
 import (
 	"reflect"
 	"strconv"
+	"time"
 	"unicode/utf8"
 )
 
@@ -118,7 +119,7 @@ func textOf(value any) (text string, ok bool) {
 	switch v := value.(type) {
 	case error:
 		text = v.Error()
-	case Stringer:
+	case time.Duration:
 		text = v.String()
 	default:
 		return "", false

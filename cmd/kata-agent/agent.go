@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/fmt"
 	"kata/api/ttrpc"
 	service "kata/guest/agent"
 	"kata/guest/boot"

@@ -15,10 +15,10 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"kata/api/agentpb"
+	"kata/api/fmt"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 	"kata/guest/container"

@@ -65,7 +65,7 @@ func (s *Service) addSwap(ctx context.Context, req *agentpb.AddSwapRequest) (*ag
 	}
 	block, err := s.cfg.Devices.BlockAt(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("PCIPath %v: %w", path, err)
+		return nil, fmt.Errorf("PCIPath %s: %w", path.String(), err)
 	}
 	return empty(hotplugged(hotplug.Swap(block.Path)))
 }

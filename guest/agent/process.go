@@ -160,7 +160,7 @@ func streamError(p *sandbox.Process, err error) error {
 	case errors.Is(err, io.EOF):
 		return ttrpc.Errorf(ttrpc.OutOfRange, "read  meet eof")
 	case errors.Is(err, stream.ErrConnected), errors.Is(err, stream.ErrNoStream):
-		return ttrpc.Errorf(ttrpc.FailedPrecondition, "%s: %w", p, err)
+		return ttrpc.Errorf(ttrpc.FailedPrecondition, "%s: %w", p.String(), err)
 	}
 	return err
 }

@@ -134,7 +134,7 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 	case Paused:
 		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrPaused)
 	default:
-		return nil, fmt.Errorf("exec %s in container %s, which is %s: %w", execID, c.id, status, ErrNotRunning)
+		return nil, fmt.Errorf("exec %s in container %s, which is %s: %w", execID, c.id, status.String(), ErrNotRunning)
 	}
 	c.rt.warnProcess(c.id, process)
 	if c.users != nil {
@@ -259,7 +259,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return nil
 	case Running:
 	default:
-		return fmt.Errorf("container %s is %s: %w", c.id, status, ErrNotRunning)
+		return fmt.Errorf("container %s is %s: %w", c.id, status.String(), ErrNotRunning)
 	}
 	// Before it is so: an exec that comes now must not get stuck.
 	c.setPaused(true)

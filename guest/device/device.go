@@ -166,7 +166,7 @@ func (f *Finder) scan(a SCSIAddress, scanned []string) (fresh []string, err erro
 		// Channel, target, logical unit (Documentation/scsi/scsi-parameters.rst).
 		file := filepath.Join(hosts, host, "scan")
 		if err := write(file, "0 "+a.join(" ")); ignoreMissing(err) != nil {
-			return nil, fmt.Errorf("scan for SCSI disk %s: %w", a, err)
+			return nil, fmt.Errorf("scan for SCSI disk %s: %w", a.String(), err)
 		}
 		fresh = append(fresh, host)
 	}

@@ -62,10 +62,57 @@ func appendValue(b []byte, v any) []byte {
 		return strconv.AppendUint(b, v, 10)
 	case time.Duration:
 		return appendString(b, v.String())
-	case fmt.Stringer:
-		return appendString(b, v.String())
 	}
 	return appendString(b, fmt.Sprint(v))
+}
+
+// appendTime appends a time, in microseconds since 1970, as RFC 3339 has it. The
+// time package's own formats come with all others, and with time zones: 40 KB.
+func appendTime(b []byte, micro int64) []byte {
+	const day = 24 * 60 * 60 * 1e6
+	days, rest := micro/day, micro%day
+	if rest < 0 {
+		days, rest = days-1, rest+day
+	}
+	// Years begin in March here, so that a leap day is the last one. 719468 days
+	// lie between the first of March of the year 0 and 1970, 146097 days are 400
+	// years; five months from March or August on have 153 days.
+	days += 719468
+	era := days / 146097
+	if days < 0 {
+		era = (days - 146096) / 146097
+	}
+	ofEra := days - era*146097
+	year := (ofEra - ofEra/1460 + ofEra/36524 - ofEra/146096) / 365
+	ofYear := ofEra - (365*year + year/4 - year/100)
+	month := (5*ofYear + 2) / 153
+	ofMonth := ofYear - (153*month+2)/5
+	if year += era * 400; month >= 10 {
+		year, month = year+1, month-12
+	}
+	for _, part := range [...]struct {
+		value  int64
+		digits int
+		after  byte
+	}{
+		{year, 4, '-'}, {month + 3, 2, '-'}, {ofMonth + 1, 2, 'T'},
+		{rest / 3600e6, 2, ':'}, {rest / 60e6 % 60, 2, ':'}, {rest / 1e6 % 60, 2, '.'}, {rest % 1e6, 6, 'Z'},
+	} {
+		for unit := pow10(part.digits - 1); unit > 0; unit /= 10 {
+			b = append(b, byte('0'+part.value/unit%10))
+		}
+		b = append(b, part.after)
+	}
+	return b
+}
+
+// pow10 returns 10 to the power of n.
+func pow10(n int) int64 {
+	p := int64(1)
+	for range n {
+		p *= 10
+	}
+	return p
 }
 
 const hexDigits = "0123456789abcdef"

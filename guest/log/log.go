@@ -202,7 +202,7 @@ func (l *Logger) log(level Level, msg string, args []any) {
 	b = append(b, `,"level":"`...)
 	b = append(b, level.String()...)
 	b = append(b, `","ts":"`...)
-	b = s.now().UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = appendTime(b, s.now().UnixMicro())
 	b = append(b, '"')
 	b = append(b, s.process...)
 	b = append(b, `,"subsystem":`...)

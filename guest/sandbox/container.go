@@ -271,7 +271,7 @@ func (c *Container) remove(ctx context.Context) error {
 		select {
 		case <-p.exited:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s to exit: %w", p, ctx.Err())
+			return fmt.Errorf("wait for %s to exit: %w", p.String(), ctx.Err())
 		}
 		p.close()
 	}

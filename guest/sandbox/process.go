@@ -94,7 +94,7 @@ func (p *Process) run(process *container.Process) error {
 	r.streams.CloseChild()
 	if console := process.Console(); console != nil {
 		if err := r.streams.SetConsole(console); err != nil {
-			return fmt.Errorf("use the terminal of %s: %w", p, err)
+			return fmt.Errorf("use the terminal of %s: %w", p.String(), err)
 		}
 	}
 	r.streams.Start()
@@ -256,7 +256,7 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.exited:
 	case <-ctx.Done():
-		return Exit{}, fmt.Errorf("wait for %s: %w", p, ctx.Err())
+		return Exit{}, fmt.Errorf("wait for %s: %w", p.String(), ctx.Err())
 	}
 	if !p.waited.Swap(true) {
 		p.container.settle(p)
@@ -276,11 +276,11 @@ func (p *Process) Streams() *stream.Set {
 func (p *Process) Signal(signal unix.Signal) error {
 	r := p.running.Load()
 	if r == nil {
-		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)
 	}
 	err := r.process.Signal(signal)
 	if errors.Is(err, container.ErrNotRunning) {
-		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)
 	}
 	return err
 }
@@ -289,10 +289,10 @@ func (p *Process) Signal(signal unix.Signal) error {
 func (p *Process) Resize(rows, columns uint32) error {
 	r := p.running.Load()
 	if r == nil {
-		return fmt.Errorf("%s has exited: %w", p, ErrNotFound)
+		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)
 	}
 	if r.process.Console() == nil {
-		return fmt.Errorf("%s has no terminal: %w", p, ErrState)
+		return fmt.Errorf("%s has no terminal: %w", p.String(), ErrState)
 	}
 	return r.process.Resize(columns, rows)
 }

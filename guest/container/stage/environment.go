@@ -1,11 +1,12 @@
 package stage
 
 import (
-	"fmt"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // environment returns the process's environment: of variables that are given
