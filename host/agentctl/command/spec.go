@@ -81,7 +81,7 @@ func (s *Session) convert(r *request, q *agentpb.CreateContainerRequest, a *argu
 			return err
 		}
 	}
-	out, err := guestspec.Convert(spec, guestspec.Options{Rootfs: rootfs})
+	out, err := guestspec.Convert(spec, guestspec.Options{Rootfs: rootfs, GuestHooks: true})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ const configJSON = `{
 		{"destination": "/proc", "type": "proc", "source": "proc"},
 		{"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro"]}
 	],
+	"hooks": {"poststop": [{"path": "/bin/last", "args": ["last", "word"], "timeout": 3}]},
 	"linux": {
 		"resources": {"pids": {"limit": 5}},
 		"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}]}
@@ -49,6 +50,7 @@ func TestContainerFromABundle(t *testing.T) {
 	a := newAgent(t, func(c *Config) { c.BundleDir = dir })
 	a.must("CreateContainer cid=c")
 	a.has(`"container_id":"c"`, `"Args":["sh"]`, `"Path":"`+dir+`/rootfs","Readonly":true`, `"source":"/srv/data"`, `"Terminal":true`)
+	a.has(`"Poststop":[{"Path":"/bin/last","Args":["last","word"],"Env":[],"Timeout":3}]`)
 	a.has(`"Seccomp":{"DefaultAction":"SCMP_ACT_ALLOW"`, `"errnoret":30`, `"Filters":["`)
 	a.must(`CreateContainer cid=d args="echo 'a b'" OCI.Process.Terminal=false OCI.Process.Env=B=2 OCI.Root.Readonly=false`)
 	a.has(`"container_id":"d"`, `"Args":["echo","a b"]`, `"Env":["B=2"]`, `"Readonly":false`, `"Terminal":false`, `"UID":7`)

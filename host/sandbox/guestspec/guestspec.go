@@ -34,6 +34,9 @@ type Options struct {
 	DropSeccomp bool
 	// SandboxPidns makes the container join the pod's pid namespace.
 	SandboxPidns bool
+	// GuestHooks says that the spec's hooks are programs of the guest, which run
+	// there; otherwise they are the host's, and left out.
+	GuestHooks bool
 }
 
 // Spec is a translated spec.
@@ -82,7 +85,12 @@ func Convert(spec *specs.Spec, o Options) (*Spec, error) {
 	if out.SandboxPidns = out.SandboxPidns || o.SandboxPidns; out.SandboxPidns {
 		out.dropNamespace(string(specs.PIDNamespace))
 	}
-	out.noteIgnored(spec)
+	if o.GuestHooks {
+		if out.OCI.Hooks, err = hooks(spec.Hooks); err != nil {
+			return nil, err
+		}
+	}
+	out.noteIgnored(spec, o)
 	return out, nil
 }
 
@@ -93,8 +101,8 @@ func clip(s string, n int) string {
 	return s
 }
 
-func (s *Spec) noteIgnored(spec *specs.Spec) {
-	if h := spec.Hooks; h != nil {
+func (s *Spec) noteIgnored(spec *specs.Spec, o Options) {
+	if h := spec.Hooks; h != nil && !o.GuestHooks {
 		//lint:ignore SA1019 prestart hooks are deprecated, not gone
 		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) +
 			len(h.StartContainer) + len(h.Poststart) + len(h.Poststop)
