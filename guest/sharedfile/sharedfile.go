@@ -92,13 +92,13 @@ type Tree struct {
 
 	mu         sync.Mutex // never held while doing anything with files
 	closed     bool
-	unfinished map[identity]*upload
+	unfinished []*upload
 }
 
 // New returns the tree below root, which is made when it is needed. The caller
 // closes it.
 func New(root string) *Tree {
-	return &Tree{root: path.Clean(root), patience: patience, unfinished: make(map[identity]*upload)}
+	return &Tree{root: path.Clean(root), patience: patience}
 }
 
 // Put takes a piece. owner is the context of the connection that it came on and

@@ -94,8 +94,10 @@ func (t *Tree) enter(id identity, offset int64) (u, evicted *upload, err error) 
 	if t.closed {
 		return nil, nil, ErrClosed
 	}
-	if u := t.unfinished[id]; u != nil {
-		return u, nil, nil
+	for _, u := range t.unfinished {
+		if u.id == id {
+			return u, nil, nil
+		}
 	}
 	if offset != 0 {
 		return nil, nil, invalid("offset", offset, "is not where a file begins, and no copy of this one is under way")
@@ -107,7 +109,7 @@ func (t *Tree) enter(id identity, offset int64) (u, evicted *upload, err error) 
 	}
 	u = &upload{id: id, turn: make(chan struct{}, 1), touched: time.Now()}
 	u.unhook = context.AfterFunc(id.owner, func() { t.abandon(u) })
-	t.unfinished[id] = u
+	t.unfinished = append(t.unfinished, u)
 	return u, evicted, nil
 }
 
@@ -125,7 +127,7 @@ func (t *Tree) evict() *upload {
 	}
 	select {
 	case oldest.turn <- struct{}{}:
-		delete(t.unfinished, oldest.id)
+		t.remove(oldest)
 		return oldest
 	default:
 		return nil // somebody is at it after all
@@ -145,9 +147,22 @@ func (t *Tree) forget(u *upload) {
 		return
 	}
 	t.mu.Lock()
-	delete(t.unfinished, u.id)
+	t.remove(u)
 	t.mu.Unlock()
 	u.end()
+}
+
+// remove makes u unknown. The caller holds mu.
+func (t *Tree) remove(u *upload) {
+	for i, other := range t.unfinished {
+		if other == u {
+			last := len(t.unfinished) - 1
+			t.unfinished[i] = t.unfinished[last]
+			t.unfinished[last] = nil
+			t.unfinished = t.unfinished[:last]
+			return
+		}
+	}
 }
 
 // end releases what u holds. The caller holds its turn.
@@ -223,10 +238,7 @@ func (t *Tree) isIdle(u *upload) bool {
 func (t *Tree) Close() {
 	t.mu.Lock()
 	t.closed = true
-	all := make([]*upload, 0, len(t.unfinished))
-	for _, u := range t.unfinished {
-		all = append(all, u)
-	}
+	all := append([]*upload(nil), t.unfinished...)
 	t.mu.Unlock()
 	for _, u := range all {
 		t.abandon(u)
