@@ -49,11 +49,14 @@ func Pods(root string) ([]Pod, error) {
 	return pods, nil
 }
 
+// ErrNoPod says that a name means no sandbox.
+var ErrNoPod = errors.New("there is no such pod on this host")
+
 // Lookup finds the sandbox below root that name means: its id, the id of one of
 // its containers, or the beginning of one of these, with the containerd
 // namespace and a slash before it where several have the same. A whole id counts
 // more than a beginning, and a sandbox's more than a container's. The error
-// names what there is; when there is nothing it wraps fs.ErrNotExist.
+// names what there is, and wraps ErrNoPod when none is meant.
 func Lookup(root, name string) (Pod, error) {
 	pods, err := Pods(root)
 	if err != nil {
@@ -83,9 +86,9 @@ func Lookup(root, name string) (Pod, error) {
 		}
 	}
 	if len(pods) == 0 {
-		return Pod{}, fmt.Errorf("sandbox %s: there is no such pod on this host, nor any other (%w below %s)", name, fs.ErrNotExist, root)
+		return Pod{}, fmt.Errorf("sandbox %s: %w; there is none at all", name, ErrNoPod)
 	}
-	return Pod{}, fmt.Errorf("sandbox %s: there is no such pod on this host (%w); there are %s", name, fs.ErrNotExist, names(pods))
+	return Pod{}, fmt.Errorf("sandbox %s: %w; these are: %s", name, ErrNoPod, names(pods))
 }
 
 // names lists pods, not too many.

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,7 @@ import (
 
 func TestLookupFindsWhatIsMeant(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "kata")
-	if _, err := Lookup(root, "web"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Lookup(root, "web"); !errors.Is(err, ErrNoPod) {
 		t.Errorf("without any pod: %v", err)
 	}
 	for _, s := range []State{
@@ -50,7 +49,7 @@ func TestLookupFindsWhatIsMeant(t *testing.T) {
 		{"the id in a namespace", "other/web", "/2", ""},
 		{"the beginning in a namespace", "k8s.io/aabbd", "/4", ""},
 		{"the id in another namespace", "other/aabbcc", "", "there is no such pod on this host"},
-		{"a container that is gone", "gone", "", "there are default/web, k8s.io/aabbcc, k8s.io/aabbdd, k8s.io/webserver, other/web"},
+		{"a container that is gone", "gone", "", "these are: default/web, k8s.io/aabbcc, k8s.io/aabbdd, k8s.io/webserver, other/web"},
 		{"a folder without a state", "half-made", "", "there is no such pod on this host"},
 	} {
 		t.Run(tt.is, func(t *testing.T) {
