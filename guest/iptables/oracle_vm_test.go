@@ -161,19 +161,20 @@ func TestTablesThatAreNotNamedStay(t *testing.T) {
 	same(t, "after filter was emptied", strings.ReplaceAll(strings.ReplaceAll(want, ":x - [0:0]\n", ""), "-A INPUT -j x\n", ""), toolSaves(t, IPv4))
 }
 
-// count sends datagrams through OUTPUT to nobody.
+// count sends datagrams, which OUTPUT has counted when it returns; nobody
+// answers them.
 func count(t *testing.T, n int) {
 	t.Helper()
 	if err := setLoopbackUp(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("udp", "127.0.0.1:9")
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	for range n {
-		_, _ = c.Write([]byte("x")) // it is refused now and then
+		_, _ = c.WriteTo([]byte("x"), c.LocalAddr()) // rules may refuse it
 	}
 }
 
@@ -241,8 +242,15 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			isolate(t)
 			toolRestores(t, IPv4, saved(t, IPv4))
+			// What is sent gets no further, so nothing is counted later.
+			if _, err := tool(IPv4, "", "", "-I", "OUTPUT", "-j", "DROP"); err != nil {
+				t.Fatal(err)
+			}
 			count(t, 3)
 			want := toolSaves(t, IPv4, "-c")
+			if _, nat, _ := strings.Cut(want, "*nat\n"); !strings.Contains(nat, ":OUTPUT ACCEPT [3:87]\n") {
+				t.Fatalf("nothing to lose in\n%s", want)
+			}
 			err := Restore(IPv4, []byte(tt.text))
 			if err == nil || err.Error() != tt.want {
 				t.Errorf("got %v, want %s", err, tt.want)
