@@ -12,7 +12,8 @@ import (
 // ForgetStale looks at everything that is mounted below root, a shared folder,
 // and unmounts what is no longer there. A mount of the host's shows up in the
 // guest as a mount too; when the host has removed it the guest finds out only by
-// looking, and until then the host's file server keeps it busy. root itself stays.
+// looking, and until then the host's file server keeps it busy. root itself stays,
+// but names below it that nobody uses are forgotten.
 func ForgetStale(ctx context.Context, root string) error {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -24,6 +25,13 @@ func ForgetStale(ctx context.Context, root string) error {
 		if err = context.Cause(ctx); err == nil {
 			err = forget(points[i])
 		}
+	}
+	if fd, err := openPlain(root); err == nil {
+		if fs, err := pick(fd); err == nil { // root is mounted
+			_ = unix.FsconfigReconfigure(fs) // a change of nothing drops unused names
+			unix.Close(fs)
+		}
+		unix.Close(fd)
 	}
 	return err
 }
