@@ -70,7 +70,7 @@ func (p *Program) run(ctx context.Context, args []string) error {
 	}
 	verb, args := global.Arg(0), global.Args()[1:]
 	switch verb {
-	case "connect", "vm":
+	case "connect", "vm", "console":
 		return p.session(ctx, o, verb, args)
 	case "help", "version", "examples", "generate-cid", "generate-sid":
 		if len(args) > 0 && verb != "help" {
@@ -78,7 +78,7 @@ func (p *Program) run(ctx context.Context, args []string) error {
 		}
 		return p.print(verb)
 	}
-	return usagef("there is no verb %q; connect, vm, generate-cid, generate-sid, examples, version and help are", verb)
+	return usagef("there is no verb %q; connect, vm, console, generate-cid, generate-sid, examples, version and help are", verb)
 }
 
 // flagError tells a wrong flag from a wish for help.

@@ -12,6 +12,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/host/agentctl/command"
+	"kata/host/agentctl/console"
 	"kata/host/agentctl/dial"
 	"kata/host/agentctl/vm"
 	"kata/host/config"
@@ -23,31 +24,56 @@ import (
 // stateRoot is where running pods have their folders, as the shim makes them.
 const stateRoot = "/run/kata"
 
-// portAgent is the agent's port in a guest (design.md).
-const portAgent = 1024
+// Ports of the agent in a guest (design.md).
+const (
+	portAgent   = 1024
+	portConsole = 1026
+)
 
 // stopTimeout bounds the end of our own machine.
 const stopTimeout = 15 * time.Second
 
 // connect runs the commands on an agent that runs already.
 func (r *runner) connect(ctx context.Context) error {
-	switch {
-	case r.address == "" && r.sandbox == "":
-		return usagef("connect: where the agent is, is missing: --server-address or --sandbox")
-	case r.address != "" && r.sandbox != "":
-		return usagef("connect: --server-address and --sandbox say the same thing twice")
-	case r.sandbox != "":
-		return r.connectSandbox(ctx)
-	}
-	address, err := dial.Parse(r.address)
-	if err != nil {
-		return &usageError{err}
-	}
-	conn, err := r.dial(ctx, address)
+	conn, name, err := r.reach(ctx, "connect", portAgent)
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, conn, command.Config{Address: address.String()})
+	return r.run(ctx, conn, command.Config{Address: name})
+}
+
+// console lets a person type into a shell in a guest.
+func (r *runner) console(ctx context.Context) error {
+	conn, name, err := r.reach(ctx, "console", portConsole)
+	if err != nil {
+		if usage := (*usageError)(nil); errors.As(err, &usage) {
+			return err
+		}
+		return fmt.Errorf("debug console (is debug_console_enabled set?): %w", err)
+	}
+	if err := console.Relay(ctx, r.program.Stdin, r.program.Stdout, conn); err != nil {
+		return fmt.Errorf("debug console at %s: %w", name, err)
+	}
+	return nil
+}
+
+// reach connects to where the flags of a verb say, and names that for people. The
+// port is for a pod, an address has its own.
+func (r *runner) reach(ctx context.Context, verb string, port int) (conn io.ReadWriteCloser, name string, err error) {
+	switch {
+	case r.address == "" && r.sandbox == "":
+		return nil, "", usagef("%s: where the agent is, is missing: --server-address or --sandbox", verb)
+	case r.address != "" && r.sandbox != "":
+		return nil, "", usagef("%s: --server-address and --sandbox say the same thing twice", verb)
+	case r.sandbox != "":
+		return r.reachSandbox(ctx, verb, port)
+	}
+	address, err := dial.Parse(r.address)
+	if err != nil {
+		return nil, "", &usageError{err}
+	}
+	conn, err = r.dial(ctx, address)
+	return conn, address.String(), err
 }
 
 // dial connects; the time that a call may take is this step's too.
@@ -60,34 +86,34 @@ func (r *runner) dial(ctx context.Context, address dial.Address) (io.ReadWriteCl
 	return address.Dial(ctx)
 }
 
-// connectSandbox runs the commands on the agent of a running pod. Its vsock is a
-// device inside the shim, which passes connections on.
-func (r *runner) connectSandbox(ctx context.Context) error {
+// reachSandbox connects to the agent of a running pod. Its vsock is a device
+// inside the shim, which passes connections on.
+func (r *runner) reachSandbox(ctx context.Context, verb string, port int) (conn io.ReadWriteCloser, name string, err error) {
 	namespace, id, qualified := strings.Cut(r.sandbox, "/")
 	if !qualified {
 		namespace, id = "x", r.sandbox
 	}
 	for _, part := range []string{namespace, id} {
 		if part == "" || part == "." || part == ".." || strings.ContainsRune(part, filepath.Separator) {
-			return usagef("connect: %q is not the id of a sandbox", r.sandbox)
+			return nil, "", usagef("%s: %q is not the id of a sandbox", verb, r.sandbox)
 		}
 	}
 	pod, err := sandbox.Lookup(stateRoot, r.sandbox)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	address, err := dial.Parse(fmt.Sprintf("hvsock://%s:%d", pod.AgentSocket(), portAgent))
+	address, err := dial.Parse(fmt.Sprintf("hvsock://%s:%d", pod.AgentSocket(), port))
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	conn, err := r.dial(ctx, address)
+	conn, err = r.dial(ctx, address)
 	switch {
 	case err == nil:
-		return r.run(ctx, conn, command.Config{Address: "sandbox " + pod.String()})
+		return conn, "sandbox " + pod.String(), nil
 	case !pod.Shim.Alive():
-		return fmt.Errorf("sandbox %s: its shim (pid %s) has died: %w", pod, pod.Shim, err)
+		return nil, "", fmt.Errorf("sandbox %s: its shim (pid %s) has died: %w", pod, pod.Shim, err)
 	}
-	return fmt.Errorf("sandbox %s: %w", pod, err)
+	return nil, "", fmt.Errorf("sandbox %s: %w", pod, err)
 }
 
 // bootAndRun runs the commands on the agent of a machine of our own.

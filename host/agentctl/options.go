@@ -76,31 +76,35 @@ func (l *level) Set(text string) error {
 	return nil
 }
 
-// flags returns the flags of a verb, with upstream's short forms.
-func (o *options) flags(verb string, vm bool) *flag.FlagSet {
+// flags returns the flags of connect, vm or console, with upstream's short forms.
+func (o *options) flags(verb string) *flag.FlagSet {
 	f := flag.NewFlagSet(verb, flag.ContinueOnError)
 	f.SetOutput(io.Discard) // failures are told by whoever gets the error
 	both := func(short, long string, define func(name string)) {
 		define(short)
 		define(long)
 	}
+	o.logFlags(f)
+	f.Var(&o.timeout, "timeout", "")
+	if verb != "vm" {
+		f.StringVar(&o.address, "server-address", "", "")
+		f.StringVar(&o.sandbox, "sandbox", "", "")
+	}
+	if verb == "console" {
+		return f
+	}
 	both("c", "cmd", func(name string) { f.Var(&o.commands, name, "") })
 	both("i", "interactive", func(name string) { f.BoolVar(&o.interactive, name, false, "") })
 	both("n", "no-auto-values", func(name string) { f.BoolVar(&o.noDefaults, name, false, "") })
-	o.logFlags(f)
 	f.BoolVar(&o.ignoreErrors, "ignore-errors", false, "")
 	f.BoolVar(&o.json, "json", false, "")
-	f.Var(&o.timeout, "timeout", "")
 	f.StringVar(&o.bundleDir, "bundle-dir", "", "")
-	if vm {
+	if verb == "vm" {
 		f.StringVar(&o.config, "config", "", "")
 		f.StringVar(&o.kernel, "kernel", "", "")
 		f.StringVar(&o.initrd, "initrd", "", "")
 		f.BoolVar(&o.share, "share", false, "")
-		return f
 	}
-	f.StringVar(&o.address, "server-address", "", "")
-	f.StringVar(&o.sandbox, "sandbox", "", "")
 	return f
 }
 

@@ -30,16 +30,16 @@ type runner struct {
 	parsed  []*command.Command
 }
 
-// session serves connect and vm.
+// session serves connect, vm and console.
 func (p *Program) session(ctx context.Context, o *options, verb string, args []string) error {
-	flags := o.flags(verb, verb == "vm")
+	flags := o.flags(verb)
 	if err := flags.Parse(args); err != nil {
 		return p.flagError(err)
 	}
 	if flags.NArg() > 0 {
 		return usagef("%s: %q is too much; a command is given with -c", verb, flags.Arg(0))
 	}
-	if len(o.commands) == 0 && !o.interactive {
+	if verb != "console" && len(o.commands) == 0 && !o.interactive {
 		return usagef("%s: there is nothing to do: give commands with -c, or -i to type them", verb)
 	}
 	r := &runner{options: o, program: p, parser: command.NewParser()}
@@ -53,8 +53,11 @@ func (p *Program) session(ctx context.Context, o *options, verb string, args []s
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if verb == "vm" {
+	switch verb {
+	case "vm":
 		return r.bootAndRun(ctx)
+	case "console":
+		return r.console(ctx)
 	}
 	return r.connect(ctx)
 }

@@ -8,12 +8,13 @@ Calls the agent of a Kata guest by hand: every call of its API, by name.
 verbs:
   connect        connect to an agent and run commands
   vm             boot a machine with an agent, connect to it and run commands
+  console        a shell in a guest whose agent has a debug console
   generate-cid   print a random container id
   generate-sid   print a random sandbox id
   examples       print examples
   version        print the version
 
-flags of connect:
+flags of connect and console:
   --server-address ADDRESS   vsock://CID:PORT, hvsock://PATH:PORT, unix:///PATH
                              or unix://@abstract
   --sandbox [NAMESPACE/]ID   the agent of a running pod, by the id of the pod or of
@@ -25,7 +26,7 @@ flags of vm:
   --initrd FILE     initrd with the agent
   --share           share bundles with the guest, so that containers can run
 
-flags of both:
+flags of connect and vm:
   -c, --cmd COMMAND       run a command; may be given often
   -i, --interactive       then read commands from the terminal or standard input
   --bundle-dir DIR        bundle whose config.json describes containers
@@ -71,6 +72,10 @@ With another command than the bundle's, and a name:
   $ kata-agent-ctl vm --share --bundle-dir /tmp/bundle -c CreateSandbox \
       -c 'CreateContainer cid=web args="sleep 100"' -c StartContainer \
       -c 'ExecProcess exec_id=e args="ls -l /"' -c 'WaitProcess exec_id=e' -c 'ReadStdout exec_id=e'
+
+A shell in a running pod's guest (debug_console_enabled, an image with a shell):
+
+  $ kata-agent-ctl console --sandbox web
 
 Send a signal:
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"kata/host/sandbox"
 	"kata/host/vsock"
 	"kata/test/harness"
 )
@@ -24,10 +25,7 @@ const consoleLimit = time.Minute
 // withConsole lets the container's guest have a debug console.
 func (t *test) withConsole(c harness.Container, initrd string) harness.Container {
 	t.Helper()
-	repo, err := harness.Repository()
-	if err != nil {
-		t.Fatal(err)
-	}
+	repo := repository(t)
 	settings := map[string]string{}
 	if initrd != "" {
 		settings["initrd"] = fmt.Sprintf("%q", initrd)
@@ -38,10 +36,7 @@ func (t *test) withConsole(c harness.Container, initrd string) harness.Container
 // debugImage builds the image's debug variant as an operator does.
 func (t *test) debugImage() string {
 	t.Helper()
-	repo, err := harness.Repository()
-	if err != nil {
-		t.Fatal(err)
-	}
+	repo := repository(t)
 	dir := t.TempDir()
 	out, err := exec.CommandContext(t.ctx, filepath.Join(repo.Bin(), "kata-image"), "initrd",
 		"-variant", "debug", "-agent", filepath.Join(repo.Bin(), "kata-agent"), "-cache", dir, "-o", dir).CombinedOutput()
@@ -56,7 +51,11 @@ func (t *test) console(id string) net.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.ctx, consoleLimit)
 	defer cancel()
-	conn, err := (&vsock.Hybrid{Path: filepath.Join("/run/kata", id, "agent.sock")}).Dial(ctx, 1026)
+	pod, err := sandbox.Lookup("/run/kata", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := (&vsock.Hybrid{Path: pod.AgentSocket()}).Dial(ctx, 1026)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +81,22 @@ func TestDebugConsoleOfAPod(t *testing.T) {
 				t.Errorf("no answer: %v", lines.Err())
 			}
 		}
+		// A third one, as an operator opens it.
+		ctl := exec.CommandContext(t.ctx, filepath.Join(repository(t).Bin(), "kata-agent-ctl"), "console", "--sandbox", id)
+		ctl.Stdin = strings.NewReader("echo \"a\"nswer $((6*7))\n")
+		if out, err := ctl.CombinedOutput(); err != nil || !strings.Contains(string(out), "answer 42\r\n") {
+			t.Errorf("kata-agent-ctl console: %q, %v", out, err)
+		}
 	})
+}
+
+func repository(t *test) harness.Repo {
+	t.Helper()
+	repo, err := harness.Repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return repo
 }
 
 func TestDebugConsoleOfAGuestWithoutAShell(t *testing.T) {
