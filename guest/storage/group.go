@@ -137,19 +137,19 @@ func chown(fd, group int) (directory bool, err error) {
 	return directory, os.NewSyscallError("chmod", unix.Chmod(procPath(fd), mode))
 }
 
-// takeGroup takes the option fsgid= out of the options of j: the group that the
-// directory itself is given to.
+// takeGroup takes the option fsgid=, or fsGroup=, out of the options of j: the
+// group that the directory itself is given to.
 func (j *job) takeGroup() (group int, options []string, err error) {
 	group = -1
 	for _, option := range j.Options {
-		value, ok := strings.CutPrefix(option, "fsgid=")
-		if !ok {
+		key, value, _ := strings.Cut(option, "=")
+		if key != "fsgid" && key != "fsGroup" {
 			options = append(options, option)
 			continue
 		}
 		n, err := strconv.ParseUint(value, 10, 32)
 		if err != nil || n == 1<<32-1 {
-			return 0, nil, invalid("option", option, "is not fsgid=NUMBER")
+			return 0, nil, invalid("option", option, "is not the number of a group")
 		}
 		group = int(n)
 	}

@@ -28,8 +28,8 @@
 //     made, in the guest's memory, and go with the overlay.
 //   - erofs.multi-layer: an overlay of disks; see layers.go.
 //
-// The option fsgid= of ephemeral and local is the group that the directory is
-// given to; fs_group does that for whole file systems.
+// The option fsgid= (or fsGroup=) of ephemeral and local is the group that the
+// directory is given to; fs_group does that for whole file systems.
 package storage
 
 import (

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -147,6 +148,85 @@ func TestLocalIsADirectoryOfTheModeAndGroup(t *testing.T) {
 	}
 }
 
+func TestAGroupCanBeAnOption(t *testing.T) {
+	m, root := newManager(t)
+	for i, tt := range []struct {
+		storage *agentpb.Storage
+		mode    uint32
+	}{
+		{&agentpb.Storage{Driver: "local", Options: []string{"fsgid=77", "mode=0777"}}, 0o2777},
+		{&agentpb.Storage{Driver: "local", Options: []string{"mode=0700", "fsGroup=77"}}, 0o2700},
+		{&agentpb.Storage{Driver: "ephemeral", Options: []string{"fsgid=77", "size=64k", "mode=0750"}}, 0o2750},
+	} {
+		tt.storage.MountPoint = filepath.Join(root, strconv.Itoa(i))
+		set, err := m.Mount(t.Context(), []*agentpb.Storage{tt.storage})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stat unix.Stat_t
+		if err := unix.Stat(tt.storage.MountPoint, &stat); err != nil || stat.Gid != 77 || stat.Mode&0o7777 != tt.mode {
+			t.Errorf("%v: group %d, mode %o, %v", tt.storage.Options, stat.Gid, stat.Mode, err)
+		}
+		if err := set.Unmount(); err != nil {
+			t.Error(err)
+		}
+		for _, option := range []string{"fsgid=", "fsgid=x", "fsGroup=-1", "fsgid=4294967295", "fsgid=4294967296"} {
+			var invalid *InvalidError
+			s := &agentpb.Storage{Driver: tt.storage.Driver, Options: []string{option}, MountPoint: tt.storage.MountPoint}
+			if _, err := m.Mount(t.Context(), []*agentpb.Storage{s}); !errors.As(err, &invalid) || !strings.Contains(err.Error(), option) {
+				t.Errorf("%s: %v", option, err)
+			}
+		}
+	}
+}
+
+func TestSharedStoragesStayForThePod(t *testing.T) {
+	m, root := newManager(t)
+	shared := shm(root + "/shared")
+	shared.Shared = true
+	mount := func() *Set {
+		t.Helper()
+		set, err := m.Mount(t.Context(), []*agentpb.Storage{shared})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	is := func(what string, want int) {
+		t.Helper()
+		if got := mounts(t, root); got != want {
+			t.Errorf("%s: %d mounts, want %d", what, got, want)
+		}
+	}
+	one, two := mount(), mount()
+	if err := one.Unmount(); err != nil { // its container was not made after all
+		t.Error(err)
+	}
+	is("one of two gone", 1)
+	for range 2 {
+		if err := two.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	is("released", 1)
+	for range 2 {
+		if err := mount().Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	is("released again", 1)
+	for range 2 {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	is("closed", 0)
+	if err := mount().Unmount(); err != nil {
+		t.Error(err)
+	}
+	is("rolled back", 0)
+}
+
 func TestAFailureUndoesWhatCameBefore(t *testing.T) {
 	m, root := newManager(t)
 	_, err := m.Mount(t.Context(), []*agentpb.Storage{
@@ -234,6 +314,20 @@ func TestSenselessStoragesAreNamed(t *testing.T) {
 		{"nothing", nil, "entry"},
 		{"no driver", &agentpb.Storage{MountPoint: root + "/x"}, `driver ""`},
 		{"unknown driver", &agentpb.Storage{Driver: "floppy", MountPoint: root + "/x"}, `driver "floppy"`},
+		{"encryption", &agentpb.Storage{Driver: "blk", DriverOptions: []string{"encryption_key=ephemeral"}, MountPoint: root + "/x"}, "confidential data hub"},
+		{"no source", &agentpb.Storage{Driver: "blk", Fstype: "ext4", MountPoint: root + "/x"}, `source ""`},
+		{"wrong PCI path", &agentpb.Storage{Driver: "blk", Source: "02/99", Fstype: "ext4", MountPoint: root + "/x"}, `source "02/99"`},
+		{"wrong SCSI address", &agentpb.Storage{Driver: "scsi", Source: "02", Fstype: "ext4", MountPoint: root + "/x"}, `source "02"`},
+		{"no node", &agentpb.Storage{Driver: "nvdimm", Source: "pmem0", Fstype: "ext4", MountPoint: root + "/x"}, `source "pmem0"`},
+		{"a node elsewhere", &agentpb.Storage{Driver: "blk", Source: "/dev/../etc/passwd", Fstype: "ext4", MountPoint: root + "/x"}, "source"},
+		{"no file system", &agentpb.Storage{Driver: "blk", Source: "02/01", MountPoint: root + "/x"}, `fstype ""`},
+		{"no lower layers", &agentpb.Storage{Driver: "overlayfs", Options: []string{"upperdir=/a", "workdir=/b"}, MountPoint: root + "/x"}, "lowerdir="},
+		{"half of an upper layer", &agentpb.Storage{Driver: "overlayfs", Options: []string{"lowerdir=/", "upperdir=/b"}, MountPoint: root + "/x"}, "workdir="},
+		{"two upper layers", &agentpb.Storage{Driver: "overlayfs", Options: []string{"lowerdir=/", "upperdir=/b", "workdir=/c", optionReadWrite}, MountPoint: root + "/x"}, "workdir="},
+		{"an unknown option of upstream's kind", &agentpb.Storage{Driver: "overlayfs", Options: []string{"lowerdir=/", "io.katacontainers.fs-opt.other"}, MountPoint: root + "/x"}, "io.katacontainers.fs-opt.other"},
+		{"an unknown policy", &agentpb.Storage{Driver: "local", MountPoint: root + "/x", FsGroup: &agentpb.FSGroup{GroupChangePolicy: 7}}, `fs_group.group_change_policy "7"`},
+		{"an upper layer alone", &agentpb.Storage{Driver: "erofs.multi-layer", Source: "02", Fstype: "ext4", MountPoint: root + "/x"}, "without lower ones"},
+		{"a group on layers", &agentpb.Storage{Driver: "erofs.multi-layer", Source: "02", MountPoint: root + "/x", FsGroup: &agentpb.FSGroup{GroupId: 5}}, `fs_group "5"`},
 		{"driver options", &agentpb.Storage{Driver: "local", DriverOptions: []string{"a=b"}, MountPoint: root + "/x"}, `driver_options "a=b"`},
 		{"no mount point", shm(""), `mount_point ""`},
 		{"mount point elsewhere", shm("/etc"), `mount_point "/etc"`},
