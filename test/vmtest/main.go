@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	f.StringVar(&o.params, "append", "", "more kernel parameters")
 	f.IntVar(&o.memory, "m", 1024, "memory of a VM, MiB")
 	f.IntVar(&o.cpus, "smp", 2, "vCPUs of a VM")
-	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "deadline of the tests of a package; the VM ends half a minute later")
+	f.DurationVar(&o.timeout, "timeout", 20*time.Minute, "deadline of the tests of a package; the VM ends half a minute later")
 	f.Usage = func() {
 		fmt.Fprintln(f.Output(), "usage: vmtest [flags] PACKAGE... [-- TEST FLAGS]")
 		f.PrintDefaults()
