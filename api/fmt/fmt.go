@@ -7,11 +7,11 @@
 // reflection, floating point and all: 280 KB of an agent of 3.5 MB (measured),
 // and pages that a guest keeps in memory. Here are the verbs %s %q %d %v %w %t
 // %x and %c with width, and the flags '-', '0' and '#', for texts, numbers,
-// truth values, bytes, errors, durations, and slices of these.
+// truth values, bytes, errors, durations, and slices of the plain ones.
 //
 // Values with a String method have to be asked for it: called through an
-// interface, the methods of that name of all types are kept, of time.Time for
-// one, with all of its formats and time zones. A test (test/repository) finds
+// interface, the methods of that name of all types would be kept, of time.Time
+// for one, with all of its formats and time zones. A test (test/repository) finds
 // operands that are not possible.
 package fmt
 

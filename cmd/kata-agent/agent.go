@@ -247,7 +247,7 @@ func (a *agent) serve(ctx context.Context) error {
 			return a.shutdown(ctx, server, served)
 		case s := <-signals:
 			if a.init {
-				a.log.Debug("signal ignored", "signal", s.String())
+				a.log.Debug("signal ignored", "signal", int(s.(unix.Signal)))
 				continue // an init that ends takes the machine with it
 			}
 			_ = pod.Destroy(ctx)

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -37,7 +37,7 @@ func (s *Service) listProcesses(_ context.Context, req *agentpb.ListProcessesReq
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(pids)
+	sort.Sort(sort.IntSlice(pids))
 	if req.Format == "json" {
 		return &agentpb.ListProcessesResponse{ProcessList: jsonNumbers(pids)}, nil
 	}

@@ -2,9 +2,9 @@ package cgroup
 
 import (
 	"errors"
-	"maps"
 	"math"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -129,11 +129,22 @@ func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 		all = append(all, setting{file: file + ".max", value: value},
 			setting{file: file + ".rsvd.max", value: value, optional: true})
 	}
-	for _, device := range slices.Sorted(maps.Keys(r.Rdma)) {
+	for _, device := range sortedKeys(r.Rdma) {
 		all = append(all, setting{file: "rdma.max", value: rdmaLimit(device, r.Rdma[device])})
 	}
 	unified, err := unifiedSettings(r.Unified)
 	return append(all, unified...), err
+}
+
+// sortedKeys returns the keys of m in order. (Package sort has one body for all
+// types; that of slices is linked for each.)
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	sort.Sort(sort.StringSlice(keys))
+	return keys
 }
 
 // limit is n, or "max" for the numbers that mean none.
@@ -326,7 +337,7 @@ func rdmaLimit(device string, r *ocipb.LinuxRdma) string {
 // move or stop processes; only their limits are allowed.
 func unifiedSettings(unified map[string]string) ([]setting, error) {
 	var all []setting
-	for _, file := range slices.Sorted(maps.Keys(unified)) {
+	for _, file := range sortedKeys(unified) {
 		core := strings.HasPrefix(file, "cgroup.") && !strings.HasPrefix(file, "cgroup.max.")
 		if core || strings.Contains(file, "/") || !strings.Contains(file, ".") {
 			return nil, fmt.Errorf("unified resource %q is not a file of a controller", file)

@@ -19,7 +19,7 @@ func walk(path string, f func(dir string) error) error {
 		err := f(dir)
 		var entries []os.DirEntry
 		if err == nil {
-			entries, err = os.ReadDir(dir)
+			entries, err = readDir(dir)
 		}
 		if err != nil && (dir == path || !gone(err)) {
 			return err
@@ -31,6 +31,16 @@ func walk(path string, f func(dir string) error) error {
 		}
 	}
 	return nil
+}
+
+// readDir is os.ReadDir in any order.
+func readDir(dir string) ([]os.DirEntry, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := d.ReadDir(-1)
+	return entries, errors.Join(err, d.Close())
 }
 
 // gone reports whether err says that a group was removed while it was read.

@@ -3,9 +3,8 @@ package container
 import (
 	"context"
 	"errors"
-	"maps"
 	"os"
-	"slices"
+	"sort"
 	"strings"
 	"syscall"
 	"time"
@@ -224,7 +223,10 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 
 // begin gives a stage its job.
 func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees) error {
-	job.Trees = slices.Sorted(maps.Keys(trees))
+	for at := range trees {
+		job.Trees = append(job.Trees, at)
+	}
+	sort.Sort(sort.IntSlice(job.Trees))
 	message, err := job.Marshal()
 	if err != nil {
 		return &SpecError{err.Error()}

@@ -66,15 +66,17 @@ func (u *users) equal(v *users) bool {
 	return equalMappings(u.uids, v.uids) && equalMappings(u.gids, v.gids)
 }
 
+// equalMappings compares mappings that are valid, of which none is there twice.
 func equalMappings(a, b []*ocipb.LinuxIDMapping) bool {
-	sorted := func(mappings []*ocipb.LinuxIDMapping) []*ocipb.LinuxIDMapping {
-		mappings = slices.Clone(mappings)
-		slices.SortFunc(mappings, func(a, b *ocipb.LinuxIDMapping) int { return int(int64(a.ContainerID) - int64(b.ContainerID)) })
-		return mappings
+	for _, m := range a {
+		same := func(n *ocipb.LinuxIDMapping) bool {
+			return n.ContainerID == m.ContainerID && n.HostID == m.HostID && n.Size == m.Size
+		}
+		if !slices.ContainsFunc(b, same) {
+			return false
+		}
 	}
-	return slices.EqualFunc(sorted(a), sorted(b), func(a, b *ocipb.LinuxIDMapping) bool {
-		return a.ContainerID == b.ContainerID && a.HostID == b.HostID && a.Size == b.Size
-	})
+	return len(a) == len(b)
 }
 
 // check says which of a process's IDs is not mapped.

@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -182,7 +183,7 @@ func readDir(dir string) ([]string, error) {
 	}
 	names, err := file.Readdirnames(-1)
 	err = errors.Join(ignoreMissing(err), file.Close())
-	slices.Sort(names)
+	sort.Sort(sort.StringSlice(names))
 	return names, err
 }
 

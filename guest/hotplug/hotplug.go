@@ -18,7 +18,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +110,7 @@ func numbered(dir, name string) ([]int, error) {
 			numbers = append(numbers, n)
 		}
 	}
-	slices.Sort(numbers)
+	sort.Sort(sort.IntSlice(numbers))
 	return numbers, err
 }
 

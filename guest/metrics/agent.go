@@ -79,9 +79,12 @@ func (p *page) process(stat []string) {
 		p.number(limit.Cur)
 	}
 	// Without the one that lists them.
-	if open, err := os.ReadDir(p.root + "/self/fd"); err == nil {
-		p.gauge("kata_agent_process_open_fds", "Number of open file descriptors")
-		p.number(uint64(max(len(open)-1, 0)))
+	if folder, err := os.Open(p.root + "/self/fd"); err == nil {
+		if open, err := folder.Readdirnames(-1); err == nil {
+			p.gauge("kata_agent_process_open_fds", "Number of open file descriptors")
+			p.number(uint64(max(len(open)-1, 0)))
+		}
+		_ = folder.Close()
 	}
 }
 

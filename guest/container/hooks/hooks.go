@@ -26,9 +26,11 @@
 package hooks
 
 import (
+	"errors"
 	"math"
 	"os"
 	"path"
+	"sort"
 	"strings"
 	"time"
 
@@ -139,26 +141,37 @@ func Find(dir string) (*ocipb.Hooks, error) {
 	}
 	found := &ocipb.Hooks{}
 	for _, k := range kinds() {
-		entries, err := os.ReadDir(dir + "/" + string(k))
+		names, err := readNames(dir + "/" + string(k))
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			file := path.Join(dir, string(k), e.Name())
+		for _, name := range names {
+			file := path.Join(dir, string(k), name)
 			info, err := os.Stat(file) // of what a link leads to
 			if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
 				continue
 			}
 			hooks := row(found, k)
 			*hooks = append(*hooks, &ocipb.Hook{
-				Path: file, Args: []string{e.Name(), string(k)}, Timeout: int64(FolderTimeout / time.Second),
+				Path: file, Args: []string{name, string(k)}, Timeout: int64(FolderTimeout / time.Second),
 			})
 		}
 	}
 	return found, nil
+}
+
+// readNames returns what is in a folder, in order.
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := d.Readdirnames(-1)
+	sort.Sort(sort.StringSlice(names))
+	return names, errors.Join(err, d.Close())
 }
 
 // Join returns the hooks of a, each kind followed by those of b. Both may be
