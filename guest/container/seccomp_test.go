@@ -48,7 +48,7 @@ func TestSeccomp(t *testing.T) {
 			}
 		})
 	}
-	for name, filter := range map[string][]byte{"empty": {}, "cut short": denyUname()[:12]} {
+	for name, filter := range map[string][]byte{"empty": {}, "cut short": denyUname()[:12], "without an end": denyUname()[:24]} {
 		_, _, err := create(t, rt, in(makeRootfs(t), "true", func(s *ocipb.Spec) {
 			s.Linux.Seccomp = &ocipb.LinuxSeccomp{Filters: [][]byte{filter}}
 		}))

@@ -1,7 +1,7 @@
 // Package seccomp loads the programs of a container's seccomp profile.
 //
 // The host compiles profiles (kata/host/seccomp); here bytes go into the
-// kernel, unread. It does not make room for them: without CAP_SYS_ADMIN the
+// kernel. It does not make room for them: without CAP_SYS_ADMIN the
 // caller sets no_new_privs first. A program is for ever, for the thread that
 // loads it and what it becomes: the container's init stage calls Load on the
 // locked thread that goes on to execve.
@@ -22,14 +22,15 @@ const instruction = 8
 // Listens says whether loading with these flags makes a listener.
 func Listens(flags uint32) bool { return flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
 
-// Check says what is wrong with programs and flags as far as their shape
-// tells, so that a request can be refused before there is a process; the
-// kernel reads the instructions when they are loaded. The error names the
-// program by its place.
+// Check says what is wrong with programs and flags, so that a request can be
+// refused before there is a process. The error names the program by its place.
 func Check(filters [][]byte, flags uint32) error {
 	for i, filter := range filters {
 		if n := len(filter); n == 0 || n%instruction != 0 || n/instruction > unix.BPF_MAXINSNS {
 			return fmt.Errorf("seccomp filter %d has %d bytes, which is not a program", i, n)
+		}
+		if err := check(filter); err != nil {
+			return fmt.Errorf("seccomp filter %d: %w", i, err)
 		}
 	}
 	// Not TSYNC: the threads of this process are not the container's.

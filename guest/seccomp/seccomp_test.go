@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +71,11 @@ func play(scene string) error {
 	case "nonsense":
 		_, err := Load([][]byte{make([]byte, 8)}, 0)
 		return err
+	case "unwritten":
+		_, err := Load([][]byte{sock(unix.SockFilter{Code: unix.BPF_LD | unix.BPF_MEM}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_A})}, 0)
+		return err
+	case "agree":
+		return agree()
 	case "listener":
 		fd, err := Load([][]byte{deny(unix.SYS_GETPPID, unix.SECCOMP_RET_USER_NOTIF)}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
 		if err != nil {
@@ -93,10 +100,44 @@ func play(scene string) error {
 	return fmt.Errorf("no scene %q", scene)
 }
 
+// agree puts every kind of instruction before the kernel, behind a return, so
+// that programs change nothing, and compares its verdict with check's.
+func agree() error {
+	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
+	write := unix.SockFilter{Code: unix.BPF_ST} // to the memory that a load may read
+	possible := 0
+	for code := range uint16(1 << 9) {
+		for _, k := range []uint32{0, 1, 2, 3, 4, 15, 16, 31, 32, 60, 61, 62, 64, 1 << 31} {
+			for _, jump := range []uint8{0, 1, 2, 255} {
+				program := sock(allow, write, unix.SockFilter{Code: code, Jt: jump, Jf: 0, K: k}, allow, allow)
+				ours := check(program)
+				prog := unix.SockFprog{Len: uint16(len(program) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))}
+				_, _, theirs := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+				if theirs == unix.ENOMEM {
+					return fmt.Errorf("after %d programs: %w", possible, theirs) // as many as a thread may have
+				}
+				unwritten := code&^1 == unix.BPF_LD|unix.BPF_MEM && k > 0
+				if (ours == nil) != (theirs == 0) && !unwritten {
+					return fmt.Errorf("code %#x, %d, %d: %v, and the kernel: %v", code, jump, k, ours, theirs)
+				}
+				if theirs == 0 {
+					possible++
+				}
+			}
+		}
+	}
+	if possible < 100 {
+		return fmt.Errorf("only %d programs were possible", possible)
+	}
+	return nil
+}
+
 func TestLoad(t *testing.T) {
 	for _, test := range []struct{ is, scene, want string }{
 		{"programs are loaded in their order", "order", "getppid: invalid cross-device link"},
-		{"what is no program is refused by the kernel", "nonsense", "load seccomp filter 0 of 1 instructions: invalid argument"},
+		{"what is no program is not loaded", "nonsense", "seccomp filter 0: instruction 0, the last, is no return"},
+		{"what reads memory that was not written is refused by the kernel", "unwritten", "load seccomp filter 0 of 2 instructions: invalid argument"},
+		{"the kernel finds the same programs possible", "agree", ""},
 		{"a listener is returned, close-on-exec", "listener", "getppid: function not implemented"},
 		{"no program restricts nothing", "none", ""},
 	} {
@@ -113,6 +154,7 @@ func TestLoad(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	fine := deny(1, errno)
+	long := bytes.Repeat(fine[24:], unix.BPF_MAXINSNS)
 	const listener, wait = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	for _, test := range []struct {
 		is      string
@@ -122,7 +164,10 @@ func TestCheck(t *testing.T) {
 	}{
 		{"no program", nil, 0, ""},
 		{"several programs", [][]byte{fine, fine}, unix.SECCOMP_FILTER_FLAG_LOG | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, ""},
-		{"the longest program", [][]byte{make([]byte, 8*unix.BPF_MAXINSNS)}, 0, ""},
+		{"the longest program", [][]byte{long}, 0, ""},
+		{"a program that is cut off", [][]byte{fine, fine[:24]}, 0, "seccomp filter 1: instruction 1 (code 0x15, 0, 1, 0x1) is not possible"},
+		{"a jump behind the end", [][]byte{sock(unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: 7}, unix.SockFilter{Code: unix.BPF_RET})}, 0,
+			"seccomp filter 0: instruction 0 (code 0x5, 0, 0, 0x7) is not possible"},
 		{"a longer one", [][]byte{fine, make([]byte, 8*unix.BPF_MAXINSNS+8)}, 0, "seccomp filter 1 has 32776 bytes"},
 		{"an empty program", [][]byte{{}}, 0, "seccomp filter 0 has 0 bytes"},
 		{"half an instruction", [][]byte{fine[:12]}, 0, "seccomp filter 0 has 12 bytes"},
