@@ -13,6 +13,7 @@ VERSION   := $(shell sed -nE 's/^const Version = "(.*)"/\1/p' host/version/versi
 COMMIT    ?= $(shell git describe --match= --always --abbrev=40 --dirty 2>/dev/null || echo unknown)
 LDFLAGS_  := -s -w -X main.version=$(VERSION) -X kata/host/version.commit=$(COMMIT)
 COMMANDS  := $(notdir $(wildcard cmd/*))
+BIN       := bin
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
@@ -65,11 +66,15 @@ setup: ## install what is missing from the distribution
 	install() { apt install --no-install-recommends "$${missing[@]}"; }; \
 	install || { echo "updating the package lists first"; apt update && install; }
 
+# The agent is built for size: without inlining and with functions close together,
+# 0.3 MB; and with a runtime for a small heap.
 .PHONY: build
 build: ## build the binaries into bin/
 	@overlay=$$($(GO) run ./tools/agentruntime -output build/_agentruntime); \
 	for c in $(COMMANDS); do \
-		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) $$([[ $$c != kata-agent ]] || echo -overlay "$$overlay") -ldflags '$(LDFLAGS_)' -o bin/$$c ./cmd/$$c; \
+		flags=(-ldflags '$(LDFLAGS_)'); \
+		[[ $$c != kata-agent ]] || flags=(-overlay "$$overlay" -gcflags 'all=-l' -ldflags '$(LDFLAGS_) -funcalign=8'); \
+		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) "$${flags[@]}" -o $(BIN)/$$c ./cmd/$$c; \
 	done
 
 .PHONY: guest

@@ -4,7 +4,8 @@
 //
 //	go build -overlay "$(go run ./tools/agentruntime -output DIR)" ./cmd/kata-agent
 //
-// What changes are constants that only say how much is allocated at a time:
+// What changes are, first, constants that only say how much is allocated at a
+// time:
 //
 //   - the tables of each size class's spans, 2 KiB and 4 KiB apiece however few
 //     spans there are, and there are four tables for each of some thirty classes
@@ -12,9 +13,15 @@
 //     is cleared as a whole
 //
 // They are never given back; in the agent they are half a megabyte. The tables
-// grow as before where that is too little. A runtime that does not have these
-// lines is left as it is, with a warning: the agent works, and is half a megabyte
-// bigger.
+// grow as before where that is too little.
+//
+// Second, a panic with a value that is no error and no string is not asked for
+// its String any more: since it might be any type's, the linker keeps that method
+// of all types, and with time.Time's all formats of times and the time zones, in
+// all 65 KB. The agent panics with errors and strings.
+//
+// A runtime that does not have these lines is left as it is, with a warning: the
+// agent works, and is bigger.
 package main
 
 import (
@@ -36,6 +43,8 @@ var changes = []change{
 	{"mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 64 "},
 	{"mspanset.go", "spanSetInitSpineCap = 256 ", "spanSetInitSpineCap = 16 "},
 	{"mheap.go", "const gcBitsChunkBytes = uintptr(64 << 10)", "const gcBitsChunkBytes = uintptr(16 << 10)"},
+	{"panic.go", "case stringer:", "case interface{ panicText() string }:"},
+	{"panic.go", "p.arg = v.String()", "p.arg = v.panicText()"},
 }
 
 func main() {
