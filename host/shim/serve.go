@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -162,8 +163,12 @@ func (s *server) run(ctx context.Context) error {
 // finds a shim that serves.
 func (s *server) close() error {
 	var errs []error
-	if err := os.Remove(s.listener.Addr().String()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	socket := s.listener.Addr().String()
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("remove the socket: %w", err))
+	}
+	if err := bootstrap.Sweep(filepath.Dir(socket)); err != nil {
+		s.log.Warn("remove sockets of others that are dead", "error", err)
 	}
 	bounded := func(limit time.Duration, step func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)

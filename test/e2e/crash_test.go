@@ -167,6 +167,11 @@ func TestStartFailsWhenAPartOfThePodIsKilledMeanwhile(t *testing.T) {
 					t.Errorf("ctr ended %v after %s was killed", took, victim.name)
 				}
 				t.clear(c.ID)
+				if victim.name == "the shim" {
+					// containerd 1.6 has nobody clean up after a shim that it has not
+					// spoken to yet; the next pod does.
+					t.wantOutput(t.succeed(t.sh("echo well")), "well\n", "")
+				}
 			})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"kata/test/leaktest"
 )
@@ -106,6 +107,53 @@ func TestListenTakesOverOnlyFromTheDead(t *testing.T) {
 	_ = f.Close()
 	if _, err := Listen("/" + strings.Repeat("x", 200)); err == nil || !strings.Contains(err.Error(), "longer") {
 		t.Errorf("too long a path: %v", err)
+	}
+}
+
+func TestSweepRemovesOnlyOurDead(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "ks") // short, for the addresses
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	inv := Invocation{Namespace: "ns", Address: "/c"}
+	live, err := Listen(socketPath(dir, inv, "live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	quiet, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(quiet)
+	if err := unix.Bind(quiet, &unix.SockaddrUnix{Name: socketPath(dir, inv, "bound, and does not listen yet")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{socketPath(dir, inv, "dead"), filepath.Join(dir, "another's")} {
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := Sweep(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]bool{
+		socketPath(dir, inv, "live"): true, socketPath(dir, inv, "bound, and does not listen yet"): true,
+		filepath.Join(dir, "another's"): true, socketPath(dir, inv, "dead"): false,
+	} {
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := Sweep(filepath.Join(dir, "nothing")); err != nil {
+		t.Error(err)
 	}
 }
 

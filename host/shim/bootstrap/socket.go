@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,12 +24,14 @@ const (
 	maxSocketPath = 107
 	scheme        = "unix://"
 	probeTimeout  = time.Second
+	// suffix tells our sockets from those of other shims in the same folder.
+	suffix = ".kata"
 )
 
 // socketPath is where the shim of a sandbox listens: in dir, by containerd's
-// convention a hash of daemon, namespace and id.
+// convention a hash of daemon, namespace and id, with our suffix.
 func socketPath(dir string, inv Invocation, id string) string {
-	return filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256([]byte(filepath.Join(inv.Address, inv.Namespace, id)))))
+	return filepath.Join(dir, fmt.Sprintf("%x"+suffix, sha256.Sum256([]byte(filepath.Join(inv.Address, inv.Namespace, id)))))
 }
 
 // socketDir chooses the folder for sockets: the one that containerd names, else
@@ -109,4 +112,27 @@ func alive(path string) bool {
 		return true
 	}
 	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT)
+}
+
+// Sweep removes the sockets in a folder that shims of ours have left. When
+// "start" and the server are killed together, or the server before containerd
+// has connected, nobody is told to clean up after them: containerd calls
+// "delete" only for a shim that it has spoken to.
+func Sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	// A socket is bound before it listens, and refuses in between.
+	bound, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range left {
+		if !bytes.Contains(bound, []byte(" "+path+"\n")) {
+			errs = append(errs, removeDead(path))
+		}
+	}
+	return errors.Join(errs...)
 }
