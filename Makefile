@@ -112,7 +112,7 @@ test-oracle: ## the seccomp compiler against libseccomp
 .PHONY: test-vm
 test-vm: guest ## tests of the host's packages that boot a VM
 	@echo "== tests with a VM"
-	KATA_TEST_KERNEL=$(CURDIR)/build/guest/vmlinux $(GO) test -tags no_grpc,vm -count=1 $(VM_TESTS)
+	KATA_TEST_KERNEL=$(CURDIR)/build/guest/vmlinux $(GO) test -tags no_grpc,vm -count=1 -timeout 30m $(VM_TESTS)
 
 .PHONY: test-guest
 test-guest: guest ## tests of the guest's packages, as root inside a VM

@@ -4,6 +4,8 @@ package hotplug
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,10 +25,21 @@ func usesStorage(v *VM, id string, s *agentpb.Storage) {
 	}
 }
 
-// TestDisksOnEveryBus plugs disks at PCI paths of one to four bridges before and
-// after the container is asked for, uses them, and unplugs them.
+// TestDisksOnEveryBus uses a disk on the root bus, and plugs disks in behind one
+// to three bridges, uses them and unplugs them.
 func TestDisksOnEveryBus(t *testing.T) {
-	v := Boot(t, Options{}).Sandbox()
+	cold := filepath.Join(t.TempDir(), "cold")
+	if err := os.WriteFile(cold, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(cold, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	(&VM{TB: t}).Command(append(Ext4(), cold)...)
+	v := Boot(t, Options{Args: []string{
+		"-blockdev", "driver=raw,node-name=cold,file.driver=file,file.filename=" + cold, "-device", "virtio-blk-pci,drive=cold,addr=0d",
+	}}).Sandbox()
+	usesStorage(v, "cold", &agentpb.Storage{Driver: "blk", Source: "0d", Fstype: "ext4", MountPoint: "/run/kata-containers/cold/data"})
 	for _, tt := range []struct{ bus, addr, path string }{
 		{"port0", "0", "04/00"},
 		{"legacy", "2", "07/02"},
