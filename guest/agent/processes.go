@@ -37,7 +37,7 @@ func (s *Service) listProcesses(_ context.Context, req *agentpb.ListProcessesReq
 	if err != nil {
 		return nil, err
 	}
-	sort.Sort(sort.IntSlice(pids))
+	sort.Stable(sort.IntSlice(pids))
 	if req.Format == "json" {
 		return &agentpb.ListProcessesResponse{ProcessList: jsonNumbers(pids)}, nil
 	}

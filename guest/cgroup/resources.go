@@ -143,7 +143,7 @@ func sortedKeys[V any](m map[string]V) []string {
 	for key := range m {
 		keys = append(keys, key)
 	}
-	sort.Sort(sort.StringSlice(keys))
+	sort.Stable(sort.StringSlice(keys))
 	return keys
 }
 

@@ -226,7 +226,7 @@ func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees)
 	for at := range trees {
 		job.Trees = append(job.Trees, at)
 	}
-	sort.Sort(sort.IntSlice(job.Trees))
+	sort.Stable(sort.IntSlice(job.Trees))
 	message, err := job.Marshal()
 	if err != nil {
 		return &SpecError{err.Error()}

@@ -183,7 +183,7 @@ func readDir(dir string) ([]string, error) {
 	}
 	names, err := file.Readdirnames(-1)
 	err = errors.Join(ignoreMissing(err), file.Close())
-	sort.Sort(sort.StringSlice(names))
+	sort.Stable(sort.StringSlice(names))
 	return names, err
 }
 

@@ -110,7 +110,7 @@ func numbered(dir, name string) ([]int, error) {
 			numbers = append(numbers, n)
 		}
 	}
-	sort.Sort(sort.IntSlice(numbers))
+	sort.Stable(sort.IntSlice(numbers))
 	return numbers, err
 }
 

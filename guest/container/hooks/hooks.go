@@ -170,7 +170,7 @@ func readNames(dir string) ([]string, error) {
 		return nil, err
 	}
 	names, err := d.Readdirnames(-1)
-	sort.Sort(sort.StringSlice(names))
+	sort.Stable(sort.StringSlice(names))
 	return names, errors.Join(err, d.Close())
 }
 
