@@ -42,9 +42,20 @@
 // # What it is not
 //
 // It keeps no table of containers and no state on disk; that, streams, storages
-// and the network are the agent's. Namespaces of type user and time, joining a
-// mount namespace and ID-mapped mounts are refused, not ignored.
-// AppArmor and SELinux labels have no effect in the guest.
+// and the network are the agent's. Interfaces to move and resctrl are refused,
+// not ignored. AppArmor and SELinux labels have no effect in the guest.
+//
+// # User namespaces
+//
+// A stage in a user namespace has no rights outside of it. What takes such
+// rights is done by the runtime: it looks up what is bind-mounted, makes the
+// device nodes and the file systems that show namespaces of the pod, and hands
+// all of it to the stage as mounts that are attached nowhere (package rootfs);
+// it sets limits, priorities and kernel parameters from outside. Go has no way to
+// start a process in a user or time namespace that exists: see package birth.
+//
+// A container that joins a mount namespace has the root and the mounts of that
+// namespace, and none of the spec's.
 //
 // # Concurrency
 //

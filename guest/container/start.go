@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
 
@@ -114,22 +113,29 @@ func (r *Runtime) bear(s stageStart, files []uintptr, env []string) (*reaper.Pro
 func (c *stageConn) sendTrees(ctx context.Context, trees rootfs.Trees, places []int) (err error) {
 	release := c.until(ctx)
 	defer func() { err = errors.Join(release(), err) }()
-	for batch := range slices.Chunk(places, stage.MaxDescriptors) {
+	for len(places) > 0 {
 		var fds []int
-		for _, place := range batch {
+		for _, place := range places[:min(len(places), stage.MaxDescriptors)] {
 			fds = append(fds, trees[place].FD())
 		}
-		rights := unix.UnixRights(fds...)
-		var sendErr error
-		err := c.raw.Write(func(fd uintptr) bool {
-			sendErr = unix.Sendmsg(int(fd), []byte{0}, rights, nil, unix.MSG_NOSIGNAL)
-			return sendErr != unix.EAGAIN
-		})
-		if err := errors.Join(err, sendErr); err != nil {
+		places = places[len(fds):]
+		if err := c.sendRights(unix.UnixRights(fds...)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sendRights sends descriptors with one byte.
+func (c *stageConn) sendRights(rights []byte) (err error) {
+	waited := c.raw.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), []byte{0}, rights, nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	})
+	if waited != nil {
+		return waited
+	}
+	return err
 }
 
 // inPIDNamespace runs fork on a thread whose children are born in the pid

@@ -69,14 +69,15 @@ func (u *users) equal(v *users) bool {
 // equalMappings compares mappings that are valid, of which none is there twice.
 func equalMappings(a, b []*ocipb.LinuxIDMapping) bool {
 	for _, m := range a {
-		same := func(n *ocipb.LinuxIDMapping) bool {
-			return n.ContainerID == m.ContainerID && n.HostID == m.HostID && n.Size == m.Size
+		found := false
+		for _, n := range b {
+			found = found || m.ContainerID == n.ContainerID && m.HostID == n.HostID && m.Size == n.Size
 		}
-		if !slices.ContainsFunc(b, same) {
+		if !found {
 			return false
 		}
 	}
-	return len(a) == len(b)
+	return len(a) == len(b) // no two of a's are the same
 }
 
 // check says which of a process's IDs is not mapped.

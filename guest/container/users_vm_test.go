@@ -77,6 +77,17 @@ func TestUserNamespace(t *testing.T) {
 		{"a volume that the user cannot reach by its path", "cat /v/file; stat -c %u /v/file", "content65534\n", addMount(&ocipb.Mount{Destination: "/v", Type: "bind", Source: volume, Options: []string{"rbind", "ro"}})},
 		{"masked and read-only paths", "wc -c </proc/keys; ls /proc/acpi; echo 1 >/proc/sys/kernel/panic", "0\nsh: can't create /proc/sys/kernel/panic: Read-only file system\n", nil},
 		{"the limits that it was born with", "ulimit -n", "", nil},
+		{"a read-only root", "touch /x 2>&1 | grep -o 'Read-only.*'; touch /run/x && echo ok", "Read-only file system\nok\n", func(s *ocipb.Spec) { s.Root.Readonly = true }},
+		{"copy-up", "stat -c '%a %u:%g' /secret /secret/x; cat /secret/x", "700 0:0\n600 5:5\ntext\n", func(s *ocipb.Spec) {
+			write(t, s.Root.Path+"/secret/x", "text\n", 0o600)
+			if err := os.Chown(s.Root.Path+"/secret/x", firstID+5, firstID+5); err != nil {
+				t.Fatal(err)
+			}
+			addMount(&ocipb.Mount{Destination: "/secret", Type: "tmpfs", Options: []string{"tmpcopyup"}})(s)
+		}},
+		{"priorities", "cut -d' ' -f19,41 /proc/self/stat", "-5 3\n", func(s *ocipb.Spec) {
+			s.Process.Scheduler = &ocipb.LinuxScheduler{Policy: "SCHED_BATCH", Nice: -5}
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if err := os.Chmod(filepath.Dir(volume), 0o700); err != nil {
@@ -95,6 +106,43 @@ func TestUserNamespace(t *testing.T) {
 				t.Errorf("got %+v, want %q", got, want)
 			}
 		})
+	}
+}
+
+// A container in a user namespace that cannot be made leaves nothing.
+func TestNothingIsLeftOfUsers(t *testing.T) {
+	rt := testRuntime(t)
+	run(t, rt, in(makeRootfs(t), "true", inUsers(t))) // what is opened once
+	before := openFiles(t)
+	for want, change := range map[string]func(*ocipb.Spec){
+		"root file system":      func(s *ocipb.Spec) { s.Root.Path = "/no/such" },
+		"mount /x":              addMount(&ocipb.Mount{Destination: "/x", Type: "bind", Source: "/no/such"}),
+		"mount /y":              addMount(&ocipb.Mount{Destination: "/y", Type: "nosuchfs"}),
+		"linux.devices[0] /x":   func(s *ocipb.Spec) { s.Linux.Devices = []*ocipb.LinuxDevice{{Path: "/x", Type: "c", Major: -1}} },
+		"user 70000 is not":     func(s *ocipb.Spec) { s.Process.User = &ocipb.User{UID: 70000} },
+		"device /x: user 70000": func(s *ocipb.Spec) { s.Linux.Devices = []*ocipb.LinuxDevice{{Path: "/x", Type: "c", UID: 70000}} },
+		"sysctl kernel.sem":     func(s *ocipb.Spec) { s.Linux.Sysctl = map[string]string{"kernel.sem": "nonsense"} },
+		"nosuch":                func(s *ocipb.Spec) { s.Process.Args = []string{"nosuch"} },
+	} {
+		spec := in(makeRootfs(t), "true", inUsers(t))
+		change(spec)
+		if _, _, err := create(t, rt, spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not hold %s", err, want)
+		}
+	}
+	if after := openFiles(t); len(after) > len(before) {
+		t.Errorf("open before %q, after %q", before, after)
+	}
+}
+
+func TestTerminalInAUserNamespace(t *testing.T) {
+	rt := testRuntime(t)
+	spec := in(makeRootfs(t), "tty; stat -c '%u %g' $(tty); echo x >/dev/console", inUsers(t))
+	spec.Process.Terminal = true
+	spec.Process.User = &ocipb.User{UID: 1000}
+	c, out := started(t, rt, spec)
+	if got := finalOutput(t, c, out); !strings.HasSuffix(got, "\r\n1000 5\r\nx\r\n") {
+		t.Errorf("got %q", got)
 	}
 }
 
