@@ -99,37 +99,37 @@ func (m *Manager) reserve(ctx context.Context, pageSize, pages uint64) (release,
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil, invalid("option", "pagesize="+strconv.FormatUint(pageSize, 10), "is no size of huge pages of this machine")
 	}
-	// The kernel would take everything for them, and then kill for want of memory.
-	available, err := availableMemory()
-	if err != nil {
-		return nil, err
-	}
-	if available < spareMemory || pages > (available-spareMemory)/pageSize {
-		return nil, fmt.Errorf("%d huge pages of %d bytes: %w (%d bytes are available)", pages, pageSize, unix.ENOMEM, available)
-	}
-	got, err := m.addPages(ctx, file, int64(pages))
+	got, err := m.addPages(ctx, file, pageSize, int64(pages))
 	if err == nil && got < int64(pages) {
-		_, back := m.addPages(context.WithoutCancel(ctx), file, -got)
+		_, back := m.addPages(context.WithoutCancel(ctx), file, pageSize, -got)
 		err = errors.Join(fmt.Errorf("%d of %d huge pages of %d bytes are to be had", got, pages, pageSize), back)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return func() error {
-		_, err := m.addPages(context.Background(), file, -int64(pages))
+		_, err := m.addPages(context.Background(), file, pageSize, -int64(pages))
 		return err
 	}, nil
 }
 
 // addPages changes the number of huge pages and returns by how many. One at a
 // time does so: the kernel takes a number, not a change.
-func (m *Manager) addPages(ctx context.Context, file string, n int64) (int64, error) {
+func (m *Manager) addPages(ctx context.Context, file string, pageSize uint64, n int64) (int64, error) {
 	select {
 	case m.pages <- struct{}{}:
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 	defer func() { <-m.pages }()
+	// The kernel would take everything for them, and then kill for want of memory.
+	available, err := availableMemory()
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 && (available < spareMemory || uint64(n) > (available-spareMemory)/pageSize) {
+		return 0, fmt.Errorf("%d huge pages of %d bytes: %w (%d bytes are available)", n, pageSize, unix.ENOMEM, available)
+	}
 	before, err := readNumber(file)
 	if err != nil {
 		return 0, err

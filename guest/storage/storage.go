@@ -219,20 +219,36 @@ func (m *Manager) plan(storages []*agentpb.Storage) ([]*job, error) {
 	return jobs, nil
 }
 
+// mountOne mounts a storage, or waits for who does. Whoever mounts may give up:
+// that is no reason for the others to.
 func (m *Manager) mountOne(ctx context.Context, j *job) (*mounted, error) {
-	entry, first, err := m.enter(ctx, j)
-	if err != nil {
-		return nil, err
+	for {
+		entry, first, err := m.enter(ctx, j)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			m.mount(ctx, entry)
+		}
+		if err = entry.await(ctx, j); err == nil {
+			return entry, nil
+		}
+		gaveUp := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		if err = errors.Join(err, m.leave(entry)); first || !gaveUp || ctx.Err() != nil {
+			return nil, err
+		}
 	}
-	if first {
-		d, _ := find(j.Driver)
-		entry.undo, entry.err = d.mount(ctx, m, j)
-		close(entry.ready)
-	}
-	if err := entry.await(ctx, j); err != nil {
-		return nil, errors.Join(err, m.leave(entry))
-	}
-	return entry, nil
+}
+
+// errPanic is why those who wait for a mount do not get it.
+var errPanic = errors.New("mounting panicked")
+
+// mount makes an entry ready, even if its driver panics.
+func (m *Manager) mount(ctx context.Context, entry *mounted) {
+	entry.err = errPanic
+	defer close(entry.ready)
+	d, _ := find(entry.job.Driver)
+	entry.undo, entry.err = d.mount(ctx, m, entry.job)
 }
 
 // check finds out whether a storage makes sense at all.

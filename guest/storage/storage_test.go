@@ -385,3 +385,29 @@ func TestWaitingForAnotherMountHonoursTheContext(t *testing.T) {
 		t.Errorf("Mount: %v", err)
 	}
 }
+
+func TestSomebodyElsesGivingUpIsNoFailure(t *testing.T) {
+	m, root := newManager(t)
+	entry, _, err := m.enter(t.Context(), &job{Storage: shm(root + "/slow")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted := make(chan error, 1)
+	go func() {
+		set, err := m.Mount(t.Context(), []*agentpb.Storage{shm(root + "/slow")})
+		mounted <- errors.Join(err, set.Unmount())
+	}()
+	for users := 0; users < 2; runtime.Gosched() { // the other one waits
+		m.mu.Lock()
+		users = entry.users
+		m.mu.Unlock()
+	}
+	entry.err = context.Canceled
+	close(entry.ready)
+	if err := m.leave(entry); err != nil {
+		t.Error(err)
+	}
+	if err := <-mounted; err != nil {
+		t.Error(err)
+	}
+}
