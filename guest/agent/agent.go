@@ -150,10 +150,16 @@ func Coded(err error) error {
 	return ttrpc.Errorf(ttrpc.Internal, "%w", err)
 }
 
+// maxShown is how much of a text an error quotes.
+const maxShown = 256
+
 // invalid returns the error for a field that makes no sense.
 func invalid(field string, value any, reason string) error {
 	if text, ok := value.(string); ok {
-		value = fmt.Sprintf("%q", text)
+		value = fmt.Sprintf("%q", text[:min(len(text), maxShown)])
+		if len(text) > maxShown {
+			value = fmt.Sprintf("%v… (%d bytes)", value, len(text))
+		}
 	}
 	return ttrpc.Errorf(ttrpc.InvalidArgument, "%s %v %s", field, value, reason)
 }

@@ -72,7 +72,7 @@ func (s *Service) awaitInterface(ctx context.Context, path string, mac netdev.MA
 	default:
 		pci, err := device.ParsePCIPath(path)
 		if err != nil {
-			return 0, ttrpc.Errorf(ttrpc.InvalidArgument, "%s %w", field, err)
+			return 0, invalid(field, path, "is not a PCI path, slots such as 02/01.3, nor a path below /sys")
 		}
 		if index, err = s.cfg.Devices.NetAt(ctx, pci); err != nil {
 			return 0, fmt.Errorf("%s %q: %w", field, path, err)
@@ -197,7 +197,7 @@ func networkError(err error, field string) error {
 		case e.Field == "address":
 			field = element(field+".IPAddresses", e.Index)
 		}
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%s.%w", field, e)
+		return invalid(field+"."+e.Field, e.Value, e.Reason)
 	}
 	if errors.Is(err, netdev.ErrNotFound) {
 		return ttrpc.Errorf(ttrpc.NotFound, "%s: %w", field, err)

@@ -93,10 +93,10 @@ func checkFamily(field string, family typespb.IPFamily, addr netdev.Addr) error 
 	case typespb.IPFamily_v4:
 	case typespb.IPFamily_v6, unix.AF_INET6:
 		if !addr.Is6() {
-			return invalid(field, family, "is not the family of "+addr.String())
+			return invalid(field, int32(family), "(v6) is not the family of "+addr.String())
 		}
 	default:
-		return invalid(field, family, "is neither v4 (0) nor v6 (1)")
+		return invalid(field, int32(family), "is neither v4 (0) nor v6 (1)")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -200,6 +201,7 @@ func TestABadInterfaceIsNamedAndChangesNothing(t *testing.T) {
 		{base(func(i *typespb.Interface) { i.DevicePath = "1f/1f" }), `interface.devicePath "1f/1f": `, ttrpc.DeadlineExceeded},
 		{base(func(i *typespb.Interface) { i.DevicePath = "/sys/devices/virtual/net/ethB" }), `interface.hwAddr "02:00:00:00:aa:00" is not that of ethB`, ttrpc.InvalidArgument},
 		{base(func(i *typespb.Interface) { i.Name = "abcdefghijklmnop" }), `interface.name "abcdefghijklmnop" is longer`, ttrpc.InvalidArgument},
+		{base(func(i *typespb.Interface) { i.Name = strings.Repeat("x", 1<<20) }), `xxx"… (1048576 bytes) is longer`, ttrpc.InvalidArgument},
 		{base(func(i *typespb.Interface) { i.Name = "a/b" }), `interface.name "a/b" has`, ttrpc.InvalidArgument},
 		{base(func(i *typespb.Interface) { i.Name = "lo" }), `interface.name "lo" is the loopback`, ttrpc.InvalidArgument},
 		{base(func(i *typespb.Interface) { i.Mtu = 1 << 32 }), `interface.mtu 4294967296 is more`, ttrpc.InvalidArgument},
@@ -216,7 +218,7 @@ func TestABadInterfaceIsNamedAndChangesNothing(t *testing.T) {
 		{address(ip4("10.88.0.6", "33")), `interface.IPAddresses[1].mask "33" is not a prefix length of 0 to 32`, ttrpc.InvalidArgument},
 		{address(ip6("fd88::6", "129")), `interface.IPAddresses[1].mask "129" is not a prefix length of 0 to 128`, ttrpc.InvalidArgument},
 		{address(ip4("10.88.0.6", "255.255.0.0")), `interface.IPAddresses[1].mask "255.255.0.0" is`, ttrpc.InvalidArgument},
-		{address(ip6("10.88.0.6", "16")), `interface.IPAddresses[1].family v6 is not the family of 10.88.0.6`, ttrpc.InvalidArgument},
+		{address(ip6("10.88.0.6", "16")), `interface.IPAddresses[1].family 1 (v6) is not the family of 10.88.0.6`, ttrpc.InvalidArgument},
 		{address(&typespb.IPAddress{Family: 7, Address: "10.88.0.6", Mask: "16"}), `interface.IPAddresses[1].family 7 is neither`, ttrpc.InvalidArgument},
 	} {
 		_, err := agent.UpdateInterface(t.Context(), &agentpb.UpdateInterfaceRequest{Interface: tt.i})
@@ -262,7 +264,7 @@ func TestABadRouteIsNamedAndChangesNothing(t *testing.T) {
 		{&typespb.Route{Dest: "fd01::/64", Device: "net0", Gateway: "10.88.0.1"}, `gateway "10.88.0.1" is not of the family`, ttrpc.InvalidArgument},
 		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Source: "fd88::5"}, `source "fd88::5" is not of the family`, ttrpc.InvalidArgument},
 		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Source: "me"}, `source "me" is not the address`, ttrpc.InvalidArgument},
-		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Family: typespb.IPFamily_v6}, `family v6 is not the family of 10.1.0.0`, ttrpc.InvalidArgument},
+		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Family: typespb.IPFamily_v6}, `family 1 (v6) is not the family of 10.1.0.0`, ttrpc.InvalidArgument},
 		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Family: 99}, `family 99 is neither`, ttrpc.InvalidArgument},
 		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Scope: 256}, `scope 256 is not`, ttrpc.InvalidArgument},
 		{&typespb.Route{Dest: "10.1.0.0/16", Device: "net0", Scope: 253, Gateway: "10.88.0.1"}, `scope 253 is not possible`, ttrpc.InvalidArgument},
@@ -304,7 +306,7 @@ func TestABadNeighbourIsNamedAndChangesNothing(t *testing.T) {
 		{nil, `toIPAddress "" is missing`},
 		{&typespb.ARPNeighbor{ToIPAddress: &typespb.IPAddress{}}, `toIPAddress.address "" is missing`},
 		{&typespb.ARPNeighbor{ToIPAddress: ip4("10.88.0.999", "")}, `toIPAddress.address "10.88.0.999" is not an IP`},
-		{&typespb.ARPNeighbor{ToIPAddress: ip6("10.88.0.1", "")}, `toIPAddress.family v6 is not the family`},
+		{&typespb.ARPNeighbor{ToIPAddress: ip6("10.88.0.1", "")}, `toIPAddress.family 1 (v6) is not the family`},
 		{&typespb.ARPNeighbor{ToIPAddress: to}, `device "" is missing`},
 		{&typespb.ARPNeighbor{ToIPAddress: to, Device: "eth7", Lladdr: mac1}, `device "eth7" is not a network device`},
 		{&typespb.ARPNeighbor{ToIPAddress: to, Device: "lo", Lladdr: mac1}, `device "lo" is the loopback`},
@@ -348,6 +350,35 @@ func TestAnInterfaceIsAwaited(t *testing.T) {
 		}
 		if !strings.Contains(netlab.IP(t, "link", "show", "dev", name), ",UP") {
 			t.Errorf("%s is not up", name)
+		}
+	}
+}
+
+func TestInterfacesAreSetUpAtTheSameTime(t *testing.T) {
+	pod(t)
+	agent, ctx := networkAgent(t, true, time.Minute), t.Context()
+	errs := make(chan error)
+	const rounds = 10
+	for i, mac := range []string{mac0, mac1} {
+		go func() {
+			var failed error
+			for n := range rounds {
+				// Each wants the name that the other has.
+				name := [2]string{"net0", "net1"}[(n+i)%2]
+				got, err := agent.UpdateInterface(ctx, upstreamInterface(name, mac, ip4("10.88.0.1"+mac[16:], "32")))
+				switch {
+				case err != nil:
+					failed = err
+				case got.Name != name || got.HwAddr != mac || len(got.IPAddresses) != 1:
+					failed = fmt.Errorf("%v is not %s, %s", got, name, mac)
+				}
+			}
+			errs <- failed
+		}()
+	}
+	for range 2 {
+		if err := <-errs; err != nil {
+			t.Error(err)
 		}
 	}
 }

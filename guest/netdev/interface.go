@@ -238,17 +238,22 @@ func compare(index int, want []Prefix, addresses []*address) (missing []Prefix, 
 			continue
 		}
 		have = append(have, a)
-		if !a.own && !slices.Contains(want, a.prefix) {
+		if !a.own && !hasPrefix(want, a.prefix) {
 			extra = append(extra, a)
 		}
 	}
 	for _, p := range want {
-		if !hasAddress(have, p) && !slices.Contains(missing, p) {
+		if !hasAddress(have, p) && !hasPrefix(missing, p) {
 			missing = append(missing, p)
 		}
 	}
 	return missing, extra
 }
+
+// hasPrefix is slices.Contains, which would be inlined.
+//
+//go:noinline
+func hasPrefix(list []Prefix, p Prefix) bool { return slices.Contains(list, p) }
 
 // Statistics are the counters of a network device.
 type Statistics struct {

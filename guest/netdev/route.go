@@ -52,12 +52,17 @@ func (r *route) same(other *route) bool {
 //go:noinline
 func sameHops(a, b []hop) bool {
 	for _, h := range a {
-		if !slices.Contains(b, h) {
+		if !hasHop(b, h) {
 			return false
 		}
 	}
 	return len(a) == len(b)
 }
+
+// hasHop is slices.Contains, which would be inlined.
+//
+//go:noinline
+func hasHop(list []hop, h hop) bool { return slices.Contains(list, h) }
 
 // direct reports whether all hops are on the link itself.
 //

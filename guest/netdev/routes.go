@@ -2,7 +2,6 @@ package netdev
 
 import (
 	"context"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -100,6 +99,8 @@ func (r *route) managed() bool {
 }
 
 // managed returns those of the routes that are managed.
+//
+//go:noinline
 func managed(all []*route) (routes []*route) {
 	for _, r := range all {
 		if r.managed() {
@@ -119,6 +120,8 @@ type wanted struct {
 
 // is reports whether a route that is there is the wanted one. One of the
 // kernel's own is, if it does not contradict what was said.
+//
+//go:noinline
 func (w *wanted) is(r *route) bool {
 	asked := w.route
 	if w.anyScope && r.scope == unix.RT_SCOPE_UNIVERSE {
@@ -231,6 +234,8 @@ func compareRoutes(have []*route, want []*wanted) (add []*wanted, remove []*rout
 }
 
 // without returns the wanted routes that do not match one that is there.
+//
+//go:noinline
 func without(want []*wanted, at map[Prefix][]*route, match func(*wanted, *route) bool) (rest []*wanted) {
 next:
 	for _, w := range want {
@@ -266,7 +271,7 @@ func group(list []*wanted) (groups []*wanted, err error) {
 		if g.source != w.source || g.mtu != w.mtu || g.scope != w.scope {
 			return nil, &InvalidError{w.index, "dest", w.dst.String(), "is that of another route too, with the same metric and another source, scope or mtu"}
 		}
-		if !slices.Contains(g.hops, w.hops[0]) {
+		if !hasHop(g.hops, w.hops[0]) {
 			g.hops = append(g.hops, w.hops[0])
 		}
 	}

@@ -90,6 +90,9 @@ func (s *session) restoreMissing(links []*link, had, has []*route) (err error) {
 	return err
 }
 
+// hasAddress reports whether a device's addresses have p.
+//
+//go:noinline
 func hasAddress(list []*address, p Prefix) bool {
 	for _, a := range list {
 		if a.prefix == p {
@@ -99,6 +102,9 @@ func hasAddress(list []*address, p Prefix) bool {
 	return false
 }
 
+// hasRoute reports whether a route like r is in the list.
+//
+//go:noinline
 func hasRoute(list []*route, r *route) bool {
 	for _, other := range list {
 		if other.same(r) {
