@@ -2621,9 +2621,14 @@ func (m *Empty) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Empty) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Empty) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2668,6 +2673,12 @@ func (m *CreateContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CreateContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2678,25 +2689,25 @@ func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
 			if m.StringUser == nil {
 				m.StringUser = new(StringUser)
 			}
-			d.Nested(m.StringUser.UnmarshalVT(d.View()))
+			m.StringUser.DecodeVT(d.Enter())
 		case 34:
 			v := new(Device)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Devices = append(m.Devices, v)
 		case 42:
 			v := new(Storage)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Storages = append(m.Storages, v)
 		case 50:
 			if m.OCI == nil {
 				m.OCI = new(ocipb.Spec)
 			}
-			d.Nested(m.OCI.UnmarshalVT(d.View()))
+			m.OCI.DecodeVT(d.Enter())
 		case 56:
 			m.SandboxPidns = d.Bool()
 		case 66:
 			v := new(SharedMount)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.SharedMounts = append(m.SharedMounts, v)
 		case 72:
 			m.StdinPort = uint32(d.Uint64())
@@ -2706,7 +2717,6 @@ func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
 			m.StderrPort = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2731,13 +2741,18 @@ func (m *StartContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StartContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2763,6 +2778,12 @@ func (m *RemoveContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *RemoveContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2771,7 +2792,6 @@ func (m *RemoveContainerRequest) UnmarshalVT(b []byte) error {
 			m.Timeout = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2806,6 +2826,12 @@ func (m *ExecProcessRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ExecProcessRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2816,12 +2842,12 @@ func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
 			if m.StringUser == nil {
 				m.StringUser = new(StringUser)
 			}
-			d.Nested(m.StringUser.UnmarshalVT(d.View()))
+			m.StringUser.DecodeVT(d.Enter())
 		case 34:
 			if m.Process == nil {
 				m.Process = new(ocipb.Process)
 			}
-			d.Nested(m.Process.UnmarshalVT(d.View()))
+			m.Process.DecodeVT(d.Enter())
 		case 40:
 			m.StdinPort = uint32(d.Uint64())
 		case 48:
@@ -2830,7 +2856,6 @@ func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
 			m.StderrPort = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2858,6 +2883,12 @@ func (m *SignalProcessRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SignalProcessRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SignalProcessRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2870,7 +2901,6 @@ func (m *SignalProcessRequest) UnmarshalVT(b []byte) error {
 			m.All = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2896,6 +2926,12 @@ func (m *WaitProcessRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *WaitProcessRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2904,7 +2940,6 @@ func (m *WaitProcessRequest) UnmarshalVT(b []byte) error {
 			m.ExecId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2933,6 +2968,12 @@ func (m *WaitProcessResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *WaitProcessResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -2947,7 +2988,6 @@ func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
 			m.OomEvents = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2974,6 +3014,12 @@ func (m *ListProcessesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ListProcessesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2984,7 +3030,6 @@ func (m *ListProcessesRequest) UnmarshalVT(b []byte) error {
 			m.Args = append(m.Args, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3009,13 +3054,18 @@ func (m *ListProcessesResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ListProcessesResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ProcessList = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3043,6 +3093,12 @@ func (m *UpdateContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *UpdateContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3051,10 +3107,9 @@ func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
 			if m.Resources == nil {
 				m.Resources = new(ocipb.LinuxResources)
 			}
-			d.Nested(m.Resources.UnmarshalVT(d.View()))
+			m.Resources.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3081,15 +3136,20 @@ func (m *UpdateEphemeralMountsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateEphemeralMountsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *UpdateEphemeralMountsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(Storage)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Storages = append(m.Storages, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3114,13 +3174,18 @@ func (m *StatsContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StatsContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3145,13 +3210,18 @@ func (m *PauseContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PauseContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *PauseContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3176,13 +3246,18 @@ func (m *ResumeContainerRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResumeContainerRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ResumeContainerRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3203,9 +3278,14 @@ func (m *RemoveStaleVirtiofsShareMountsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveStaleVirtiofsShareMountsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *RemoveStaleVirtiofsShareMountsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3231,19 +3311,24 @@ func (m *CpuUsage) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuUsage) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CpuUsage) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.TotalUsage = d.Uint64()
 		case 16, 18:
-			m.PercpuUsage = wire.Varints(&d, m.PercpuUsage)
+			m.PercpuUsage = wire.Varints(d, m.PercpuUsage)
 		case 24:
 			m.UsageInKernelmode = d.Uint64()
 		case 32:
 			m.UsageInUsermode = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3268,6 +3353,12 @@ func (m *ThrottlingData) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ThrottlingData) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ThrottlingData) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3278,7 +3369,6 @@ func (m *ThrottlingData) UnmarshalVT(b []byte) error {
 			m.ThrottledTime = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3309,26 +3399,31 @@ func (m *CpuStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CpuStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.CpuUsage == nil {
 				m.CpuUsage = new(CpuUsage)
 			}
-			d.Nested(m.CpuUsage.UnmarshalVT(d.View()))
+			m.CpuUsage.DecodeVT(d.Enter())
 		case 18:
 			if m.ThrottlingData == nil {
 				m.ThrottlingData = new(ThrottlingData)
 			}
-			d.Nested(m.ThrottlingData.UnmarshalVT(d.View()))
+			m.ThrottlingData.DecodeVT(d.Enter())
 		case 8002:
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Nested(m.Pressure.UnmarshalVT(d.View()))
+			m.Pressure.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3352,6 +3447,12 @@ func (m *PidsStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PidsStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *PidsStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3360,7 +3461,6 @@ func (m *PidsStats) UnmarshalVT(b []byte) error {
 			m.Limit = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3386,6 +3486,12 @@ func (m *MemoryData) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryData) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *MemoryData) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3398,7 +3504,6 @@ func (m *MemoryData) UnmarshalVT(b []byte) error {
 			m.Limit = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3444,6 +3549,12 @@ func (m *MemoryStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *MemoryStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3452,17 +3563,17 @@ func (m *MemoryStats) UnmarshalVT(b []byte) error {
 			if m.Usage == nil {
 				m.Usage = new(MemoryData)
 			}
-			d.Nested(m.Usage.UnmarshalVT(d.View()))
+			m.Usage.DecodeVT(d.Enter())
 		case 26:
 			if m.SwapUsage == nil {
 				m.SwapUsage = new(MemoryData)
 			}
-			d.Nested(m.SwapUsage.UnmarshalVT(d.View()))
+			m.SwapUsage.DecodeVT(d.Enter())
 		case 34:
 			if m.KernelUsage == nil {
 				m.KernelUsage = new(MemoryData)
 			}
-			d.Nested(m.KernelUsage.UnmarshalVT(d.View()))
+			m.KernelUsage.DecodeVT(d.Enter())
 		case 40:
 			m.UseHierarchy = d.Bool()
 		case 50:
@@ -3481,10 +3592,9 @@ func (m *MemoryStats) UnmarshalVT(b []byte) error {
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Nested(m.Pressure.UnmarshalVT(d.View()))
+			m.Pressure.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3512,21 +3622,26 @@ func (m *PressureStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *PressureStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.Some == nil {
 				m.Some = new(PressureLine)
 			}
-			d.Nested(m.Some.UnmarshalVT(d.View()))
+			m.Some.DecodeVT(d.Enter())
 		case 18:
 			if m.Full == nil {
 				m.Full = new(PressureLine)
 			}
-			d.Nested(m.Full.UnmarshalVT(d.View()))
+			m.Full.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3552,6 +3667,12 @@ func (m *PressureLine) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureLine) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *PressureLine) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3564,7 +3685,6 @@ func (m *PressureLine) UnmarshalVT(b []byte) error {
 			m.Total = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3590,6 +3710,12 @@ func (m *BlkioStatsEntry) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStatsEntry) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *BlkioStatsEntry) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3602,7 +3728,6 @@ func (m *BlkioStatsEntry) UnmarshalVT(b []byte) error {
 			m.Value = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3651,48 +3776,53 @@ func (m *BlkioStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *BlkioStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoServiceBytesRecursive = append(m.IoServiceBytesRecursive, v)
 		case 18:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoServicedRecursive = append(m.IoServicedRecursive, v)
 		case 26:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoQueuedRecursive = append(m.IoQueuedRecursive, v)
 		case 34:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoServiceTimeRecursive = append(m.IoServiceTimeRecursive, v)
 		case 42:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoWaitTimeRecursive = append(m.IoWaitTimeRecursive, v)
 		case 50:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoMergedRecursive = append(m.IoMergedRecursive, v)
 		case 58:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IoTimeRecursive = append(m.IoTimeRecursive, v)
 		case 66:
 			v := new(BlkioStatsEntry)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.SectorsRecursive = append(m.SectorsRecursive, v)
 		case 8002:
 			if m.Pressure == nil {
 				m.Pressure = new(PressureStats)
 			}
-			d.Nested(m.Pressure.UnmarshalVT(d.View()))
+			m.Pressure.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3717,6 +3847,12 @@ func (m *HugetlbStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HugetlbStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *HugetlbStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3727,7 +3863,6 @@ func (m *HugetlbStats) UnmarshalVT(b []byte) error {
 			m.Failcnt = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3766,41 +3901,45 @@ func (m *CgroupStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CgroupStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CgroupStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.CpuStats == nil {
 				m.CpuStats = new(CpuStats)
 			}
-			d.Nested(m.CpuStats.UnmarshalVT(d.View()))
+			m.CpuStats.DecodeVT(d.Enter())
 		case 18:
 			if m.MemoryStats == nil {
 				m.MemoryStats = new(MemoryStats)
 			}
-			d.Nested(m.MemoryStats.UnmarshalVT(d.View()))
+			m.MemoryStats.DecodeVT(d.Enter())
 		case 26:
 			if m.PidsStats == nil {
 				m.PidsStats = new(PidsStats)
 			}
-			d.Nested(m.PidsStats.UnmarshalVT(d.View()))
+			m.PidsStats.DecodeVT(d.Enter())
 		case 34:
 			if m.BlkioStats == nil {
 				m.BlkioStats = new(BlkioStats)
 			}
-			d.Nested(m.BlkioStats.UnmarshalVT(d.View()))
+			m.BlkioStats.DecodeVT(d.Enter())
 		case 42:
 			k, v := d.Entry()
 			if m.HugetlbStats == nil {
 				m.HugetlbStats = make(map[string]*HugetlbStats)
 			}
 			inner := new(HugetlbStats)
-			if err := inner.UnmarshalVT(v.View()); err != nil {
-				d.Fail(err)
-			}
+			inner.DecodeVT(v.Enter())
+			d.Merge(&v)
 			m.HugetlbStats[k] = inner
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3831,6 +3970,12 @@ func (m *NetworkStats) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *NetworkStats) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *NetworkStats) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3853,7 +3998,6 @@ func (m *NetworkStats) UnmarshalVT(b []byte) error {
 			m.TxDropped = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3883,20 +4027,25 @@ func (m *StatsContainerResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StatsContainerResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.CgroupStats == nil {
 				m.CgroupStats = new(CgroupStats)
 			}
-			d.Nested(m.CgroupStats.UnmarshalVT(d.View()))
+			m.CgroupStats.DecodeVT(d.Enter())
 		case 18:
 			v := new(NetworkStats)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.NetworkStats = append(m.NetworkStats, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3923,6 +4072,12 @@ func (m *WriteStreamRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *WriteStreamRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3933,7 +4088,6 @@ func (m *WriteStreamRequest) UnmarshalVT(b []byte) error {
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3958,13 +4112,18 @@ func (m *WriteStreamResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *WriteStreamResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.Len = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3991,6 +4150,12 @@ func (m *ReadStreamRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ReadStreamRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4001,7 +4166,6 @@ func (m *ReadStreamRequest) UnmarshalVT(b []byte) error {
 			m.Len = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4026,13 +4190,18 @@ func (m *ReadStreamResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ReadStreamResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4058,6 +4227,12 @@ func (m *CloseStdinRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CloseStdinRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CloseStdinRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4066,7 +4241,6 @@ func (m *CloseStdinRequest) UnmarshalVT(b []byte) error {
 			m.ExecId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4094,6 +4268,12 @@ func (m *TtyWinResizeRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *TtyWinResizeRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *TtyWinResizeRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4106,7 +4286,6 @@ func (m *TtyWinResizeRequest) UnmarshalVT(b []byte) error {
 			m.Column = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4130,6 +4309,12 @@ func (m *KernelModule) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *KernelModule) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *KernelModule) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4138,7 +4323,6 @@ func (m *KernelModule) UnmarshalVT(b []byte) error {
 			m.Parameters = append(m.Parameters, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4173,6 +4357,12 @@ func (m *CreateSandboxRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CreateSandboxRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4181,7 +4371,7 @@ func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
 			m.Dns = append(m.Dns, d.String())
 		case 26:
 			v := new(Storage)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Storages = append(m.Storages, v)
 		case 32:
 			m.SandboxPidns = d.Bool()
@@ -4191,11 +4381,10 @@ func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
 			m.GuestHookPath = d.String()
 		case 58:
 			v := new(KernelModule)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.KernelModules = append(m.KernelModules, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4216,9 +4405,14 @@ func (m *DestroySandboxRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *DestroySandboxRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *DestroySandboxRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4243,15 +4437,20 @@ func (m *Interfaces) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interfaces) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Interfaces) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.Interface)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Interfaces = append(m.Interfaces, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4276,15 +4475,20 @@ func (m *Routes) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Routes) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Routes) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.Route)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Routes = append(m.Routes, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4311,16 +4515,21 @@ func (m *UpdateInterfaceRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateInterfaceRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *UpdateInterfaceRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.Interface == nil {
 				m.Interface = new(typespb.Interface)
 			}
-			d.Nested(m.Interface.UnmarshalVT(d.View()))
+			m.Interface.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4347,16 +4556,21 @@ func (m *UpdateRoutesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateRoutesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *UpdateRoutesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.Routes == nil {
 				m.Routes = new(Routes)
 			}
-			d.Nested(m.Routes.UnmarshalVT(d.View()))
+			m.Routes.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4377,9 +4591,14 @@ func (m *ListInterfacesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListInterfacesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ListInterfacesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4400,9 +4619,14 @@ func (m *ListRoutesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListRoutesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ListRoutesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4427,15 +4651,20 @@ func (m *ARPNeighbors) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbors) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ARPNeighbors) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(typespb.ARPNeighbor)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.ARPNeighbors = append(m.ARPNeighbors, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4462,16 +4691,21 @@ func (m *AddARPNeighborsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddARPNeighborsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *AddARPNeighborsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.Neighbors == nil {
 				m.Neighbors = new(ARPNeighbors)
 			}
-			d.Nested(m.Neighbors.UnmarshalVT(d.View()))
+			m.Neighbors.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4496,13 +4730,18 @@ func (m *GetIPTablesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetIPTablesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.IsIpv6 = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4527,13 +4766,18 @@ func (m *GetIPTablesResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetIPTablesResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4559,6 +4803,12 @@ func (m *SetIPTablesRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SetIPTablesRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -4567,7 +4817,6 @@ func (m *SetIPTablesRequest) UnmarshalVT(b []byte) error {
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4592,13 +4841,18 @@ func (m *SetIPTablesResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SetIPTablesResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4625,6 +4879,12 @@ func (m *OnlineCPUMemRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OnlineCPUMemRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *OnlineCPUMemRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -4635,7 +4895,6 @@ func (m *OnlineCPUMemRequest) UnmarshalVT(b []byte) error {
 			m.CpuOnly = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4660,13 +4919,18 @@ func (m *ReseedRandomDevRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReseedRandomDevRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ReseedRandomDevRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 18:
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4694,6 +4958,12 @@ func (m *AgentDetails) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AgentDetails) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *AgentDetails) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4710,7 +4980,6 @@ func (m *AgentDetails) UnmarshalVT(b []byte) error {
 			m.ExtraFeatures = append(m.ExtraFeatures, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4736,6 +5005,12 @@ func (m *GuestDetailsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GuestDetailsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -4744,7 +5019,6 @@ func (m *GuestDetailsRequest) UnmarshalVT(b []byte) error {
 			m.MemHotplugProbe = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4773,6 +5047,12 @@ func (m *GuestDetailsResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GuestDetailsResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -4781,12 +5061,11 @@ func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
 			if m.AgentDetails == nil {
 				m.AgentDetails = new(AgentDetails)
 			}
-			d.Nested(m.AgentDetails.UnmarshalVT(d.View()))
+			m.AgentDetails.DecodeVT(d.Enter())
 		case 24:
 			m.SupportMemHotplugProbe = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4811,13 +5090,18 @@ func (m *MemHotplugByProbeRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemHotplugByProbeRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *MemHotplugByProbeRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8, 10:
-			m.MemHotplugProbeAddr = wire.Varints(&d, m.MemHotplugProbeAddr)
+			m.MemHotplugProbeAddr = wire.Varints(d, m.MemHotplugProbeAddr)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4843,6 +5127,12 @@ func (m *SetGuestDateTimeRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetGuestDateTimeRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SetGuestDateTimeRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -4851,7 +5141,6 @@ func (m *SetGuestDateTimeRequest) UnmarshalVT(b []byte) error {
 			m.Usec = int64(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4875,6 +5164,12 @@ func (m *FSGroup) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *FSGroup) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *FSGroup) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 16:
@@ -4883,7 +5178,6 @@ func (m *FSGroup) UnmarshalVT(b []byte) error {
 			m.GroupChangePolicy = typespb.FSGroupChangePolicy(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4910,6 +5204,12 @@ func (m *SharedMount) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SharedMount) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SharedMount) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4924,7 +5224,6 @@ func (m *SharedMount) UnmarshalVT(b []byte) error {
 			m.DstPath = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -4956,6 +5255,12 @@ func (m *Storage) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Storage) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Storage) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4974,12 +5279,11 @@ func (m *Storage) UnmarshalVT(b []byte) error {
 			if m.FsGroup == nil {
 				m.FsGroup = new(FSGroup)
 			}
-			d.Nested(m.FsGroup.UnmarshalVT(d.View()))
+			m.FsGroup.DecodeVT(d.Enter())
 		case 64:
 			m.Shared = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5006,6 +5310,12 @@ func (m *Device) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Device) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Device) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -5020,7 +5330,6 @@ func (m *Device) UnmarshalVT(b []byte) error {
 			m.Options = append(m.Options, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5045,6 +5354,12 @@ func (m *StringUser) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StringUser) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StringUser) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -5055,7 +5370,6 @@ func (m *StringUser) UnmarshalVT(b []byte) error {
 			m.AdditionalGids = append(m.AdditionalGids, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5085,6 +5399,12 @@ func (m *CopyFileRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CopyFileRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CopyFileRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -5105,7 +5425,6 @@ func (m *CopyFileRequest) UnmarshalVT(b []byte) error {
 			m.Data = d.Bytes()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5126,9 +5445,14 @@ func (m *StartTracingRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartTracingRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StartTracingRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5149,9 +5473,14 @@ func (m *StopTracingRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StopTracingRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *StopTracingRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5172,9 +5501,14 @@ func (m *GetOOMEventRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetOOMEventRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetOOMEventRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5197,13 +5531,18 @@ func (m *OOMEvent) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OOMEvent) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *OOMEvent) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5226,13 +5565,18 @@ func (m *AddSwapRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *AddSwapRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8, 10:
-			m.PCIPath = wire.Varints(&d, m.PCIPath)
+			m.PCIPath = wire.Varints(d, m.PCIPath)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5257,13 +5601,18 @@ func (m *AddSwapPathRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapPathRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *AddSwapPathRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Path = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5284,9 +5633,14 @@ func (m *GetMetricsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetMetricsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetMetricsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5309,13 +5663,18 @@ func (m *Metrics) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Metrics) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Metrics) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Metrics = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5340,13 +5699,18 @@ func (m *VolumeStatsRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *VolumeStatsRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.VolumeGuestPath = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5372,6 +5736,12 @@ func (m *ResizeVolumeRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResizeVolumeRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ResizeVolumeRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -5380,7 +5750,6 @@ func (m *ResizeVolumeRequest) UnmarshalVT(b []byte) error {
 			m.Size = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5403,13 +5772,18 @@ func (m *SetPolicyRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetPolicyRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *SetPolicyRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Policy = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5435,6 +5809,12 @@ func (m *GetDiagnosticDataRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetDiagnosticDataRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -5443,7 +5823,6 @@ func (m *GetDiagnosticDataRequest) UnmarshalVT(b []byte) error {
 			m.ContainerId = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5468,13 +5847,18 @@ func (m *GetDiagnosticDataResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *GetDiagnosticDataResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Data = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5519,6 +5903,12 @@ func (m *MemAgentMemcgConfig) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentMemcgConfig) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *MemAgentMemcgConfig) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -5544,7 +5934,6 @@ func (m *MemAgentMemcgConfig) UnmarshalVT(b []byte) error {
 			m.EvictionRunAgingCountMin = &v
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -5592,6 +5981,12 @@ func (m *MemAgentCompactConfig) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentCompactConfig) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *MemAgentCompactConfig) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -5620,5 +6015,4 @@ func (m *MemAgentCompactConfig) UnmarshalVT(b []byte) error {
 			m.CompactForceTimes = &v
 		}
 	}
-	return d.Err()
 }

@@ -171,20 +171,25 @@ func (m *VolumeStatsResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *VolumeStatsResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(VolumeUsage)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Usage = append(m.Usage, v)
 		case 18:
 			if m.VolumeCondition == nil {
 				m.VolumeCondition = new(VolumeCondition)
 			}
-			d.Nested(m.VolumeCondition.UnmarshalVT(d.View()))
+			m.VolumeCondition.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -210,6 +215,12 @@ func (m *VolumeUsage) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeUsage) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *VolumeUsage) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -222,7 +233,6 @@ func (m *VolumeUsage) UnmarshalVT(b []byte) error {
 			m.Unit = VolumeUsage_Unit(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -246,6 +256,12 @@ func (m *VolumeCondition) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeCondition) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *VolumeCondition) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -254,5 +270,4 @@ func (m *VolumeCondition) UnmarshalVT(b []byte) error {
 			m.Message = d.String()
 		}
 	}
-	return d.Err()
 }

@@ -131,13 +131,18 @@ func (m *CheckRequest) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CheckRequest) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CheckRequest) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Service = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -162,13 +167,18 @@ func (m *HealthCheckResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HealthCheckResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *HealthCheckResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.Status = HealthCheckResponse_ServingStatus(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -194,6 +204,12 @@ func (m *VersionCheckResponse) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VersionCheckResponse) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *VersionCheckResponse) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -202,5 +218,4 @@ func (m *VersionCheckResponse) UnmarshalVT(b []byte) error {
 			m.AgentVersion = d.String()
 		}
 	}
-	return d.Err()
 }

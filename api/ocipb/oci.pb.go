@@ -2185,6 +2185,12 @@ func (m *Spec) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Spec) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Spec) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2193,23 +2199,23 @@ func (m *Spec) UnmarshalVT(b []byte) error {
 			if m.Process == nil {
 				m.Process = new(Process)
 			}
-			d.Nested(m.Process.UnmarshalVT(d.View()))
+			m.Process.DecodeVT(d.Enter())
 		case 26:
 			if m.Root == nil {
 				m.Root = new(Root)
 			}
-			d.Nested(m.Root.UnmarshalVT(d.View()))
+			m.Root.DecodeVT(d.Enter())
 		case 34:
 			m.Hostname = d.String()
 		case 42:
 			v := new(Mount)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Mounts = append(m.Mounts, v)
 		case 50:
 			if m.Hooks == nil {
 				m.Hooks = new(Hooks)
 			}
-			d.Nested(m.Hooks.UnmarshalVT(d.View()))
+			m.Hooks.DecodeVT(d.Enter())
 		case 58:
 			k, v := d.Entry()
 			if m.Annotations == nil {
@@ -2220,22 +2226,21 @@ func (m *Spec) UnmarshalVT(b []byte) error {
 			if m.Linux == nil {
 				m.Linux = new(Linux)
 			}
-			d.Nested(m.Linux.UnmarshalVT(d.View()))
+			m.Linux.DecodeVT(d.Enter())
 		case 74:
 			if m.Solaris == nil {
 				m.Solaris = new(Solaris)
 			}
-			d.Nested(m.Solaris.UnmarshalVT(d.View()))
+			m.Solaris.DecodeVT(d.Enter())
 		case 82:
 			if m.Windows == nil {
 				m.Windows = new(Windows)
 			}
-			d.Nested(m.Windows.UnmarshalVT(d.View()))
+			m.Windows.DecodeVT(d.Enter())
 		case 8002:
 			m.Domainname = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2287,6 +2292,12 @@ func (m *Process) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Process) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Process) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -2295,12 +2306,12 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.ConsoleSize == nil {
 				m.ConsoleSize = new(Box)
 			}
-			d.Nested(m.ConsoleSize.UnmarshalVT(d.View()))
+			m.ConsoleSize.DecodeVT(d.Enter())
 		case 26:
 			if m.User == nil {
 				m.User = new(User)
 			}
-			d.Nested(m.User.UnmarshalVT(d.View()))
+			m.User.DecodeVT(d.Enter())
 		case 34:
 			m.Args = append(m.Args, d.String())
 		case 42:
@@ -2311,10 +2322,10 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.Capabilities == nil {
 				m.Capabilities = new(LinuxCapabilities)
 			}
-			d.Nested(m.Capabilities.UnmarshalVT(d.View()))
+			m.Capabilities.DecodeVT(d.Enter())
 		case 66:
 			v := new(POSIXRlimit)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Rlimits = append(m.Rlimits, v)
 		case 72:
 			m.NoNewPrivileges = d.Bool()
@@ -2328,22 +2339,21 @@ func (m *Process) UnmarshalVT(b []byte) error {
 			if m.Scheduler == nil {
 				m.Scheduler = new(LinuxScheduler)
 			}
-			d.Nested(m.Scheduler.UnmarshalVT(d.View()))
+			m.Scheduler.DecodeVT(d.Enter())
 		case 8010:
 			if m.IOPriority == nil {
 				m.IOPriority = new(LinuxIOPriority)
 			}
-			d.Nested(m.IOPriority.UnmarshalVT(d.View()))
+			m.IOPriority.DecodeVT(d.Enter())
 		case 8018:
 			if m.ExecCPUAffinity == nil {
 				m.ExecCPUAffinity = new(CPUAffinity)
 			}
-			d.Nested(m.ExecCPUAffinity.UnmarshalVT(d.View()))
+			m.ExecCPUAffinity.DecodeVT(d.Enter())
 		case 8024:
 			m.OOMScoreAdjUnset = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2372,6 +2382,12 @@ func (m *LinuxScheduler) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxScheduler) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxScheduler) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2390,7 +2406,6 @@ func (m *LinuxScheduler) UnmarshalVT(b []byte) error {
 			m.Period = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2414,6 +2429,12 @@ func (m *LinuxIOPriority) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIOPriority) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxIOPriority) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2422,7 +2443,6 @@ func (m *LinuxIOPriority) UnmarshalVT(b []byte) error {
 			m.Priority = int32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2446,6 +2466,12 @@ func (m *CPUAffinity) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CPUAffinity) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *CPUAffinity) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2454,7 +2480,6 @@ func (m *CPUAffinity) UnmarshalVT(b []byte) error {
 			m.Final = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2478,6 +2503,12 @@ func (m *Box) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Box) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Box) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -2486,7 +2517,6 @@ func (m *Box) UnmarshalVT(b []byte) error {
 			m.Width = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2515,6 +2545,12 @@ func (m *User) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *User) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *User) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -2522,7 +2558,7 @@ func (m *User) UnmarshalVT(b []byte) error {
 		case 16:
 			m.GID = uint32(d.Uint64())
 		case 24, 26:
-			m.AdditionalGids = wire.Varints(&d, m.AdditionalGids)
+			m.AdditionalGids = wire.Varints(d, m.AdditionalGids)
 		case 34:
 			m.Username = d.String()
 		case 8000:
@@ -2530,7 +2566,6 @@ func (m *User) UnmarshalVT(b []byte) error {
 			m.Umask = &v
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2559,6 +2594,12 @@ func (m *LinuxCapabilities) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCapabilities) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxCapabilities) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2573,7 +2614,6 @@ func (m *LinuxCapabilities) UnmarshalVT(b []byte) error {
 			m.Ambient = append(m.Ambient, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2598,6 +2638,12 @@ func (m *POSIXRlimit) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *POSIXRlimit) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *POSIXRlimit) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2608,7 +2654,6 @@ func (m *POSIXRlimit) UnmarshalVT(b []byte) error {
 			m.Soft = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2640,6 +2685,12 @@ func (m *Mount) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Mount) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Mount) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2652,15 +2703,14 @@ func (m *Mount) UnmarshalVT(b []byte) error {
 			m.Options = append(m.Options, d.String())
 		case 8002:
 			v := new(LinuxIDMapping)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.UIDMappings = append(m.UIDMappings, v)
 		case 8010:
 			v := new(LinuxIDMapping)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.GIDMappings = append(m.GIDMappings, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2684,6 +2734,12 @@ func (m *Root) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Root) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Root) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2692,7 +2748,6 @@ func (m *Root) UnmarshalVT(b []byte) error {
 			m.Readonly = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2732,35 +2787,40 @@ func (m *Hooks) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Hooks) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Hooks) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Prestart = append(m.Prestart, v)
 		case 18:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Poststart = append(m.Poststart, v)
 		case 26:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Poststop = append(m.Poststop, v)
 		case 34:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.CreateRuntime = append(m.CreateRuntime, v)
 		case 42:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.CreateContainer = append(m.CreateContainer, v)
 		case 50:
 			v := new(Hook)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.StartContainer = append(m.StartContainer, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2786,6 +2846,12 @@ func (m *Hook) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Hook) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Hook) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2798,7 +2864,6 @@ func (m *Hook) UnmarshalVT(b []byte) error {
 			m.Timeout = int64(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2867,15 +2932,21 @@ func (m *Linux) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Linux) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Linux) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(LinuxIDMapping)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.UIDMappings = append(m.UIDMappings, v)
 		case 18:
 			v := new(LinuxIDMapping)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.GIDMappings = append(m.GIDMappings, v)
 		case 26:
 			k, v := d.Entry()
@@ -2887,22 +2958,22 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 			if m.Resources == nil {
 				m.Resources = new(LinuxResources)
 			}
-			d.Nested(m.Resources.UnmarshalVT(d.View()))
+			m.Resources.DecodeVT(d.Enter())
 		case 42:
 			m.CgroupsPath = d.String()
 		case 50:
 			v := new(LinuxNamespace)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Namespaces = append(m.Namespaces, v)
 		case 58:
 			v := new(LinuxDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Devices = append(m.Devices, v)
 		case 66:
 			if m.Seccomp == nil {
 				m.Seccomp = new(LinuxSeccomp)
 			}
-			d.Nested(m.Seccomp.UnmarshalVT(d.View()))
+			m.Seccomp.DecodeVT(d.Enter())
 		case 74:
 			m.RootfsPropagation = d.String()
 		case 82:
@@ -2915,21 +2986,20 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 			if m.IntelRdt == nil {
 				m.IntelRdt = new(LinuxIntelRdt)
 			}
-			d.Nested(m.IntelRdt.UnmarshalVT(d.View()))
+			m.IntelRdt.DecodeVT(d.Enter())
 		case 8002:
 			if m.Personality == nil {
 				m.Personality = new(LinuxPersonality)
 			}
-			d.Nested(m.Personality.UnmarshalVT(d.View()))
+			m.Personality.DecodeVT(d.Enter())
 		case 8010:
 			k, v := d.Entry()
 			if m.TimeOffsets == nil {
 				m.TimeOffsets = make(map[string]*LinuxTimeOffset)
 			}
 			inner := new(LinuxTimeOffset)
-			if err := inner.UnmarshalVT(v.View()); err != nil {
-				d.Fail(err)
-			}
+			inner.DecodeVT(v.Enter())
+			d.Merge(&v)
 			m.TimeOffsets[k] = inner
 		case 8018:
 			k, v := d.Entry()
@@ -2937,18 +3007,16 @@ func (m *Linux) UnmarshalVT(b []byte) error {
 				m.NetDevices = make(map[string]*LinuxNetDevice)
 			}
 			inner := new(LinuxNetDevice)
-			if err := inner.UnmarshalVT(v.View()); err != nil {
-				d.Fail(err)
-			}
+			inner.DecodeVT(v.Enter())
+			d.Merge(&v)
 			m.NetDevices[k] = inner
 		case 8026:
 			if m.MemoryPolicy == nil {
 				m.MemoryPolicy = new(LinuxMemoryPolicy)
 			}
-			d.Nested(m.MemoryPolicy.UnmarshalVT(d.View()))
+			m.MemoryPolicy.DecodeVT(d.Enter())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -2972,6 +3040,12 @@ func (m *LinuxPersonality) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPersonality) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxPersonality) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -2980,7 +3054,6 @@ func (m *LinuxPersonality) UnmarshalVT(b []byte) error {
 			m.Flags = append(m.Flags, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3004,6 +3077,12 @@ func (m *LinuxTimeOffset) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxTimeOffset) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxTimeOffset) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3012,7 +3091,6 @@ func (m *LinuxTimeOffset) UnmarshalVT(b []byte) error {
 			m.Nanosecs = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3035,13 +3113,18 @@ func (m *LinuxNetDevice) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetDevice) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxNetDevice) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Name = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3068,6 +3151,12 @@ func (m *LinuxMemoryPolicy) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemoryPolicy) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxMemoryPolicy) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3078,7 +3167,6 @@ func (m *LinuxMemoryPolicy) UnmarshalVT(b []byte) error {
 			m.Flags = append(m.Flags, d.String())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3101,13 +3189,18 @@ func (m *Windows) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Windows) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Windows) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Dummy = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3130,13 +3223,18 @@ func (m *Solaris) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Solaris) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Solaris) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			m.Dummy = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3161,6 +3259,12 @@ func (m *LinuxIDMapping) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIDMapping) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxIDMapping) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3171,7 +3275,6 @@ func (m *LinuxIDMapping) UnmarshalVT(b []byte) error {
 			m.Size = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3195,6 +3298,12 @@ func (m *LinuxNamespace) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNamespace) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxNamespace) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3203,7 +3312,6 @@ func (m *LinuxNamespace) UnmarshalVT(b []byte) error {
 			m.Path = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3232,6 +3340,12 @@ func (m *LinuxDevice) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDevice) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxDevice) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3250,7 +3364,6 @@ func (m *LinuxDevice) UnmarshalVT(b []byte) error {
 			m.GID = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3303,41 +3416,47 @@ func (m *LinuxResources) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxResources) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxResources) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			v := new(LinuxDeviceCgroup)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Devices = append(m.Devices, v)
 		case 18:
 			if m.Memory == nil {
 				m.Memory = new(LinuxMemory)
 			}
-			d.Nested(m.Memory.UnmarshalVT(d.View()))
+			m.Memory.DecodeVT(d.Enter())
 		case 26:
 			if m.CPU == nil {
 				m.CPU = new(LinuxCPU)
 			}
-			d.Nested(m.CPU.UnmarshalVT(d.View()))
+			m.CPU.DecodeVT(d.Enter())
 		case 34:
 			if m.Pids == nil {
 				m.Pids = new(LinuxPids)
 			}
-			d.Nested(m.Pids.UnmarshalVT(d.View()))
+			m.Pids.DecodeVT(d.Enter())
 		case 42:
 			if m.BlockIO == nil {
 				m.BlockIO = new(LinuxBlockIO)
 			}
-			d.Nested(m.BlockIO.UnmarshalVT(d.View()))
+			m.BlockIO.DecodeVT(d.Enter())
 		case 50:
 			v := new(LinuxHugepageLimit)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.HugepageLimits = append(m.HugepageLimits, v)
 		case 58:
 			if m.Network == nil {
 				m.Network = new(LinuxNetwork)
 			}
-			d.Nested(m.Network.UnmarshalVT(d.View()))
+			m.Network.DecodeVT(d.Enter())
 		case 8002:
 			k, v := d.Entry()
 			if m.Unified == nil {
@@ -3350,13 +3469,11 @@ func (m *LinuxResources) UnmarshalVT(b []byte) error {
 				m.Rdma = make(map[string]*LinuxRdma)
 			}
 			inner := new(LinuxRdma)
-			if err := inner.UnmarshalVT(v.View()); err != nil {
-				d.Fail(err)
-			}
+			inner.DecodeVT(v.Enter())
+			d.Merge(&v)
 			m.Rdma[k] = inner
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3384,6 +3501,12 @@ func (m *LinuxRdma) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxRdma) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxRdma) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3394,7 +3517,6 @@ func (m *LinuxRdma) UnmarshalVT(b []byte) error {
 			m.HcaObjects = &v
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3424,6 +3546,12 @@ func (m *LinuxMemory) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemory) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxMemory) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3444,7 +3572,6 @@ func (m *LinuxMemory) UnmarshalVT(b []byte) error {
 			m.CheckBeforeUpdate = d.Bool()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3479,6 +3606,12 @@ func (m *LinuxCPU) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCPU) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxCPU) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3503,7 +3636,6 @@ func (m *LinuxCPU) UnmarshalVT(b []byte) error {
 			m.Idle = &v
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3531,6 +3663,12 @@ func (m *LinuxWeightDevice) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxWeightDevice) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxWeightDevice) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3543,7 +3681,6 @@ func (m *LinuxWeightDevice) UnmarshalVT(b []byte) error {
 			m.LeafWeight = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3570,6 +3707,12 @@ func (m *LinuxThrottleDevice) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxThrottleDevice) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxThrottleDevice) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3580,7 +3723,6 @@ func (m *LinuxThrottleDevice) UnmarshalVT(b []byte) error {
 			m.Rate = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3619,6 +3761,12 @@ func (m *LinuxBlockIO) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxBlockIO) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3627,27 +3775,26 @@ func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
 			m.LeafWeight = uint32(d.Uint64())
 		case 26:
 			v := new(LinuxWeightDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.WeightDevice = append(m.WeightDevice, v)
 		case 34:
 			v := new(LinuxThrottleDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.ThrottleReadBpsDevice = append(m.ThrottleReadBpsDevice, v)
 		case 42:
 			v := new(LinuxThrottleDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.ThrottleWriteBpsDevice = append(m.ThrottleWriteBpsDevice, v)
 		case 50:
 			v := new(LinuxThrottleDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.ThrottleReadIOPSDevice = append(m.ThrottleReadIOPSDevice, v)
 		case 58:
 			v := new(LinuxThrottleDevice)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.ThrottleWriteIOPSDevice = append(m.ThrottleWriteIOPSDevice, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3670,13 +3817,18 @@ func (m *LinuxPids) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPids) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxPids) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.Limit = int64(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3705,6 +3857,12 @@ func (m *LinuxDeviceCgroup) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDeviceCgroup) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxDeviceCgroup) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3719,7 +3877,6 @@ func (m *LinuxDeviceCgroup) UnmarshalVT(b []byte) error {
 			m.Access = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3745,17 +3902,22 @@ func (m *LinuxNetwork) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetwork) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxNetwork) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
 			m.ClassID = uint32(d.Uint64())
 		case 18:
 			v := new(LinuxInterfacePriority)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Priorities = append(m.Priorities, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3781,6 +3943,12 @@ func (m *LinuxHugepageLimit) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxHugepageLimit) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxHugepageLimit) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3789,7 +3957,6 @@ func (m *LinuxHugepageLimit) UnmarshalVT(b []byte) error {
 			m.Limit = d.Uint64()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3815,6 +3982,12 @@ func (m *LinuxInterfacePriority) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxInterfacePriority) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxInterfacePriority) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3823,7 +3996,6 @@ func (m *LinuxInterfacePriority) UnmarshalVT(b []byte) error {
 			m.Priority = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3858,6 +4030,12 @@ func (m *LinuxSeccomp) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxSeccomp) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3868,7 +4046,7 @@ func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
 			m.Flags = append(m.Flags, d.String())
 		case 34:
 			v := new(LinuxSyscall)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Syscalls = append(m.Syscalls, v)
 		case 8002:
 			m.Filters = append(m.Filters, d.Bytes())
@@ -3883,7 +4061,6 @@ func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
 			m.ListenerMetadata = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3909,6 +4086,12 @@ func (m *LinuxSeccompArg) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccompArg) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxSeccompArg) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -3921,7 +4104,6 @@ func (m *LinuxSeccompArg) UnmarshalVT(b []byte) error {
 			m.Op = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3951,6 +4133,12 @@ func (m *LinuxSyscall) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxSyscall) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -3962,11 +4150,10 @@ func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
 			m.Errnoret = &v
 		case 34:
 			v := new(LinuxSeccompArg)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.Args = append(m.Args, v)
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -3993,6 +4180,12 @@ func (m *LinuxIntelRdt) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIntelRdt) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *LinuxIntelRdt) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -4007,5 +4200,4 @@ func (m *LinuxIntelRdt) UnmarshalVT(b []byte) error {
 			m.EnableMonitoring = d.Bool()
 		}
 	}
-	return d.Err()
 }

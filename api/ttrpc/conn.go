@@ -2,11 +2,13 @@ package ttrpc
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
 
 	"kata/api/fmt"
+	"kata/api/wire"
 )
 
 // serverConn is one connection of a server. Its reader decodes requests and
@@ -21,9 +23,9 @@ type serverConn struct {
 
 	lastStream uint32 // the reader's
 
-	// writing guards the outgoing side. It is taken before mu and held while
-	// writing.
-	writing sync.Mutex
+	// writing is full while somebody has the outgoing side. It is taken before mu
+	// and held while writing.
+	writing chan struct{}
 	buf     []byte
 
 	// mu guards the counts below. Nothing blocks under it.
@@ -89,14 +91,18 @@ func (c *serverConn) accept(ctx context.Context, stream uint32, body []byte) err
 	if c.server.isDraining() {
 		return c.refuse(stream, Unavailable, "server is shutting down")
 	}
-	if !c.admit(len(r.payload)) {
-		return c.refuse(stream, ResourceExhausted, "too many requests in progress on this connection")
+	if err := c.admit(len(r.payload)); err != nil {
+		return c.refuse(stream, ResourceExhausted, err.Error())
 	}
 	call, err := m.handler(r.payload)
 	if err != nil {
 		c.release(len(r.payload))
 		c.sent()
-		return c.refuse(stream, InvalidArgument, "decoding "+m.name+" request: "+err.Error())
+		code := InvalidArgument
+		if errors.Is(err, wire.ErrFields) {
+			code = ResourceExhausted
+		}
+		return c.refuse(stream, code, "decoding "+m.name+" request: "+err.Error())
 	}
 	j := &job{stream: stream, method: m, call: call, size: len(r.payload), timeout: r.timeout, metadata: r.metadata}
 	c.handlers.Add(1)
@@ -151,8 +157,9 @@ func (c *serverConn) call(ctx context.Context, j *job) (resp Answer, err error) 
 
 // answer writes the answer to an accepted request.
 func (c *serverConn) answer(j *job, resp Answer, err error) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	tracked, _ := resp.(Tracked)
+	resp, err = c.startWriting(resp, err)
+	defer func() { <-c.writing }()
 	// From here on this request takes no memory that counts. Not later, since
 	// a client may send its next request as soon as it has the answer.
 	c.release(j.size)
@@ -167,7 +174,7 @@ func (c *serverConn) answer(j *job, resp Answer, err error) {
 		failure = fmt.Errorf("writing answer: %w", err)
 		c.cancel(failure)
 	}
-	if tracked, ok := resp.(Tracked); ok {
+	if tracked != nil {
 		tracked.Sent(failure)
 	}
 }
@@ -193,8 +200,8 @@ func codeOfFailure(err error) Code {
 
 // refuse answers a request that no handler gets.
 func (c *serverConn) refuse(stream uint32, code Code, text string) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
 	c.buf = appendStatus(c.buf, stream, code, text)
 	if err := c.flush(); err != nil {
 		return fmt.Errorf("writing answer: %w", err)
@@ -210,27 +217,6 @@ func (c *serverConn) flush() error {
 		c.buf = nil
 	}
 	return err
-}
-
-// admit counts a request in, if the bounds allow.
-func (c *serverConn) admit(size int) bool {
-	opts := &c.server.opts
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.inFlight >= opts.MaxInFlight || c.inFlight > 0 && c.payload+size > opts.MaxPayload {
-		return false
-	}
-	c.inFlight++
-	c.payload += size
-	c.unsent++
-	return true
-}
-
-func (c *serverConn) release(size int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.inFlight--
-	c.payload -= size
 }
 
 func (c *serverConn) sent() {

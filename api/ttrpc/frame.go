@@ -12,6 +12,8 @@ const (
 	MaxMessage = 4 << 20
 	// keepBuffer is the largest buffer that a connection keeps between frames.
 	keepBuffer = 32 << 10
+	// firstBuffer is the largest buffer for a frame of which nothing has come.
+	firstBuffer = 64 << 10
 	// minBuffer holds most frames of the agent API.
 	minBuffer = 4 << 10
 )
@@ -88,26 +90,29 @@ func (f *frameReader) next() (h header, body []byte, oversized bool, err error) 
 }
 
 // fill reads until n bytes are at hand. The error is io.EOF only when there was
-// not a single byte.
+// not a single byte. The buffer grows with what has come, not with what a header
+// announces.
 func (f *frameReader) fill(n int) error {
-	if f.to-f.from >= n {
-		return nil
-	}
-	if f.from+n > len(f.buf) {
-		into := f.buf
-		if n > len(into) {
-			into = make([]byte, max(n, minBuffer))
+	for had := f.to > f.from; f.to-f.from < n; {
+		have := f.to - f.from
+		if f.from+n > len(f.buf) {
+			into := f.buf
+			if want := min(n, max(2*have, firstBuffer)); want > len(into) {
+				into = make([]byte, max(want, minBuffer))
+			}
+			f.to = copy(into, f.buf[f.from:f.to])
+			f.buf, f.from = into, 0
 		}
-		f.to = copy(into, f.buf[f.from:f.to])
-		f.buf, f.from = into, 0
+		got, err := io.ReadAtLeast(f.r, f.buf[f.to:], min(n, len(f.buf)-f.from)-have)
+		f.to += got
+		if err != nil {
+			if had || f.to > f.from {
+				err = unexpected(err)
+			}
+			return err
+		}
 	}
-	got, err := io.ReadAtLeast(f.r, f.buf[f.to:], n-(f.to-f.from))
-	had := f.to > f.from
-	f.to += got
-	if had {
-		err = unexpected(err)
-	}
-	return err
+	return nil
 }
 
 // discard throws n bytes away.

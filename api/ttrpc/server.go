@@ -10,9 +10,12 @@ import (
 
 // Defaults of ServerOptions.
 const (
-	DefaultMaxInFlight = 1024
-	DefaultMaxPayload  = 32 << 20
-	DefaultMaxConns    = 64
+	DefaultMaxInFlight     = 1024
+	DefaultMaxPayload      = 32 << 20
+	DefaultMaxTotal        = 4096
+	DefaultMaxTotalPayload = 64 << 20
+	DefaultMaxAnswers      = 16 << 20
+	DefaultMaxConns        = 64
 )
 
 // ErrServerClosed is what serving ends with after Shutdown or Close.
@@ -31,6 +34,12 @@ type ServerOptions struct {
 	// MaxPayload is the number of payload bytes of the requests in progress
 	// per connection. One request is taken whatever it is.
 	MaxPayload int
+	// MaxTotal and MaxTotalPayload are the same for all connections together.
+	MaxTotal, MaxTotalPayload int
+	// MaxAnswers is the number of bytes of answers that may wait, on all
+	// connections, for clients to read earlier ones. What would be more is
+	// answered with an error.
+	MaxAnswers int
 	// MaxConns is the number of connections that Serve serves; more are
 	// closed at once.
 	MaxConns int
@@ -73,6 +82,7 @@ type Listener interface {
 type Server struct {
 	opts     ServerOptions
 	services map[string]map[string]*method // by service and name
+	load     load
 
 	mu        sync.Mutex
 	draining  bool
@@ -84,14 +94,20 @@ type Server struct {
 
 // NewServer returns a server without handlers.
 func NewServer(opts ServerOptions) *Server {
-	if opts.MaxInFlight <= 0 {
-		opts.MaxInFlight = DefaultMaxInFlight
-	}
-	if opts.MaxPayload <= 0 {
-		opts.MaxPayload = DefaultMaxPayload
-	}
-	if opts.MaxConns <= 0 {
-		opts.MaxConns = DefaultMaxConns
+	for _, bound := range []struct {
+		value    *int
+		standard int
+	}{
+		{&opts.MaxInFlight, DefaultMaxInFlight},
+		{&opts.MaxPayload, DefaultMaxPayload},
+		{&opts.MaxTotal, DefaultMaxTotal},
+		{&opts.MaxTotalPayload, DefaultMaxTotalPayload},
+		{&opts.MaxAnswers, DefaultMaxAnswers},
+		{&opts.MaxConns, DefaultMaxConns},
+	} {
+		if *bound.value <= 0 {
+			*bound.value = bound.standard
+		}
 	}
 	s := &Server{
 		opts:      opts,
@@ -171,7 +187,7 @@ func (s *Server) ServeConn(ctx context.Context, conn io.ReadWriteCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(ErrClosed)
 	ctx = context.WithValue(ctx, connectionKey{}, ctx)
-	c := &serverConn{server: s, conn: conn, cancel: cancel}
+	c := &serverConn{server: s, conn: conn, cancel: cancel, writing: make(chan struct{}, 1)}
 	closed := make(chan struct{})
 	unhook := context.AfterFunc(ctx, func() {
 		defer close(closed)

@@ -363,6 +363,12 @@ func (m *IPAddress) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *IPAddress) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *IPAddress) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 8:
@@ -373,7 +379,6 @@ func (m *IPAddress) UnmarshalVT(b []byte) error {
 			m.Mask = d.String()
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -405,6 +410,12 @@ func (m *Interface) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interface) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Interface) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -413,7 +424,7 @@ func (m *Interface) UnmarshalVT(b []byte) error {
 			m.Name = d.String()
 		case 26:
 			v := new(IPAddress)
-			d.Nested(v.UnmarshalVT(d.View()))
+			v.DecodeVT(d.Enter())
 			m.IPAddresses = append(m.IPAddresses, v)
 		case 32:
 			m.Mtu = d.Uint64()
@@ -427,7 +438,6 @@ func (m *Interface) UnmarshalVT(b []byte) error {
 			m.RawFlags = uint32(d.Uint64())
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -460,6 +470,12 @@ func (m *Route) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Route) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *Route) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
@@ -483,7 +499,6 @@ func (m *Route) UnmarshalVT(b []byte) error {
 			m.Metric = &v
 		}
 	}
-	return d.Err()
 }
 
 // SizeVT returns the encoded size in bytes.
@@ -512,13 +527,19 @@ func (m *ARPNeighbor) EncodeVT(e *wire.Encoder) {
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
 	d := wire.NewDecoder(b)
+	m.DecodeVT(&d)
+	return d.Err()
+}
+
+// DecodeVT decodes the fields that d stands before.
+func (m *ARPNeighbor) DecodeVT(d *wire.Decoder) {
 	for d.Next() {
 		switch d.Tag() {
 		case 10:
 			if m.ToIPAddress == nil {
 				m.ToIPAddress = new(IPAddress)
 			}
-			d.Nested(m.ToIPAddress.UnmarshalVT(d.View()))
+			m.ToIPAddress.DecodeVT(d.Enter())
 		case 18:
 			m.Device = d.String()
 		case 26:
@@ -529,5 +550,4 @@ func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
 			m.Flags = int32(d.Uint64())
 		}
 	}
-	return d.Err()
 }

@@ -8,14 +8,35 @@ type Decoder struct {
 	number uint64 // of a varint field
 	bytes  []byte // of a bytes field
 	err    error
+	left   int // fields that may still come
+
+	// outer is what comes after the messages that enclose this one.
+	outer [maxDepth][]byte
+	depth int
 }
 
-// NewDecoder returns a decoder of a message.
-func NewDecoder(b []byte) Decoder { return Decoder{rest: b} }
+// maxDepth is more than how deep messages are nested in the schema.
+const maxDepth = 8
 
-// Next goes to the next field and answers whether there is one.
+// NewDecoder returns a decoder of a message that has at most MaxFields fields,
+// those of messages in it included.
+func NewDecoder(b []byte) Decoder { return Decoder{rest: b, left: MaxFields} }
+
+// Next goes to the next field and answers whether there is one. At the end of a
+// message in a message the decoder is back in the outer one.
 func (d *Decoder) Next() bool {
-	if d.err != nil || len(d.rest) == 0 {
+	if d.err != nil {
+		return false
+	}
+	if len(d.rest) == 0 {
+		if d.depth > 0 {
+			d.depth--
+			d.rest = d.outer[d.depth]
+		}
+		return false
+	}
+	if d.left--; d.left < 0 {
+		d.err = ErrFields
 		return false
 	}
 	ok := d.next()
@@ -78,26 +99,34 @@ func (d *Decoder) Bytes() []byte { return append([]byte{}, d.bytes...) }
 // View returns the value of a bytes field, as part of the encoded message.
 func (d *Decoder) View() []byte { return d.bytes }
 
-// Nested takes the error of decoding what View returns as a message. The caller
-// decodes, since calls through an interface would keep the decoders of all
-// messages in a program.
-func (d *Decoder) Nested(err error) {
-	if err != nil {
-		d.err = err
+// Enter goes into the value of a bytes field that is a message, which the caller
+// is to decode to its end.
+func (d *Decoder) Enter() *Decoder {
+	if d.depth == maxDepth {
+		d.err = ErrMalformed
+		return d
 	}
+	d.outer[d.depth] = d.rest
+	d.depth++
+	d.rest = d.bytes
+	return d
 }
 
-// Fail ends the decoding with an error.
-func (d *Decoder) Fail(err error) { d.err = err }
+// Merge goes on where value, which Entry returned, has come to.
+func (d *Decoder) Merge(value *Decoder) {
+	d.left = value.left
+	if value.err != nil {
+		d.err = value.err
+	}
+}
 
 // Entry splits a bytes field that is an entry of a map with string keys. Value
 // stands at the entry's value, or has zero values if it has none.
 func (d *Decoder) Entry() (key string, value Decoder) {
-	for entry := NewDecoder(d.bytes); ; {
+	for entry := (Decoder{rest: d.bytes, left: d.left}); ; {
 		if !entry.Next() {
-			if entry.err != nil {
-				d.err = entry.err
-			}
+			d.Merge(&entry)
+			value.left = d.left
 			return key, value
 		}
 		switch entry.tag >> 3 {
@@ -119,6 +148,10 @@ func Varints[T Integer](d *Decoder, list []T) []T {
 		n, rest, ok := uvarint(b)
 		if !ok {
 			d.err = ErrMalformed
+			break
+		}
+		if d.left--; d.left < 0 {
+			d.err = ErrFields
 			break
 		}
 		list, b = append(list, T(n)), rest

@@ -12,10 +12,17 @@ package wire
 
 import "errors"
 
+// MaxFields is how many fields a message may have in all. It bounds what a small
+// message of many empty elements takes when it is decoded, which is a hundred
+// times its size. No spec of a container comes near.
+const MaxFields = 32 << 10
+
 // Errors of decoding and encoding.
 var (
 	// ErrMalformed is the error of bytes that are no protobuf message.
 	ErrMalformed = errors.New("malformed protobuf")
+	// ErrFields is the error of a message with more than MaxFields fields.
+	ErrFields = errors.New("more than 32768 fields")
 	// ErrBuffer is the error of encoding into a buffer that is too small, as
 	// it is when the message changed since it was measured.
 	ErrBuffer = errors.New("buffer too small for message")

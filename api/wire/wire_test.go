@@ -88,3 +88,37 @@ func TestEncoderBuffer(t *testing.T) {
 		t.Errorf("nil message: %q, %v", b, err)
 	}
 }
+
+func TestDecoderBoundsFields(t *testing.T) {
+	full := strings.Repeat("\x1a\x00", wire.MaxFields-1)
+	// A Spec with a Process with as many arguments as there may be.
+	process := func(args string) []byte {
+		e := &ocipb.Spec{Process: &ocipb.Process{}}
+		if err := e.Process.UnmarshalVT([]byte(strings.ReplaceAll(args, "\x1a", "\x22"))); err != nil {
+			t.Fatal(err)
+		}
+		b, err := e.MarshalVT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	var s ocipb.Spec
+	if err := s.UnmarshalVT(process(full)); err != nil || len(s.Process.Args) != wire.MaxFields-1 {
+		t.Errorf("as many as there may be: %v", err)
+	}
+	if err := s.UnmarshalVT(append(process(full), "\x0a\x00"...)); !errors.Is(err, wire.ErrFields) {
+		t.Errorf("one more behind the message in the message: %v", err)
+	}
+	if err := s.UnmarshalVT([]byte(full + "\x1a\x00\x1a\x00")); !errors.Is(err, wire.ErrFields) {
+		t.Errorf("more of one field: %v", err)
+	}
+	packed := "\x1a\xff\xff\x03" + strings.Repeat("\x01", 1<<16-1)
+	if err := new(ocipb.User).UnmarshalVT([]byte(packed)); !errors.Is(err, wire.ErrFields) {
+		t.Errorf("a packed list: %v", err)
+	}
+	entry := "\x3a\xfe\xff\x07" + strings.Repeat("\x0a\x00", 1<<16-1)
+	if err := new(ocipb.Spec).UnmarshalVT([]byte(entry)); !errors.Is(err, wire.ErrFields) {
+		t.Errorf("an entry of a map: %v", err)
+	}
+}

@@ -67,6 +67,12 @@ func (c codec) message(m *protogen.Message) {
 	c.P("// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.")
 	c.P("func (m *", name, ") UnmarshalVT(b []byte) error {")
 	c.P("d := ", decoder, "(b)")
+	c.P("m.DecodeVT(&d)")
+	c.P("return d.Err()")
+	c.P("}")
+	c.P()
+	c.P("// DecodeVT decodes the fields that d stands before.")
+	c.P("func (m *", name, ") DecodeVT(d *", wirePackage.Ident("Decoder"), ") {")
 	c.P("for d.Next() {")
 	if len(fields) > 0 {
 		c.P("switch d.Tag() {")
@@ -76,7 +82,6 @@ func (c codec) message(m *protogen.Message) {
 		c.P("}")
 	}
 	c.P("}")
-	c.P("return d.Err()")
 	c.P("}")
 	c.P()
 }
@@ -174,14 +179,14 @@ func (c codec) decode(f *protogen.Field) {
 	case f.Desc.Kind() == protoreflect.MessageKind && f.Desc.IsList():
 		c.P("case ", bytes, ":")
 		c.P("v := new(", f.Message.GoIdent, ")")
-		c.P("d.Nested(v.UnmarshalVT(d.View()))")
+		c.P("v.DecodeVT(d.Enter())")
 		c.P(target, " = append(", target, ", v)")
 	case f.Desc.Kind() == protoreflect.MessageKind:
 		c.P("case ", bytes, ":")
 		c.P("if ", target, " == nil {")
 		c.P(target, " = new(", f.Message.GoIdent, ")")
 		c.P("}")
-		c.P("d.Nested(", target, ".UnmarshalVT(d.View()))")
+		c.P(target, ".DecodeVT(d.Enter())")
 	case f.Desc.Kind() == protoreflect.StringKind || f.Desc.Kind() == protoreflect.BytesKind:
 		method := "String"
 		if f.Desc.Kind() == protoreflect.BytesKind {
@@ -195,7 +200,7 @@ func (c codec) decode(f *protogen.Field) {
 		}
 	case f.Desc.IsList():
 		c.P("case ", varint, ", ", bytes, ":")
-		c.P(target, " = ", wirePackage.Ident("Varints"), "(&d, ", target, ")")
+		c.P(target, " = ", wirePackage.Ident("Varints"), "(d, ", target, ")")
 	default:
 		c.P("case ", varint, ":")
 		value := c.scalar(f)
@@ -230,9 +235,8 @@ func (c codec) decodeEntry(f *protogen.Field, target string) {
 		c.P(target, "[k] = v.Uint64()")
 	default:
 		c.P("inner := new(", value.Message.GoIdent, ")")
-		c.P("if err := inner.UnmarshalVT(v.View()); err != nil {")
-		c.P("d.Fail(err)")
-		c.P("}")
+		c.P("inner.DecodeVT(v.Enter())")
+		c.P("d.Merge(&v)")
 		c.P(target, "[k] = inner")
 	}
 }
