@@ -2,9 +2,10 @@ package seccomp
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api/fmt"
 )
 
 // check finds out whether the kernel would take a program, but for reads of
