@@ -136,6 +136,8 @@ func (p *Process) handle() error {
 	case stage.Ready:
 		p.ready = true
 		return nil
+	case stage.Refused:
+		return &SpecError{m.text}
 	case stage.Failed, stage.ExecFailed:
 		return &StageError{Text: m.text, Command: m.kind == stage.ExecFailed}
 	case 0:

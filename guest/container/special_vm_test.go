@@ -3,6 +3,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -62,9 +63,9 @@ func TestUsersByName(t *testing.T) {
 		{"a user and a group", Names{User: "ann", Group: "disk"}, "1000:6 9 50 51"},
 		{"a group alone", Names{Group: "51"}, "7:51 9"},
 		{"further groups", Names{User: "ann", Groups: []string{"wheel", "99"}}, "1000:1001 9 51 99"},
-		{"no such user", Names{User: "eve"}, `!the container has no user "eve"`},
-		{"an entry that is broken", Names{User: "bad"}, `!the container has no user "bad"`},
-		{"no such group", Names{Group: "eve"}, `!the container has no group "eve"`},
+		{"no such user", Names{User: "eve"}, `!string_user: the container has no user "eve"`},
+		{"an entry that is broken", Names{User: "bad"}, `!string_user: the container has no user "bad"`},
+		{"no such group", Names{Group: "eve"}, `!string_user: the container has no group "eve"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out := newOutput(t)
@@ -73,7 +74,8 @@ func TestUsersByName(t *testing.T) {
 			c, err := rt.Create(testContext(t), "names", spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{Names: tt.names})
 			out.write.Close()
 			if want, ok := strings.CutPrefix(tt.want, "!"); ok {
-				if err == nil || err.Error() != want {
+				var refused *SpecError
+				if !errors.As(err, &refused) || err.Error() != want {
 					t.Errorf("error %v, want %s", err, want)
 				}
 				return

@@ -18,6 +18,7 @@ const (
 	Ready      = 'R' // everything is done; the stage waits for Go
 	Failed     = 'E' // with a text; the stage ends
 	ExecFailed = 'X' // the same, when it is the command that cannot be executed
+	Refused    = 'I' // the same, when the container or the kernel shows that the request makes no sense
 )
 
 // Go is what a stage waits for, one byte. Before the first the runtime sends the
@@ -103,11 +104,18 @@ func (c conn) send(kind byte, text []byte, fds ...int) error {
 	return nil
 }
 
+// refusedError is an error about what was asked for.
+type refusedError struct{ error }
+
 func (c conn) fail(err error) {
 	kind := byte(Failed)
 	var command commandError
-	if errors.As(err, &command) {
+	var refused refusedError
+	switch {
+	case errors.As(err, &command):
 		kind = ExecFailed
+	case errors.As(err, &refused):
+		kind = Refused
 	}
 	_ = c.send(kind, []byte(err.Error())) // the runtime is gone if this fails
 }

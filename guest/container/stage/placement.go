@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -112,7 +111,7 @@ func setMemoryPolicy(p *ocipb.LinuxMemoryPolicy) error {
 	_, _, errno := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, mode, mask, bits)
 	switch {
 	case errno == unix.ENOSYS:
-		return fmt.Errorf("linux.memoryPolicy %s: %w", p.Mode, errors.New("this kernel has no NUMA policies"))
+		return refusedError{fmt.Errorf("linux.memoryPolicy %s: this kernel has no NUMA policies", p.Mode)}
 	case errno != 0:
 		return fmt.Errorf("linux.memoryPolicy %s %s: %w", p.Mode, p.Nodes, errno)
 	}

@@ -94,7 +94,7 @@ func lookUp(text, kind, name string) (uint32, error) {
 	if id, ok := number(name); ok {
 		return id, nil
 	}
-	return 0, fmt.Errorf("the container has no %s %q", kind, name)
+	return 0, refusedError{fmt.Errorf("string_user: the container has no %s %q", kind, name)}
 }
 
 // entries are the lines of a file like passwd(5) with that many fields or more.
