@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -112,11 +113,11 @@ func TestAnErrorMatchesItsErrno(t *testing.T) {
 }
 
 func TestAListThatChangedIsReadAgain(t *testing.T) {
-	calls := 0
+	var calls atomic.Int32
 	conn := kernel(t, func(request Message) [][]byte {
-		if calls++; calls < 3 {
+		if n := calls.Add(1); n < 3 {
 			return [][]byte{
-				message(unix.RTM_NEWLINK, unix.NLM_F_MULTI, request.seq, byte(calls)),
+				message(unix.RTM_NEWLINK, unix.NLM_F_MULTI, request.seq, byte(n)),
 				message(unix.NLMSG_DONE, unix.NLM_F_MULTI|unix.NLM_F_DUMP_INTR, request.seq, number(0)...),
 			}
 		}
@@ -126,8 +127,8 @@ func TestAListThatChangedIsReadAgain(t *testing.T) {
 		}
 	})
 	list, err := conn.Dump(NewRequest(unix.RTM_GETLINK, 0, make([]byte, 16)))
-	if err != nil || len(list) != 2 || list[0].Body[0] != 3 || list[1].Body[0] != 4 || calls != 3 {
-		t.Errorf("list is %+v, %v, after %d calls", list, err, calls)
+	if err != nil || len(list) != 2 || list[0].Body[0] != 3 || list[1].Body[0] != 4 || calls.Load() != 3 {
+		t.Errorf("list is %+v, %v, after %d calls", list, err, calls.Load())
 	}
 }
 
