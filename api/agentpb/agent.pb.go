@@ -2620,9 +2620,7 @@ func (m *Empty) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Empty) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2672,9 +2670,7 @@ func (m *CreateContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2740,9 +2736,7 @@ func (m *StartContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2777,9 +2771,7 @@ func (m *RemoveContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2825,9 +2817,7 @@ func (m *ExecProcessRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2882,9 +2872,7 @@ func (m *SignalProcessRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SignalProcessRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2925,9 +2913,7 @@ func (m *WaitProcessRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2967,9 +2953,7 @@ func (m *WaitProcessResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3013,9 +2997,7 @@ func (m *ListProcessesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3053,9 +3035,7 @@ func (m *ListProcessesResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3092,9 +3072,7 @@ func (m *UpdateContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3135,9 +3113,7 @@ func (m *UpdateEphemeralMountsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateEphemeralMountsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3173,9 +3149,7 @@ func (m *StatsContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3209,9 +3183,7 @@ func (m *PauseContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PauseContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3245,9 +3217,7 @@ func (m *ResumeContainerRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResumeContainerRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3277,9 +3247,7 @@ func (m *RemoveStaleVirtiofsShareMountsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveStaleVirtiofsShareMountsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3310,9 +3278,7 @@ func (m *CpuUsage) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuUsage) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3352,9 +3318,7 @@ func (m *ThrottlingData) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ThrottlingData) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3398,9 +3362,7 @@ func (m *CpuStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3446,9 +3408,7 @@ func (m *PidsStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PidsStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3485,9 +3445,7 @@ func (m *MemoryData) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryData) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3548,9 +3506,7 @@ func (m *MemoryStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3621,9 +3577,7 @@ func (m *PressureStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3666,9 +3620,7 @@ func (m *PressureLine) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureLine) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3709,9 +3661,7 @@ func (m *BlkioStatsEntry) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStatsEntry) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3775,9 +3725,7 @@ func (m *BlkioStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3846,9 +3794,7 @@ func (m *HugetlbStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HugetlbStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3900,9 +3846,7 @@ func (m *CgroupStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CgroupStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3969,9 +3913,7 @@ func (m *NetworkStats) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *NetworkStats) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4026,9 +3968,7 @@ func (m *StatsContainerResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4071,9 +4011,7 @@ func (m *WriteStreamRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4111,9 +4049,7 @@ func (m *WriteStreamResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4149,9 +4085,7 @@ func (m *ReadStreamRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4189,9 +4123,7 @@ func (m *ReadStreamResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4226,9 +4158,7 @@ func (m *CloseStdinRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CloseStdinRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4267,9 +4197,7 @@ func (m *TtyWinResizeRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *TtyWinResizeRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4308,9 +4236,7 @@ func (m *KernelModule) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *KernelModule) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4356,9 +4282,7 @@ func (m *CreateSandboxRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4404,9 +4328,7 @@ func (m *DestroySandboxRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *DestroySandboxRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4436,9 +4358,7 @@ func (m *Interfaces) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interfaces) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4474,9 +4394,7 @@ func (m *Routes) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Routes) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4514,9 +4432,7 @@ func (m *UpdateInterfaceRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateInterfaceRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4555,9 +4471,7 @@ func (m *UpdateRoutesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateRoutesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4590,9 +4504,7 @@ func (m *ListInterfacesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListInterfacesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4618,9 +4530,7 @@ func (m *ListRoutesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListRoutesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4650,9 +4560,7 @@ func (m *ARPNeighbors) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbors) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4690,9 +4598,7 @@ func (m *AddARPNeighborsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddARPNeighborsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4729,9 +4635,7 @@ func (m *GetIPTablesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4765,9 +4669,7 @@ func (m *GetIPTablesResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4802,9 +4704,7 @@ func (m *SetIPTablesRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4840,9 +4740,7 @@ func (m *SetIPTablesResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4878,9 +4776,7 @@ func (m *OnlineCPUMemRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OnlineCPUMemRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4918,9 +4814,7 @@ func (m *ReseedRandomDevRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReseedRandomDevRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4957,9 +4851,7 @@ func (m *AgentDetails) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AgentDetails) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5004,9 +4896,7 @@ func (m *GuestDetailsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5046,9 +4936,7 @@ func (m *GuestDetailsResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5089,9 +4977,7 @@ func (m *MemHotplugByProbeRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemHotplugByProbeRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5126,9 +5012,7 @@ func (m *SetGuestDateTimeRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetGuestDateTimeRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5163,9 +5047,7 @@ func (m *FSGroup) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *FSGroup) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5203,9 +5085,7 @@ func (m *SharedMount) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SharedMount) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5254,9 +5134,7 @@ func (m *Storage) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Storage) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5309,9 +5187,7 @@ func (m *Device) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Device) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5353,9 +5229,7 @@ func (m *StringUser) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StringUser) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5398,9 +5272,7 @@ func (m *CopyFileRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CopyFileRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5444,9 +5316,7 @@ func (m *StartTracingRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartTracingRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5472,9 +5342,7 @@ func (m *StopTracingRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StopTracingRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5500,9 +5368,7 @@ func (m *GetOOMEventRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetOOMEventRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5530,9 +5396,7 @@ func (m *OOMEvent) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OOMEvent) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5564,9 +5428,7 @@ func (m *AddSwapRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5600,9 +5462,7 @@ func (m *AddSwapPathRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapPathRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5632,9 +5492,7 @@ func (m *GetMetricsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetMetricsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5662,9 +5520,7 @@ func (m *Metrics) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Metrics) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5698,9 +5554,7 @@ func (m *VolumeStatsRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5735,9 +5589,7 @@ func (m *ResizeVolumeRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResizeVolumeRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5771,9 +5623,7 @@ func (m *SetPolicyRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetPolicyRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5808,9 +5658,7 @@ func (m *GetDiagnosticDataRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5846,9 +5694,7 @@ func (m *GetDiagnosticDataResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5902,9 +5748,7 @@ func (m *MemAgentMemcgConfig) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentMemcgConfig) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -5980,9 +5824,7 @@ func (m *MemAgentCompactConfig) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentCompactConfig) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.

@@ -170,9 +170,7 @@ func (m *VolumeStatsResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -214,9 +212,7 @@ func (m *VolumeUsage) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeUsage) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -255,9 +251,7 @@ func (m *VolumeCondition) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeCondition) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.

@@ -130,9 +130,7 @@ func (m *CheckRequest) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CheckRequest) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -166,9 +164,7 @@ func (m *HealthCheckResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HealthCheckResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -203,9 +199,7 @@ func (m *VersionCheckResponse) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VersionCheckResponse) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.

@@ -2184,9 +2184,7 @@ func (m *Spec) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Spec) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2291,9 +2289,7 @@ func (m *Process) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Process) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2381,9 +2377,7 @@ func (m *LinuxScheduler) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxScheduler) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2428,9 +2422,7 @@ func (m *LinuxIOPriority) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIOPriority) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2465,9 +2457,7 @@ func (m *CPUAffinity) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CPUAffinity) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2502,9 +2492,7 @@ func (m *Box) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Box) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2544,9 +2532,7 @@ func (m *User) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *User) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2593,9 +2579,7 @@ func (m *LinuxCapabilities) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCapabilities) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2637,9 +2621,7 @@ func (m *POSIXRlimit) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *POSIXRlimit) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2684,9 +2666,7 @@ func (m *Mount) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Mount) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2733,9 +2713,7 @@ func (m *Root) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Root) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2786,9 +2764,7 @@ func (m *Hooks) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Hooks) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2845,9 +2821,7 @@ func (m *Hook) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Hook) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -2931,9 +2905,7 @@ func (m *Linux) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Linux) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3039,9 +3011,7 @@ func (m *LinuxPersonality) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPersonality) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3076,9 +3046,7 @@ func (m *LinuxTimeOffset) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxTimeOffset) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3112,9 +3080,7 @@ func (m *LinuxNetDevice) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetDevice) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3150,9 +3116,7 @@ func (m *LinuxMemoryPolicy) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemoryPolicy) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3188,9 +3152,7 @@ func (m *Windows) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Windows) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3222,9 +3184,7 @@ func (m *Solaris) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Solaris) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3258,9 +3218,7 @@ func (m *LinuxIDMapping) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIDMapping) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3297,9 +3255,7 @@ func (m *LinuxNamespace) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNamespace) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3339,9 +3295,7 @@ func (m *LinuxDevice) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDevice) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3415,9 +3369,7 @@ func (m *LinuxResources) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxResources) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3500,9 +3452,7 @@ func (m *LinuxRdma) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxRdma) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3545,9 +3495,7 @@ func (m *LinuxMemory) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemory) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3605,9 +3553,7 @@ func (m *LinuxCPU) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCPU) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3662,9 +3608,7 @@ func (m *LinuxWeightDevice) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxWeightDevice) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3706,9 +3650,7 @@ func (m *LinuxThrottleDevice) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxThrottleDevice) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3760,9 +3702,7 @@ func (m *LinuxBlockIO) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3816,9 +3756,7 @@ func (m *LinuxPids) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPids) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3856,9 +3794,7 @@ func (m *LinuxDeviceCgroup) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDeviceCgroup) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3901,9 +3837,7 @@ func (m *LinuxNetwork) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetwork) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3942,9 +3876,7 @@ func (m *LinuxHugepageLimit) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxHugepageLimit) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -3981,9 +3913,7 @@ func (m *LinuxInterfacePriority) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxInterfacePriority) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4029,9 +3959,7 @@ func (m *LinuxSeccomp) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4085,9 +4013,7 @@ func (m *LinuxSeccompArg) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccompArg) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4132,9 +4058,7 @@ func (m *LinuxSyscall) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -4179,9 +4103,7 @@ func (m *LinuxIntelRdt) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIntelRdt) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.

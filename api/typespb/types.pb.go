@@ -362,9 +362,7 @@ func (m *IPAddress) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *IPAddress) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -409,9 +407,7 @@ func (m *Interface) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interface) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -469,9 +465,7 @@ func (m *Route) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Route) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.
@@ -526,9 +520,7 @@ func (m *ARPNeighbor) EncodeVT(e *wire.Encoder) {
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
-	d := wire.NewDecoder(b)
-	m.DecodeVT(&d)
-	return d.Err()
+	return wire.Decode(b, m.DecodeVT)
 }
 
 // DecodeVT decodes the fields that d stands before.

@@ -22,6 +22,13 @@ const maxDepth = 8
 // those of messages in it included.
 func NewDecoder(b []byte) Decoder { return Decoder{rest: b, left: MaxFields} }
 
+// Decode decodes b by a message's DecodeVT.
+func Decode(b []byte, message func(*Decoder)) error {
+	d := NewDecoder(b)
+	message(&d)
+	return d.err
+}
+
 // Next goes to the next field and answers whether there is one. At the end of a
 // message in a message the decoder is back in the outer one.
 func (d *Decoder) Next() bool {

@@ -41,7 +41,7 @@ func (c codec) message(m *protogen.Message) {
 	fields := slices.Clone(m.Fields)
 	slices.SortFunc(fields, func(a, b *protogen.Field) int { return int(a.Desc.Number() - b.Desc.Number()) })
 	name := m.GoIdent.GoName
-	encoder, decoder := wirePackage.Ident("Encoder"), wirePackage.Ident("NewDecoder")
+	encoder := wirePackage.Ident("Encoder")
 
 	c.P("// SizeVT returns the encoded size in bytes.")
 	c.P("func (m *", name, ") SizeVT() int { return ", wirePackage.Ident("Size"), "(m) }")
@@ -66,9 +66,7 @@ func (c codec) message(m *protogen.Message) {
 	c.P()
 	c.P("// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.")
 	c.P("func (m *", name, ") UnmarshalVT(b []byte) error {")
-	c.P("d := ", decoder, "(b)")
-	c.P("m.DecodeVT(&d)")
-	c.P("return d.Err()")
+	c.P("return ", wirePackage.Ident("Decode"), "(b, m.DecodeVT)")
 	c.P("}")
 	c.P()
 	c.P("// DecodeVT decodes the fields that d stands before.")
