@@ -175,5 +175,29 @@ func (r *runner) runtimeConfig() (*config.Config, error) {
 	if r.initrd != "" {
 		h.Image = ""
 	}
+	if cfg.Path == "" {
+		r.builtGuest(h)
+	}
 	return cfg, cfg.Check()
+}
+
+// builtGuest takes the guest of the repository that the program was built in, if
+// it is there and nobody named another.
+func (r *runner) builtGuest(h *config.Hypervisor) {
+	program, err := os.Executable()
+	if err != nil {
+		return
+	}
+	built := func(name string) (path string, ok bool) {
+		path = filepath.Join(filepath.Dir(program), "..", "build", "guest", name)
+		info, err := os.Stat(path)
+		return path, err == nil && info.Mode().IsRegular()
+	}
+	kernel, ok := built("vmlinux")
+	if ok && h.Kernel == "" {
+		h.Kernel = kernel
+	}
+	if initrd, ok := built("kata-initrd.img"); ok && h.Initrd == "" && h.Image == "" {
+		h.Initrd = initrd
+	}
 }

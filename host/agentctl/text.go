@@ -21,7 +21,8 @@ flags of connect and console:
                              one of its containers, or its beginning
 
 flags of vm:
-  --config FILE     configuration.toml (default: looked up as the runtime does)
+  --config FILE     configuration.toml (default: looked up as the runtime does;
+                    without any, the guest in ../build/guest beside the program)
   --kernel FILE     guest kernel
   --initrd FILE     initrd with the agent
   --share           share bundles with the guest, so that containers can run
