@@ -36,7 +36,11 @@ func (s *Service) setGuestDateTime(_ context.Context, req *agentpb.SetGuestDateT
 	if err := s.needInit("set the clock"); err != nil {
 		return nil, err
 	}
-	if err := unix.Settimeofday(&unix.Timeval{Sec: req.Sec, Usec: req.Usec}); err != nil {
+	err := unix.Settimeofday(&unix.Timeval{Sec: req.Sec, Usec: req.Usec})
+	if errors.Is(err, unix.EINVAL) {
+		return nil, invalid("Sec", req.Sec, "is not a time that the kernel takes: it is before the machine was started, or beyond 2232")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("set the clock to %d.%06d: %w", req.Sec, req.Usec, err)
 	}
 	return &agentpb.Empty{}, nil
