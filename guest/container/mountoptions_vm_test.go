@@ -5,11 +5,11 @@ package container
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -220,8 +220,20 @@ func ext4(t *testing.T) string {
 	if err := file.Truncate(8 << 20); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(busybox(t), "mke2fs", "-F", image).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	mke2fs, err := theReaper().Start(func() (int, error) {
+		files := []uintptr{null.Fd(), null.Fd(), 2}
+		return syscall.ForkExec(busybox(t), []string{"mke2fs", "-F", image}, &syscall.ProcAttr{Files: files})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if <-mke2fs.Done(); mke2fs.Exit().Status != 0 {
+		t.Fatalf("mke2fs ended with %d", mke2fs.Exit().Status)
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {

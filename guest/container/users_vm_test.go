@@ -122,13 +122,18 @@ func TestNothingIsLeftOfUsers(t *testing.T) {
 		"user 70000 is not":     func(s *ocipb.Spec) { s.Process.User = &ocipb.User{UID: 70000} },
 		"device /x: user 70000": func(s *ocipb.Spec) { s.Linux.Devices = []*ocipb.LinuxDevice{{Path: "/x", Type: "c", UID: 70000}} },
 		"sysctl kernel.sem":     func(s *ocipb.Spec) { s.Linux.Sysctl = map[string]string{"kernel.sem": "nonsense"} },
-		"nosuch":                func(s *ocipb.Spec) { s.Process.Args = []string{"nosuch"} },
+		"mount /z": addMount(&ocipb.Mount{
+			Destination: "/z", Type: "bind", Source: mountedTree(t), Options: []string{"idmap"}, UIDMappings: mapped(1, 1), GIDMappings: mapped(1, 1),
+		}),
+		"nosuch": func(s *ocipb.Spec) { s.Process.Args = []string{"nosuch"} },
 	} {
 		spec := in(makeRootfs(t), "true", inUsers(t))
 		change(spec)
-		if _, _, err := create(t, rt, spec); err == nil || !strings.Contains(err.Error(), want) {
+		_, out, err := create(t, rt, spec)
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not hold %s", err, want)
 		}
+		_ = out.String() // closes its end
 	}
 	if after := openFiles(t); len(after) > len(before) {
 		t.Errorf("open before %q, after %q", before, after)

@@ -118,6 +118,7 @@ func (t Trees) idMapped(i int, m *ocipb.Mount, o *mount.Options, users func(m *o
 	if err != nil {
 		return err
 	}
+	defer unix.Close(namespace)
 	tree, err := bindSource(m.Source, o.Recursive)
 	if err != nil {
 		return err
