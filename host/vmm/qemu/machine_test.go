@@ -30,11 +30,11 @@ func TestStartFails(t *testing.T) {
 	} {
 		t.Run(behaviour, func(t *testing.T) {
 			m := fakeMachine(t, behaviour)
-			limit := 20 * time.Second
+			ctx := within(t, time.Minute)
 			if behaviour == "is mute" {
-				limit = 300 * time.Millisecond
+				ctx = untilConsole(ctx, m, "booting is mute")
 			}
-			err := m.Start(within(t, limit))
+			err := m.Start(ctx)
 			wantError(t, err, want...)
 			select {
 			case <-m.Done():
@@ -49,6 +49,18 @@ func TestStartFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// untilConsole returns a context that ends when the console of m says text.
+func untilConsole(ctx context.Context, m *Machine, text string) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for ctx.Err() == nil && !strings.Contains(m.ConsoleTail(), text) {
+			time.Sleep(time.Millisecond) // nothing tells of new lines
+		}
+		cancel(errors.New("the test's limit"))
+	}()
+	return ctx
 }
 
 func TestStartFailsWithoutConsoleFile(t *testing.T) {
