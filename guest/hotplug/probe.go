@@ -36,9 +36,9 @@ func (m *Machine) ProbeMemory(addresses []uint64) error {
 		return err
 	}
 	for i, address := range addresses {
-		kind, reason := m.checkBlock(string(table), address, size)
+		reason, kind := m.checkBlock(string(table), address, size)
 		if slices.Contains(addresses[:i], address) {
-			kind, reason = ErrInvalid, "is there twice"
+			reason, kind = "is there twice", ErrInvalid
 		}
 		if kind != nil {
 			return fail(kind, "address "+hex(address)+" "+reason)
@@ -56,25 +56,25 @@ func hex(n uint64) string { return "0x" + strconv.FormatUint(n, 16) }
 
 // checkBlock finds out whether there is memory at address that the kernel, whose
 // /proc/iomem is table, does not know; if not it returns what is wrong with it.
-func (m *Machine) checkBlock(table string, address, size uint64) (kind error, reason string) {
+func (m *Machine) checkBlock(table string, address, size uint64) (reason string, kind error) {
 	if address%size != 0 {
-		return ErrInvalid, "is not a multiple of " + hex(size) + ", the size of a block of memory"
+		return "is not a multiple of " + hex(size) + ", the size of a block of memory", ErrInvalid
 	}
 	if _, err := os.Stat(m.system + "/memory/memory" + strconv.FormatUint(address/size, 10)); err == nil {
-		return ErrExists, "is of memory in use already"
+		return "is of memory in use already", ErrExists
 	}
 	if user := overlapping(table, address, size); user != "" {
-		return ErrInvalid, "is taken by " + user
+		return "is taken by " + user, ErrInvalid
 	}
 	switch backed, err := isMemory(address, size); {
 	case err == unix.EINVAL:
-		return ErrInvalid, "is more than the machine can address"
+		return "is more than the machine can address", ErrInvalid
 	case err != nil:
-		return ErrUnable, "cannot be looked at: " + err.Error()
+		return "cannot be looked at: " + err.Error(), ErrUnable
 	case !backed:
-		return ErrInvalid, "is of no memory"
+		return "is of no memory", ErrInvalid
 	}
-	return nil, ""
+	return "", nil
 }
 
 // overlapping returns who uses a part of the addresses, "" if nobody does, by the
