@@ -9,6 +9,7 @@ import (
 	ocipb "kata/api/ocipb"
 	typespb "kata/api/typespb"
 	wire "kata/api/wire"
+	unsafe "unsafe"
 )
 
 // The API of the agent in the guest. Service, message and field names and
@@ -2606,3255 +2607,2268 @@ func (x *CgroupStats_HugetlbStatsEntry) GetValue() *HugetlbStats {
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Empty) SizeVT() int { return wire.Size(m) }
+func (m *Empty) SizeVT() int { return wire.Size(&wireEmpty, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Empty) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Empty) MarshalVT() ([]byte, error) { return wire.Marshal(&wireEmpty, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Empty) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Empty) EncodeVT(e *wire.Encoder) {
+func (m *Empty) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireEmpty, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Empty) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Empty) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireEmpty, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Empty) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireEmpty is the encoding of Empty.
+var wireEmpty = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *CreateContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *CreateContainerRequest) SizeVT() int {
+	return wire.Size(&wireCreateContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *CreateContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CreateContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCreateContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *CreateContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CreateContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(11, uint64(m.StderrPort))
-	e.Varint(10, uint64(m.StdoutPort))
-	e.Varint(9, uint64(m.StdinPort))
-	for i := len(m.SharedMounts) - 1; i >= 0; i-- {
-		e.Message(8, m.SharedMounts[i])
-	}
-	e.Bool(7, m.SandboxPidns)
-	if m.OCI != nil {
-		e.Message(6, m.OCI)
-	}
-	for i := len(m.Storages) - 1; i >= 0; i-- {
-		e.Message(5, m.Storages[i])
-	}
-	for i := len(m.Devices) - 1; i >= 0; i-- {
-		e.Message(4, m.Devices[i])
-	}
-	if m.StringUser != nil {
-		e.Message(3, m.StringUser)
-	}
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireCreateContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCreateContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CreateContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 26:
-			if m.StringUser == nil {
-				m.StringUser = new(StringUser)
-			}
-			m.StringUser.DecodeVT(d.Enter())
-		case 34:
-			v := new(Device)
-			v.DecodeVT(d.Enter())
-			m.Devices = append(m.Devices, v)
-		case 42:
-			v := new(Storage)
-			v.DecodeVT(d.Enter())
-			m.Storages = append(m.Storages, v)
-		case 50:
-			if m.OCI == nil {
-				m.OCI = new(ocipb.Spec)
-			}
-			m.OCI.DecodeVT(d.Enter())
-		case 56:
-			m.SandboxPidns = d.Bool()
-		case 66:
-			v := new(SharedMount)
-			v.DecodeVT(d.Enter())
-			m.SharedMounts = append(m.SharedMounts, v)
-		case 72:
-			m.StdinPort = uint32(d.Uint64())
-		case 80:
-			m.StdoutPort = uint32(d.Uint64())
-		case 88:
-			m.StderrPort = uint32(d.Uint64())
-		}
-	}
+// wireCreateContainerRequest is the encoding of CreateContainerRequest.
+var wireCreateContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.StringUser)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.Devices)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.Storages)), Kind: wire.KindMessage | wire.Repeated, Inner: 2},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.OCI)), Kind: wire.KindMessage, Inner: 3},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.SandboxPidns)), Kind: wire.KindBool},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.SharedMounts)), Kind: wire.KindMessage | wire.Repeated, Inner: 4},
+		{Number: 9, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.StdinPort)), Kind: wire.KindUint32},
+		{Number: 10, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.StdoutPort)), Kind: wire.KindUint32},
+		{Number: 11, Offset: uint16(unsafe.Offsetof(CreateContainerRequest{}.StderrPort)), Kind: wire.KindUint32},
+	},
+	Inner: []*wire.Table{&wireStringUser, &wireDevice, &wireStorage, &ocipb.WireSpec, &wireSharedMount},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *StartContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *StartContainerRequest) SizeVT() int {
+	return wire.Size(&wireStartContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *StartContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StartContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStartContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *StartContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StartContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireStartContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStartContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StartContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		}
-	}
+// wireStartContainerRequest is the encoding of StartContainerRequest.
+var wireStartContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(StartContainerRequest{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *RemoveContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *RemoveContainerRequest) SizeVT() int {
+	return wire.Size(&wireRemoveContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *RemoveContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *RemoveContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireRemoveContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *RemoveContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *RemoveContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Timeout))
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireRemoveContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireRemoveContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *RemoveContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 16:
-			m.Timeout = uint32(d.Uint64())
-		}
-	}
+// wireRemoveContainerRequest is the encoding of RemoveContainerRequest.
+var wireRemoveContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(RemoveContainerRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(RemoveContainerRequest{}.Timeout)), Kind: wire.KindUint32},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ExecProcessRequest) SizeVT() int { return wire.Size(m) }
+func (m *ExecProcessRequest) SizeVT() int {
+	return wire.Size(&wireExecProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ExecProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ExecProcessRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireExecProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ExecProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ExecProcessRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(7, uint64(m.StderrPort))
-	e.Varint(6, uint64(m.StdoutPort))
-	e.Varint(5, uint64(m.StdinPort))
-	if m.Process != nil {
-		e.Message(4, m.Process)
-	}
-	if m.StringUser != nil {
-		e.Message(3, m.StringUser)
-	}
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireExecProcessRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ExecProcessRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireExecProcessRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ExecProcessRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 26:
-			if m.StringUser == nil {
-				m.StringUser = new(StringUser)
-			}
-			m.StringUser.DecodeVT(d.Enter())
-		case 34:
-			if m.Process == nil {
-				m.Process = new(ocipb.Process)
-			}
-			m.Process.DecodeVT(d.Enter())
-		case 40:
-			m.StdinPort = uint32(d.Uint64())
-		case 48:
-			m.StdoutPort = uint32(d.Uint64())
-		case 56:
-			m.StderrPort = uint32(d.Uint64())
-		}
-	}
+// wireExecProcessRequest is the encoding of ExecProcessRequest.
+var wireExecProcessRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.StringUser)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.Process)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.StdinPort)), Kind: wire.KindUint32},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.StdoutPort)), Kind: wire.KindUint32},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(ExecProcessRequest{}.StderrPort)), Kind: wire.KindUint32},
+	},
+	Inner: []*wire.Table{&wireStringUser, &ocipb.WireProcess},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SignalProcessRequest) SizeVT() int { return wire.Size(m) }
+func (m *SignalProcessRequest) SizeVT() int {
+	return wire.Size(&wireSignalProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *SignalProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SignalProcessRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSignalProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *SignalProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SignalProcessRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(1000, m.All)
-	e.Varint(3, uint64(m.Signal))
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireSignalProcessRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SignalProcessRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSignalProcessRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SignalProcessRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 24:
-			m.Signal = uint32(d.Uint64())
-		case 8000:
-			m.All = d.Bool()
-		}
-	}
+// wireSignalProcessRequest is the encoding of SignalProcessRequest.
+var wireSignalProcessRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SignalProcessRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(SignalProcessRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(SignalProcessRequest{}.Signal)), Kind: wire.KindUint32},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(SignalProcessRequest{}.All)), Kind: wire.KindBool},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *WaitProcessRequest) SizeVT() int { return wire.Size(m) }
+func (m *WaitProcessRequest) SizeVT() int {
+	return wire.Size(&wireWaitProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *WaitProcessRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *WaitProcessRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireWaitProcessRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *WaitProcessRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *WaitProcessRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireWaitProcessRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireWaitProcessRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *WaitProcessRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		}
-	}
+// wireWaitProcessRequest is the encoding of WaitProcessRequest.
+var wireWaitProcessRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(WaitProcessRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(WaitProcessRequest{}.ExecId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *WaitProcessResponse) SizeVT() int { return wire.Size(m) }
+func (m *WaitProcessResponse) SizeVT() int {
+	return wire.Size(&wireWaitProcessResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *WaitProcessResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *WaitProcessResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireWaitProcessResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *WaitProcessResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *WaitProcessResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(1003, uint64(m.OomEvents))
-	e.Varint(1002, uint64(m.ExitedAt))
-	e.Varint(1001, uint64(m.StderrBytes))
-	e.Varint(1000, uint64(m.StdoutBytes))
-	e.Varint(1, uint64(m.Status))
+	return wire.MarshalTo(b, &wireWaitProcessResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WaitProcessResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireWaitProcessResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *WaitProcessResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Status = int32(d.Uint64())
-		case 8000:
-			m.StdoutBytes = d.Uint64()
-		case 8008:
-			m.StderrBytes = d.Uint64()
-		case 8016:
-			m.ExitedAt = int64(d.Uint64())
-		case 8024:
-			m.OomEvents = d.Uint64()
-		}
-	}
+// wireWaitProcessResponse is the encoding of WaitProcessResponse.
+var wireWaitProcessResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(WaitProcessResponse{}.Status)), Kind: wire.KindInt32},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(WaitProcessResponse{}.StdoutBytes)), Kind: wire.KindUint64},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(WaitProcessResponse{}.StderrBytes)), Kind: wire.KindUint64},
+		{Number: 1002, Offset: uint16(unsafe.Offsetof(WaitProcessResponse{}.ExitedAt)), Kind: wire.KindUint64},
+		{Number: 1003, Offset: uint16(unsafe.Offsetof(WaitProcessResponse{}.OomEvents)), Kind: wire.KindUint64},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ListProcessesRequest) SizeVT() int { return wire.Size(m) }
+func (m *ListProcessesRequest) SizeVT() int {
+	return wire.Size(&wireListProcessesRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ListProcessesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ListProcessesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireListProcessesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ListProcessesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ListProcessesRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(3, m.Args)
-	e.String(2, m.Format)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireListProcessesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireListProcessesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ListProcessesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.Format = d.String()
-		case 26:
-			m.Args = append(m.Args, d.String())
-		}
-	}
+// wireListProcessesRequest is the encoding of ListProcessesRequest.
+var wireListProcessesRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ListProcessesRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ListProcessesRequest{}.Format)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(ListProcessesRequest{}.Args)), Kind: wire.KindString | wire.Repeated},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ListProcessesResponse) SizeVT() int { return wire.Size(m) }
+func (m *ListProcessesResponse) SizeVT() int {
+	return wire.Size(&wireListProcessesResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ListProcessesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ListProcessesResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireListProcessesResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ListProcessesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ListProcessesResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(1, m.ProcessList)
+	return wire.MarshalTo(b, &wireListProcessesResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListProcessesResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireListProcessesResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ListProcessesResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ProcessList = d.Bytes()
-		}
-	}
+// wireListProcessesResponse is the encoding of ListProcessesResponse.
+var wireListProcessesResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ListProcessesResponse{}.ProcessList)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *UpdateContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *UpdateContainerRequest) SizeVT() int {
+	return wire.Size(&wireUpdateContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *UpdateContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *UpdateContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireUpdateContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *UpdateContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *UpdateContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Resources != nil {
-		e.Message(2, m.Resources)
-	}
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireUpdateContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireUpdateContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *UpdateContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			if m.Resources == nil {
-				m.Resources = new(ocipb.LinuxResources)
-			}
-			m.Resources.DecodeVT(d.Enter())
-		}
-	}
+// wireUpdateContainerRequest is the encoding of UpdateContainerRequest.
+var wireUpdateContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(UpdateContainerRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(UpdateContainerRequest{}.Resources)), Kind: wire.KindMessage, Inner: 0},
+	},
+	Inner: []*wire.Table{&ocipb.WireLinuxResources},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *UpdateEphemeralMountsRequest) SizeVT() int { return wire.Size(m) }
+func (m *UpdateEphemeralMountsRequest) SizeVT() int {
+	return wire.Size(&wireUpdateEphemeralMountsRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *UpdateEphemeralMountsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *UpdateEphemeralMountsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireUpdateEphemeralMountsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *UpdateEphemeralMountsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *UpdateEphemeralMountsRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.Storages) - 1; i >= 0; i-- {
-		e.Message(1, m.Storages[i])
-	}
+	return wire.MarshalTo(b, &wireUpdateEphemeralMountsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateEphemeralMountsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireUpdateEphemeralMountsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *UpdateEphemeralMountsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(Storage)
-			v.DecodeVT(d.Enter())
-			m.Storages = append(m.Storages, v)
-		}
-	}
+// wireUpdateEphemeralMountsRequest is the encoding of UpdateEphemeralMountsRequest.
+var wireUpdateEphemeralMountsRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(UpdateEphemeralMountsRequest{}.Storages)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireStorage},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *StatsContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *StatsContainerRequest) SizeVT() int {
+	return wire.Size(&wireStatsContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *StatsContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StatsContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStatsContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *StatsContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StatsContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireStatsContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStatsContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StatsContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		}
-	}
+// wireStatsContainerRequest is the encoding of StatsContainerRequest.
+var wireStatsContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(StatsContainerRequest{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *PauseContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *PauseContainerRequest) SizeVT() int {
+	return wire.Size(&wirePauseContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *PauseContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *PauseContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wirePauseContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *PauseContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *PauseContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wirePauseContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PauseContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wirePauseContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *PauseContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		}
-	}
+// wirePauseContainerRequest is the encoding of PauseContainerRequest.
+var wirePauseContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(PauseContainerRequest{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ResumeContainerRequest) SizeVT() int { return wire.Size(m) }
+func (m *ResumeContainerRequest) SizeVT() int {
+	return wire.Size(&wireResumeContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ResumeContainerRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ResumeContainerRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireResumeContainerRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ResumeContainerRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ResumeContainerRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireResumeContainerRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResumeContainerRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireResumeContainerRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ResumeContainerRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		}
-	}
+// wireResumeContainerRequest is the encoding of ResumeContainerRequest.
+var wireResumeContainerRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ResumeContainerRequest{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *RemoveStaleVirtiofsShareMountsRequest) SizeVT() int { return wire.Size(m) }
+func (m *RemoveStaleVirtiofsShareMountsRequest) SizeVT() int {
+	return wire.Size(&wireRemoveStaleVirtiofsShareMountsRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireRemoveStaleVirtiofsShareMountsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *RemoveStaleVirtiofsShareMountsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *RemoveStaleVirtiofsShareMountsRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireRemoveStaleVirtiofsShareMountsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *RemoveStaleVirtiofsShareMountsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireRemoveStaleVirtiofsShareMountsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *RemoveStaleVirtiofsShareMountsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireRemoveStaleVirtiofsShareMountsRequest is the encoding of RemoveStaleVirtiofsShareMountsRequest.
+var wireRemoveStaleVirtiofsShareMountsRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *CpuUsage) SizeVT() int { return wire.Size(m) }
+func (m *CpuUsage) SizeVT() int { return wire.Size(&wireCpuUsage, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CpuUsage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CpuUsage) MarshalVT() ([]byte, error) { return wire.Marshal(&wireCpuUsage, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CpuUsage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CpuUsage) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.UsageInUsermode))
-	e.Varint(3, uint64(m.UsageInKernelmode))
-	wire.EncodeVarints(e, 2, m.PercpuUsage)
-	e.Varint(1, uint64(m.TotalUsage))
+func (m *CpuUsage) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCpuUsage, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuUsage) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCpuUsage, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CpuUsage) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.TotalUsage = d.Uint64()
-		case 16, 18:
-			m.PercpuUsage = wire.Varints(d, m.PercpuUsage)
-		case 24:
-			m.UsageInKernelmode = d.Uint64()
-		case 32:
-			m.UsageInUsermode = d.Uint64()
-		}
-	}
+// wireCpuUsage is the encoding of CpuUsage.
+var wireCpuUsage = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CpuUsage{}.TotalUsage)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CpuUsage{}.PercpuUsage)), Kind: wire.KindUint64 | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(CpuUsage{}.UsageInKernelmode)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(CpuUsage{}.UsageInUsermode)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 0,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ThrottlingData) SizeVT() int { return wire.Size(m) }
+func (m *ThrottlingData) SizeVT() int { return wire.Size(&wireThrottlingData, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *ThrottlingData) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ThrottlingData) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireThrottlingData, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *ThrottlingData) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ThrottlingData) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.ThrottledTime))
-	e.Varint(2, uint64(m.ThrottledPeriods))
-	e.Varint(1, uint64(m.Periods))
+func (m *ThrottlingData) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireThrottlingData, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ThrottlingData) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireThrottlingData, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ThrottlingData) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Periods = d.Uint64()
-		case 16:
-			m.ThrottledPeriods = d.Uint64()
-		case 24:
-			m.ThrottledTime = d.Uint64()
-		}
-	}
+// wireThrottlingData is the encoding of ThrottlingData.
+var wireThrottlingData = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ThrottlingData{}.Periods)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ThrottlingData{}.ThrottledPeriods)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(ThrottlingData{}.ThrottledTime)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 1,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CpuStats) SizeVT() int { return wire.Size(m) }
+func (m *CpuStats) SizeVT() int { return wire.Size(&wireCpuStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CpuStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CpuStats) MarshalVT() ([]byte, error) { return wire.Marshal(&wireCpuStats, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CpuStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CpuStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Pressure != nil {
-		e.Message(1000, m.Pressure)
-	}
-	if m.ThrottlingData != nil {
-		e.Message(2, m.ThrottlingData)
-	}
-	if m.CpuUsage != nil {
-		e.Message(1, m.CpuUsage)
-	}
+func (m *CpuStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCpuStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CpuStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCpuStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CpuStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.CpuUsage == nil {
-				m.CpuUsage = new(CpuUsage)
-			}
-			m.CpuUsage.DecodeVT(d.Enter())
-		case 18:
-			if m.ThrottlingData == nil {
-				m.ThrottlingData = new(ThrottlingData)
-			}
-			m.ThrottlingData.DecodeVT(d.Enter())
-		case 8002:
-			if m.Pressure == nil {
-				m.Pressure = new(PressureStats)
-			}
-			m.Pressure.DecodeVT(d.Enter())
-		}
-	}
+// wireCpuStats is the encoding of CpuStats.
+var wireCpuStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CpuStats{}.CpuUsage)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CpuStats{}.ThrottlingData)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(CpuStats{}.Pressure)), Kind: wire.KindMessage, Inner: 2},
+	},
+	Inner: []*wire.Table{&wireCpuUsage, &wireThrottlingData, &wirePressureStats},
+	New:   newInner,
+	Which: 2,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *PidsStats) SizeVT() int { return wire.Size(m) }
+func (m *PidsStats) SizeVT() int { return wire.Size(&wirePidsStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *PidsStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *PidsStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wirePidsStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *PidsStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *PidsStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Limit))
-	e.Varint(1, uint64(m.Current))
+func (m *PidsStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wirePidsStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PidsStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wirePidsStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *PidsStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Current = d.Uint64()
-		case 16:
-			m.Limit = d.Uint64()
-		}
-	}
+// wirePidsStats is the encoding of PidsStats.
+var wirePidsStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(PidsStats{}.Current)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(PidsStats{}.Limit)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 3,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *MemoryData) SizeVT() int { return wire.Size(m) }
+func (m *MemoryData) SizeVT() int { return wire.Size(&wireMemoryData, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *MemoryData) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *MemoryData) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireMemoryData, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *MemoryData) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *MemoryData) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Limit))
-	e.Varint(3, uint64(m.Failcnt))
-	e.Varint(2, uint64(m.MaxUsage))
-	e.Varint(1, uint64(m.Usage))
+func (m *MemoryData) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireMemoryData, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryData) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMemoryData, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *MemoryData) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Usage = d.Uint64()
-		case 16:
-			m.MaxUsage = d.Uint64()
-		case 24:
-			m.Failcnt = d.Uint64()
-		case 32:
-			m.Limit = d.Uint64()
-		}
-	}
+// wireMemoryData is the encoding of MemoryData.
+var wireMemoryData = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(MemoryData{}.Usage)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(MemoryData{}.MaxUsage)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(MemoryData{}.Failcnt)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(MemoryData{}.Limit)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 4,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *MemoryStats) SizeVT() int { return wire.Size(m) }
+func (m *MemoryStats) SizeVT() int { return wire.Size(&wireMemoryStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *MemoryStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *MemoryStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireMemoryStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *MemoryStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *MemoryStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Pressure != nil {
-		e.Message(1001, m.Pressure)
-	}
-	for k, v := range m.Events {
-		mark := e.Mark()
-		e.Varint(2, v)
-		e.Entry(1000, k, mark)
-	}
-	for k, v := range m.Stats {
-		mark := e.Mark()
-		e.Varint(2, v)
-		e.Entry(6, k, mark)
-	}
-	e.Bool(5, m.UseHierarchy)
-	if m.KernelUsage != nil {
-		e.Message(4, m.KernelUsage)
-	}
-	if m.SwapUsage != nil {
-		e.Message(3, m.SwapUsage)
-	}
-	if m.Usage != nil {
-		e.Message(2, m.Usage)
-	}
-	e.Varint(1, uint64(m.Cache))
+func (m *MemoryStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireMemoryStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemoryStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMemoryStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *MemoryStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Cache = d.Uint64()
-		case 18:
-			if m.Usage == nil {
-				m.Usage = new(MemoryData)
-			}
-			m.Usage.DecodeVT(d.Enter())
-		case 26:
-			if m.SwapUsage == nil {
-				m.SwapUsage = new(MemoryData)
-			}
-			m.SwapUsage.DecodeVT(d.Enter())
-		case 34:
-			if m.KernelUsage == nil {
-				m.KernelUsage = new(MemoryData)
-			}
-			m.KernelUsage.DecodeVT(d.Enter())
-		case 40:
-			m.UseHierarchy = d.Bool()
-		case 50:
-			k, v := d.Entry()
-			if m.Stats == nil {
-				m.Stats = make(map[string]uint64)
-			}
-			m.Stats[k] = v.Uint64()
-		case 8002:
-			k, v := d.Entry()
-			if m.Events == nil {
-				m.Events = make(map[string]uint64)
-			}
-			m.Events[k] = v.Uint64()
-		case 8010:
-			if m.Pressure == nil {
-				m.Pressure = new(PressureStats)
-			}
-			m.Pressure.DecodeVT(d.Enter())
-		}
-	}
+// wireMemoryStats is the encoding of MemoryStats.
+var wireMemoryStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(MemoryStats{}.Cache)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(MemoryStats{}.Usage)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(MemoryStats{}.SwapUsage)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(MemoryStats{}.KernelUsage)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(MemoryStats{}.UseHierarchy)), Kind: wire.KindBool},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(MemoryStats{}.Stats)), Kind: wire.KindMapUint64},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(MemoryStats{}.Events)), Kind: wire.KindMapUint64},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(MemoryStats{}.Pressure)), Kind: wire.KindMessage, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireMemoryData, &wirePressureStats},
+	New:   newInner,
+	Which: 5,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *PressureStats) SizeVT() int { return wire.Size(m) }
+func (m *PressureStats) SizeVT() int { return wire.Size(&wirePressureStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *PressureStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *PressureStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wirePressureStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *PressureStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *PressureStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Full != nil {
-		e.Message(2, m.Full)
-	}
-	if m.Some != nil {
-		e.Message(1, m.Some)
-	}
+func (m *PressureStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wirePressureStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wirePressureStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *PressureStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.Some == nil {
-				m.Some = new(PressureLine)
-			}
-			m.Some.DecodeVT(d.Enter())
-		case 18:
-			if m.Full == nil {
-				m.Full = new(PressureLine)
-			}
-			m.Full.DecodeVT(d.Enter())
-		}
-	}
+// wirePressureStats is the encoding of PressureStats.
+var wirePressureStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(PressureStats{}.Some)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(PressureStats{}.Full)), Kind: wire.KindMessage, Inner: 0},
+	},
+	Inner: []*wire.Table{&wirePressureLine},
+	New:   newInner,
+	Which: 6,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *PressureLine) SizeVT() int { return wire.Size(m) }
+func (m *PressureLine) SizeVT() int { return wire.Size(&wirePressureLine, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *PressureLine) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *PressureLine) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wirePressureLine, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *PressureLine) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *PressureLine) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Total))
-	e.Varint(3, uint64(m.Avg300))
-	e.Varint(2, uint64(m.Avg60))
-	e.Varint(1, uint64(m.Avg10))
+func (m *PressureLine) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wirePressureLine, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *PressureLine) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wirePressureLine, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *PressureLine) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Avg10 = uint32(d.Uint64())
-		case 16:
-			m.Avg60 = uint32(d.Uint64())
-		case 24:
-			m.Avg300 = uint32(d.Uint64())
-		case 32:
-			m.Total = d.Uint64()
-		}
-	}
+// wirePressureLine is the encoding of PressureLine.
+var wirePressureLine = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(PressureLine{}.Avg10)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(PressureLine{}.Avg60)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(PressureLine{}.Avg300)), Kind: wire.KindUint32},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(PressureLine{}.Total)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 7,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *BlkioStatsEntry) SizeVT() int { return wire.Size(m) }
+func (m *BlkioStatsEntry) SizeVT() int { return wire.Size(&wireBlkioStatsEntry, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *BlkioStatsEntry) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *BlkioStatsEntry) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireBlkioStatsEntry, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *BlkioStatsEntry) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *BlkioStatsEntry) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Value))
-	e.String(3, m.Op)
-	e.Varint(2, uint64(m.Minor))
-	e.Varint(1, uint64(m.Major))
+func (m *BlkioStatsEntry) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireBlkioStatsEntry, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStatsEntry) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireBlkioStatsEntry, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *BlkioStatsEntry) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Major = d.Uint64()
-		case 16:
-			m.Minor = d.Uint64()
-		case 26:
-			m.Op = d.String()
-		case 32:
-			m.Value = d.Uint64()
-		}
-	}
+// wireBlkioStatsEntry is the encoding of BlkioStatsEntry.
+var wireBlkioStatsEntry = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(BlkioStatsEntry{}.Major)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(BlkioStatsEntry{}.Minor)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(BlkioStatsEntry{}.Op)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(BlkioStatsEntry{}.Value)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 8,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *BlkioStats) SizeVT() int { return wire.Size(m) }
+func (m *BlkioStats) SizeVT() int { return wire.Size(&wireBlkioStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *BlkioStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *BlkioStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireBlkioStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *BlkioStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *BlkioStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Pressure != nil {
-		e.Message(1000, m.Pressure)
-	}
-	for i := len(m.SectorsRecursive) - 1; i >= 0; i-- {
-		e.Message(8, m.SectorsRecursive[i])
-	}
-	for i := len(m.IoTimeRecursive) - 1; i >= 0; i-- {
-		e.Message(7, m.IoTimeRecursive[i])
-	}
-	for i := len(m.IoMergedRecursive) - 1; i >= 0; i-- {
-		e.Message(6, m.IoMergedRecursive[i])
-	}
-	for i := len(m.IoWaitTimeRecursive) - 1; i >= 0; i-- {
-		e.Message(5, m.IoWaitTimeRecursive[i])
-	}
-	for i := len(m.IoServiceTimeRecursive) - 1; i >= 0; i-- {
-		e.Message(4, m.IoServiceTimeRecursive[i])
-	}
-	for i := len(m.IoQueuedRecursive) - 1; i >= 0; i-- {
-		e.Message(3, m.IoQueuedRecursive[i])
-	}
-	for i := len(m.IoServicedRecursive) - 1; i >= 0; i-- {
-		e.Message(2, m.IoServicedRecursive[i])
-	}
-	for i := len(m.IoServiceBytesRecursive) - 1; i >= 0; i-- {
-		e.Message(1, m.IoServiceBytesRecursive[i])
-	}
+func (m *BlkioStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireBlkioStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *BlkioStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireBlkioStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *BlkioStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoServiceBytesRecursive = append(m.IoServiceBytesRecursive, v)
-		case 18:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoServicedRecursive = append(m.IoServicedRecursive, v)
-		case 26:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoQueuedRecursive = append(m.IoQueuedRecursive, v)
-		case 34:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoServiceTimeRecursive = append(m.IoServiceTimeRecursive, v)
-		case 42:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoWaitTimeRecursive = append(m.IoWaitTimeRecursive, v)
-		case 50:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoMergedRecursive = append(m.IoMergedRecursive, v)
-		case 58:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.IoTimeRecursive = append(m.IoTimeRecursive, v)
-		case 66:
-			v := new(BlkioStatsEntry)
-			v.DecodeVT(d.Enter())
-			m.SectorsRecursive = append(m.SectorsRecursive, v)
-		case 8002:
-			if m.Pressure == nil {
-				m.Pressure = new(PressureStats)
-			}
-			m.Pressure.DecodeVT(d.Enter())
-		}
-	}
+// wireBlkioStats is the encoding of BlkioStats.
+var wireBlkioStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoServiceBytesRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoServicedRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoQueuedRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoServiceTimeRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoWaitTimeRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoMergedRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(BlkioStats{}.IoTimeRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(BlkioStats{}.SectorsRecursive)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(BlkioStats{}.Pressure)), Kind: wire.KindMessage, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireBlkioStatsEntry, &wirePressureStats},
+	New:   newInner,
+	Which: 9,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *HugetlbStats) SizeVT() int { return wire.Size(m) }
+func (m *HugetlbStats) SizeVT() int { return wire.Size(&wireHugetlbStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *HugetlbStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *HugetlbStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireHugetlbStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *HugetlbStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *HugetlbStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.Failcnt))
-	e.Varint(2, uint64(m.MaxUsage))
-	e.Varint(1, uint64(m.Usage))
+func (m *HugetlbStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireHugetlbStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HugetlbStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireHugetlbStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *HugetlbStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Usage = d.Uint64()
-		case 16:
-			m.MaxUsage = d.Uint64()
-		case 24:
-			m.Failcnt = d.Uint64()
-		}
-	}
+// wireHugetlbStats is the encoding of HugetlbStats.
+var wireHugetlbStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(HugetlbStats{}.Usage)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(HugetlbStats{}.MaxUsage)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(HugetlbStats{}.Failcnt)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 10,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CgroupStats) SizeVT() int { return wire.Size(m) }
+func (m *CgroupStats) SizeVT() int { return wire.Size(&wireCgroupStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CgroupStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CgroupStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCgroupStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CgroupStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CgroupStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for k, v := range m.HugetlbStats {
-		mark := e.Mark()
-		e.Message(2, v)
-		e.Entry(5, k, mark)
-	}
-	if m.BlkioStats != nil {
-		e.Message(4, m.BlkioStats)
-	}
-	if m.PidsStats != nil {
-		e.Message(3, m.PidsStats)
-	}
-	if m.MemoryStats != nil {
-		e.Message(2, m.MemoryStats)
-	}
-	if m.CpuStats != nil {
-		e.Message(1, m.CpuStats)
-	}
+func (m *CgroupStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCgroupStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CgroupStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCgroupStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CgroupStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.CpuStats == nil {
-				m.CpuStats = new(CpuStats)
-			}
-			m.CpuStats.DecodeVT(d.Enter())
-		case 18:
-			if m.MemoryStats == nil {
-				m.MemoryStats = new(MemoryStats)
-			}
-			m.MemoryStats.DecodeVT(d.Enter())
-		case 26:
-			if m.PidsStats == nil {
-				m.PidsStats = new(PidsStats)
-			}
-			m.PidsStats.DecodeVT(d.Enter())
-		case 34:
-			if m.BlkioStats == nil {
-				m.BlkioStats = new(BlkioStats)
-			}
-			m.BlkioStats.DecodeVT(d.Enter())
-		case 42:
-			k, v := d.Entry()
-			if m.HugetlbStats == nil {
-				m.HugetlbStats = make(map[string]*HugetlbStats)
-			}
-			inner := new(HugetlbStats)
-			inner.DecodeVT(v.Enter())
-			d.Merge(&v)
-			m.HugetlbStats[k] = inner
-		}
-	}
+// wireCgroupStats is the encoding of CgroupStats.
+var wireCgroupStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CgroupStats{}.CpuStats)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CgroupStats{}.MemoryStats)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(CgroupStats{}.PidsStats)), Kind: wire.KindMessage, Inner: 2},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(CgroupStats{}.BlkioStats)), Kind: wire.KindMessage, Inner: 3},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(CgroupStats{}.HugetlbStats)), Kind: wire.KindMapMessage, Inner: 4},
+	},
+	Inner: []*wire.Table{&wireCpuStats, &wireMemoryStats, &wirePidsStats, &wireBlkioStats, &wireHugetlbStats},
+	New:   newInner,
+	Which: 11,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *NetworkStats) SizeVT() int { return wire.Size(m) }
+func (m *NetworkStats) SizeVT() int { return wire.Size(&wireNetworkStats, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *NetworkStats) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *NetworkStats) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireNetworkStats, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *NetworkStats) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *NetworkStats) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(9, uint64(m.TxDropped))
-	e.Varint(8, uint64(m.TxErrors))
-	e.Varint(7, uint64(m.TxPackets))
-	e.Varint(6, uint64(m.TxBytes))
-	e.Varint(5, uint64(m.RxDropped))
-	e.Varint(4, uint64(m.RxErrors))
-	e.Varint(3, uint64(m.RxPackets))
-	e.Varint(2, uint64(m.RxBytes))
-	e.String(1, m.Name)
+func (m *NetworkStats) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireNetworkStats, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *NetworkStats) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireNetworkStats, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *NetworkStats) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Name = d.String()
-		case 16:
-			m.RxBytes = d.Uint64()
-		case 24:
-			m.RxPackets = d.Uint64()
-		case 32:
-			m.RxErrors = d.Uint64()
-		case 40:
-			m.RxDropped = d.Uint64()
-		case 48:
-			m.TxBytes = d.Uint64()
-		case 56:
-			m.TxPackets = d.Uint64()
-		case 64:
-			m.TxErrors = d.Uint64()
-		case 72:
-			m.TxDropped = d.Uint64()
-		}
-	}
+// wireNetworkStats is the encoding of NetworkStats.
+var wireNetworkStats = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(NetworkStats{}.Name)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(NetworkStats{}.RxBytes)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(NetworkStats{}.RxPackets)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(NetworkStats{}.RxErrors)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(NetworkStats{}.RxDropped)), Kind: wire.KindUint64},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(NetworkStats{}.TxBytes)), Kind: wire.KindUint64},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(NetworkStats{}.TxPackets)), Kind: wire.KindUint64},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(NetworkStats{}.TxErrors)), Kind: wire.KindUint64},
+		{Number: 9, Offset: uint16(unsafe.Offsetof(NetworkStats{}.TxDropped)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 12,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *StatsContainerResponse) SizeVT() int { return wire.Size(m) }
+func (m *StatsContainerResponse) SizeVT() int {
+	return wire.Size(&wireStatsContainerResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *StatsContainerResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StatsContainerResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStatsContainerResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *StatsContainerResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StatsContainerResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.NetworkStats) - 1; i >= 0; i-- {
-		e.Message(2, m.NetworkStats[i])
-	}
-	if m.CgroupStats != nil {
-		e.Message(1, m.CgroupStats)
-	}
+	return wire.MarshalTo(b, &wireStatsContainerResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StatsContainerResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStatsContainerResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StatsContainerResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.CgroupStats == nil {
-				m.CgroupStats = new(CgroupStats)
-			}
-			m.CgroupStats.DecodeVT(d.Enter())
-		case 18:
-			v := new(NetworkStats)
-			v.DecodeVT(d.Enter())
-			m.NetworkStats = append(m.NetworkStats, v)
-		}
-	}
+// wireStatsContainerResponse is the encoding of StatsContainerResponse.
+var wireStatsContainerResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(StatsContainerResponse{}.CgroupStats)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(StatsContainerResponse{}.NetworkStats)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireCgroupStats, &wireNetworkStats},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *WriteStreamRequest) SizeVT() int { return wire.Size(m) }
+func (m *WriteStreamRequest) SizeVT() int {
+	return wire.Size(&wireWriteStreamRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *WriteStreamRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *WriteStreamRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireWriteStreamRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *WriteStreamRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *WriteStreamRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(3, m.Data)
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireWriteStreamRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireWriteStreamRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *WriteStreamRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 26:
-			m.Data = d.Bytes()
-		}
-	}
+// wireWriteStreamRequest is the encoding of WriteStreamRequest.
+var wireWriteStreamRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(WriteStreamRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(WriteStreamRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(WriteStreamRequest{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *WriteStreamResponse) SizeVT() int { return wire.Size(m) }
+func (m *WriteStreamResponse) SizeVT() int {
+	return wire.Size(&wireWriteStreamResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *WriteStreamResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *WriteStreamResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireWriteStreamResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *WriteStreamResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *WriteStreamResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(1, uint64(m.Len))
+	return wire.MarshalTo(b, &wireWriteStreamResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *WriteStreamResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireWriteStreamResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *WriteStreamResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Len = uint32(d.Uint64())
-		}
-	}
+// wireWriteStreamResponse is the encoding of WriteStreamResponse.
+var wireWriteStreamResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(WriteStreamResponse{}.Len)), Kind: wire.KindUint32},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ReadStreamRequest) SizeVT() int { return wire.Size(m) }
+func (m *ReadStreamRequest) SizeVT() int { return wire.Size(&wireReadStreamRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *ReadStreamRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ReadStreamRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireReadStreamRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ReadStreamRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ReadStreamRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.Len))
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireReadStreamRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireReadStreamRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ReadStreamRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 24:
-			m.Len = uint32(d.Uint64())
-		}
-	}
+// wireReadStreamRequest is the encoding of ReadStreamRequest.
+var wireReadStreamRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ReadStreamRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ReadStreamRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(ReadStreamRequest{}.Len)), Kind: wire.KindUint32},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ReadStreamResponse) SizeVT() int { return wire.Size(m) }
+func (m *ReadStreamResponse) SizeVT() int {
+	return wire.Size(&wireReadStreamResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ReadStreamResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ReadStreamResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireReadStreamResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ReadStreamResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ReadStreamResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(1, m.Data)
+	return wire.MarshalTo(b, &wireReadStreamResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReadStreamResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireReadStreamResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ReadStreamResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Data = d.Bytes()
-		}
-	}
+// wireReadStreamResponse is the encoding of ReadStreamResponse.
+var wireReadStreamResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ReadStreamResponse{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CloseStdinRequest) SizeVT() int { return wire.Size(m) }
+func (m *CloseStdinRequest) SizeVT() int { return wire.Size(&wireCloseStdinRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CloseStdinRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CloseStdinRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCloseStdinRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *CloseStdinRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CloseStdinRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireCloseStdinRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CloseStdinRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCloseStdinRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CloseStdinRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		}
-	}
+// wireCloseStdinRequest is the encoding of CloseStdinRequest.
+var wireCloseStdinRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CloseStdinRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CloseStdinRequest{}.ExecId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *TtyWinResizeRequest) SizeVT() int { return wire.Size(m) }
+func (m *TtyWinResizeRequest) SizeVT() int {
+	return wire.Size(&wireTtyWinResizeRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *TtyWinResizeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *TtyWinResizeRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireTtyWinResizeRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *TtyWinResizeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *TtyWinResizeRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Column))
-	e.Varint(3, uint64(m.Row))
-	e.String(2, m.ExecId)
-	e.String(1, m.ContainerId)
+	return wire.MarshalTo(b, &wireTtyWinResizeRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *TtyWinResizeRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireTtyWinResizeRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *TtyWinResizeRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		case 18:
-			m.ExecId = d.String()
-		case 24:
-			m.Row = uint32(d.Uint64())
-		case 32:
-			m.Column = uint32(d.Uint64())
-		}
-	}
+// wireTtyWinResizeRequest is the encoding of TtyWinResizeRequest.
+var wireTtyWinResizeRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(TtyWinResizeRequest{}.ContainerId)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(TtyWinResizeRequest{}.ExecId)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(TtyWinResizeRequest{}.Row)), Kind: wire.KindUint32},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(TtyWinResizeRequest{}.Column)), Kind: wire.KindUint32},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *KernelModule) SizeVT() int { return wire.Size(m) }
+func (m *KernelModule) SizeVT() int { return wire.Size(&wireKernelModule, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *KernelModule) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *KernelModule) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireKernelModule, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *KernelModule) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *KernelModule) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(2, m.Parameters)
-	e.String(1, m.Name)
+func (m *KernelModule) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireKernelModule, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *KernelModule) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireKernelModule, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *KernelModule) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Name = d.String()
-		case 18:
-			m.Parameters = append(m.Parameters, d.String())
-		}
-	}
+// wireKernelModule is the encoding of KernelModule.
+var wireKernelModule = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(KernelModule{}.Name)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(KernelModule{}.Parameters)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 13,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CreateSandboxRequest) SizeVT() int { return wire.Size(m) }
+func (m *CreateSandboxRequest) SizeVT() int {
+	return wire.Size(&wireCreateSandboxRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *CreateSandboxRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CreateSandboxRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCreateSandboxRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *CreateSandboxRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CreateSandboxRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.KernelModules) - 1; i >= 0; i-- {
-		e.Message(7, m.KernelModules[i])
-	}
-	e.String(6, m.GuestHookPath)
-	e.String(5, m.SandboxId)
-	e.Bool(4, m.SandboxPidns)
-	for i := len(m.Storages) - 1; i >= 0; i-- {
-		e.Message(3, m.Storages[i])
-	}
-	e.Strings(2, m.Dns)
-	e.String(1, m.Hostname)
+	return wire.MarshalTo(b, &wireCreateSandboxRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CreateSandboxRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCreateSandboxRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CreateSandboxRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Hostname = d.String()
-		case 18:
-			m.Dns = append(m.Dns, d.String())
-		case 26:
-			v := new(Storage)
-			v.DecodeVT(d.Enter())
-			m.Storages = append(m.Storages, v)
-		case 32:
-			m.SandboxPidns = d.Bool()
-		case 42:
-			m.SandboxId = d.String()
-		case 50:
-			m.GuestHookPath = d.String()
-		case 58:
-			v := new(KernelModule)
-			v.DecodeVT(d.Enter())
-			m.KernelModules = append(m.KernelModules, v)
-		}
-	}
+// wireCreateSandboxRequest is the encoding of CreateSandboxRequest.
+var wireCreateSandboxRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.Hostname)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.Dns)), Kind: wire.KindString | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.Storages)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.SandboxPidns)), Kind: wire.KindBool},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.SandboxId)), Kind: wire.KindString},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.GuestHookPath)), Kind: wire.KindString},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(CreateSandboxRequest{}.KernelModules)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireStorage, &wireKernelModule},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *DestroySandboxRequest) SizeVT() int { return wire.Size(m) }
+func (m *DestroySandboxRequest) SizeVT() int {
+	return wire.Size(&wireDestroySandboxRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *DestroySandboxRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *DestroySandboxRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireDestroySandboxRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *DestroySandboxRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *DestroySandboxRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireDestroySandboxRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *DestroySandboxRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireDestroySandboxRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *DestroySandboxRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireDestroySandboxRequest is the encoding of DestroySandboxRequest.
+var wireDestroySandboxRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *Interfaces) SizeVT() int { return wire.Size(m) }
+func (m *Interfaces) SizeVT() int { return wire.Size(&wireInterfaces, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Interfaces) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Interfaces) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireInterfaces, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Interfaces) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Interfaces) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.Interfaces) - 1; i >= 0; i-- {
-		e.Message(1, m.Interfaces[i])
-	}
+func (m *Interfaces) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireInterfaces, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interfaces) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireInterfaces, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Interfaces) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(typespb.Interface)
-			v.DecodeVT(d.Enter())
-			m.Interfaces = append(m.Interfaces, v)
-		}
-	}
+// wireInterfaces is the encoding of Interfaces.
+var wireInterfaces = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Interfaces{}.Interfaces)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&typespb.WireInterface},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Routes) SizeVT() int { return wire.Size(m) }
+func (m *Routes) SizeVT() int { return wire.Size(&wireRoutes, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Routes) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Routes) MarshalVT() ([]byte, error) { return wire.Marshal(&wireRoutes, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Routes) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Routes) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.Routes) - 1; i >= 0; i-- {
-		e.Message(1, m.Routes[i])
-	}
+func (m *Routes) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireRoutes, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Routes) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireRoutes, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Routes) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(typespb.Route)
-			v.DecodeVT(d.Enter())
-			m.Routes = append(m.Routes, v)
-		}
-	}
+// wireRoutes is the encoding of Routes.
+var wireRoutes = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Routes{}.Routes)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&typespb.WireRoute},
+	New:   newInner,
+	Which: 14,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *UpdateInterfaceRequest) SizeVT() int { return wire.Size(m) }
+func (m *UpdateInterfaceRequest) SizeVT() int {
+	return wire.Size(&wireUpdateInterfaceRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *UpdateInterfaceRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *UpdateInterfaceRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireUpdateInterfaceRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *UpdateInterfaceRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *UpdateInterfaceRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Interface != nil {
-		e.Message(1, m.Interface)
-	}
+	return wire.MarshalTo(b, &wireUpdateInterfaceRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateInterfaceRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireUpdateInterfaceRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *UpdateInterfaceRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.Interface == nil {
-				m.Interface = new(typespb.Interface)
-			}
-			m.Interface.DecodeVT(d.Enter())
-		}
-	}
+// wireUpdateInterfaceRequest is the encoding of UpdateInterfaceRequest.
+var wireUpdateInterfaceRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(UpdateInterfaceRequest{}.Interface)), Kind: wire.KindMessage, Inner: 0},
+	},
+	Inner: []*wire.Table{&typespb.WireInterface},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *UpdateRoutesRequest) SizeVT() int { return wire.Size(m) }
+func (m *UpdateRoutesRequest) SizeVT() int {
+	return wire.Size(&wireUpdateRoutesRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *UpdateRoutesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *UpdateRoutesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireUpdateRoutesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *UpdateRoutesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *UpdateRoutesRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Routes != nil {
-		e.Message(1, m.Routes)
-	}
+	return wire.MarshalTo(b, &wireUpdateRoutesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *UpdateRoutesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireUpdateRoutesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *UpdateRoutesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.Routes == nil {
-				m.Routes = new(Routes)
-			}
-			m.Routes.DecodeVT(d.Enter())
-		}
-	}
+// wireUpdateRoutesRequest is the encoding of UpdateRoutesRequest.
+var wireUpdateRoutesRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(UpdateRoutesRequest{}.Routes)), Kind: wire.KindMessage, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireRoutes},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ListInterfacesRequest) SizeVT() int { return wire.Size(m) }
+func (m *ListInterfacesRequest) SizeVT() int {
+	return wire.Size(&wireListInterfacesRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ListInterfacesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ListInterfacesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireListInterfacesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ListInterfacesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ListInterfacesRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireListInterfacesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListInterfacesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireListInterfacesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ListInterfacesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireListInterfacesRequest is the encoding of ListInterfacesRequest.
+var wireListInterfacesRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *ListRoutesRequest) SizeVT() int { return wire.Size(m) }
+func (m *ListRoutesRequest) SizeVT() int { return wire.Size(&wireListRoutesRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *ListRoutesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ListRoutesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireListRoutesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ListRoutesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ListRoutesRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireListRoutesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ListRoutesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireListRoutesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ListRoutesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireListRoutesRequest is the encoding of ListRoutesRequest.
+var wireListRoutesRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *ARPNeighbors) SizeVT() int { return wire.Size(m) }
+func (m *ARPNeighbors) SizeVT() int { return wire.Size(&wireARPNeighbors, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *ARPNeighbors) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ARPNeighbors) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireARPNeighbors, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *ARPNeighbors) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ARPNeighbors) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.ARPNeighbors) - 1; i >= 0; i-- {
-		e.Message(1, m.ARPNeighbors[i])
-	}
+func (m *ARPNeighbors) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireARPNeighbors, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbors) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireARPNeighbors, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ARPNeighbors) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(typespb.ARPNeighbor)
-			v.DecodeVT(d.Enter())
-			m.ARPNeighbors = append(m.ARPNeighbors, v)
-		}
-	}
+// wireARPNeighbors is the encoding of ARPNeighbors.
+var wireARPNeighbors = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ARPNeighbors{}.ARPNeighbors)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&typespb.WireARPNeighbor},
+	New:   newInner,
+	Which: 15,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *AddARPNeighborsRequest) SizeVT() int { return wire.Size(m) }
+func (m *AddARPNeighborsRequest) SizeVT() int {
+	return wire.Size(&wireAddARPNeighborsRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *AddARPNeighborsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *AddARPNeighborsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireAddARPNeighborsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *AddARPNeighborsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *AddARPNeighborsRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Neighbors != nil {
-		e.Message(1, m.Neighbors)
-	}
+	return wire.MarshalTo(b, &wireAddARPNeighborsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddARPNeighborsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireAddARPNeighborsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *AddARPNeighborsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.Neighbors == nil {
-				m.Neighbors = new(ARPNeighbors)
-			}
-			m.Neighbors.DecodeVT(d.Enter())
-		}
-	}
+// wireAddARPNeighborsRequest is the encoding of AddARPNeighborsRequest.
+var wireAddARPNeighborsRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(AddARPNeighborsRequest{}.Neighbors)), Kind: wire.KindMessage, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireARPNeighbors},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetIPTablesRequest) SizeVT() int { return wire.Size(m) }
+func (m *GetIPTablesRequest) SizeVT() int {
+	return wire.Size(&wireGetIPTablesRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GetIPTablesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetIPTablesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetIPTablesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetIPTablesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetIPTablesRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(1, m.IsIpv6)
+	return wire.MarshalTo(b, &wireGetIPTablesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetIPTablesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetIPTablesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.IsIpv6 = d.Bool()
-		}
-	}
+// wireGetIPTablesRequest is the encoding of GetIPTablesRequest.
+var wireGetIPTablesRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GetIPTablesRequest{}.IsIpv6)), Kind: wire.KindBool},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetIPTablesResponse) SizeVT() int { return wire.Size(m) }
+func (m *GetIPTablesResponse) SizeVT() int {
+	return wire.Size(&wireGetIPTablesResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GetIPTablesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetIPTablesResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetIPTablesResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetIPTablesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetIPTablesResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(1, m.Data)
+	return wire.MarshalTo(b, &wireGetIPTablesResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetIPTablesResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetIPTablesResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetIPTablesResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Data = d.Bytes()
-		}
-	}
+// wireGetIPTablesResponse is the encoding of GetIPTablesResponse.
+var wireGetIPTablesResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GetIPTablesResponse{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SetIPTablesRequest) SizeVT() int { return wire.Size(m) }
+func (m *SetIPTablesRequest) SizeVT() int {
+	return wire.Size(&wireSetIPTablesRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *SetIPTablesRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SetIPTablesRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSetIPTablesRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *SetIPTablesRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SetIPTablesRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(2, m.Data)
-	e.Bool(1, m.IsIpv6)
+	return wire.MarshalTo(b, &wireSetIPTablesRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSetIPTablesRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SetIPTablesRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.IsIpv6 = d.Bool()
-		case 18:
-			m.Data = d.Bytes()
-		}
-	}
+// wireSetIPTablesRequest is the encoding of SetIPTablesRequest.
+var wireSetIPTablesRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SetIPTablesRequest{}.IsIpv6)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(SetIPTablesRequest{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SetIPTablesResponse) SizeVT() int { return wire.Size(m) }
+func (m *SetIPTablesResponse) SizeVT() int {
+	return wire.Size(&wireSetIPTablesResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *SetIPTablesResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SetIPTablesResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSetIPTablesResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *SetIPTablesResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SetIPTablesResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(1, m.Data)
+	return wire.MarshalTo(b, &wireSetIPTablesResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetIPTablesResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSetIPTablesResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SetIPTablesResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Data = d.Bytes()
-		}
-	}
+// wireSetIPTablesResponse is the encoding of SetIPTablesResponse.
+var wireSetIPTablesResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SetIPTablesResponse{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *OnlineCPUMemRequest) SizeVT() int { return wire.Size(m) }
+func (m *OnlineCPUMemRequest) SizeVT() int {
+	return wire.Size(&wireOnlineCPUMemRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *OnlineCPUMemRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *OnlineCPUMemRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireOnlineCPUMemRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *OnlineCPUMemRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *OnlineCPUMemRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(3, m.CpuOnly)
-	e.Varint(2, uint64(m.NbCpus))
-	e.Bool(1, m.Wait)
+	return wire.MarshalTo(b, &wireOnlineCPUMemRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OnlineCPUMemRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireOnlineCPUMemRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *OnlineCPUMemRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Wait = d.Bool()
-		case 16:
-			m.NbCpus = uint32(d.Uint64())
-		case 24:
-			m.CpuOnly = d.Bool()
-		}
-	}
+// wireOnlineCPUMemRequest is the encoding of OnlineCPUMemRequest.
+var wireOnlineCPUMemRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(OnlineCPUMemRequest{}.Wait)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(OnlineCPUMemRequest{}.NbCpus)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(OnlineCPUMemRequest{}.CpuOnly)), Kind: wire.KindBool},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ReseedRandomDevRequest) SizeVT() int { return wire.Size(m) }
+func (m *ReseedRandomDevRequest) SizeVT() int {
+	return wire.Size(&wireReseedRandomDevRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ReseedRandomDevRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ReseedRandomDevRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireReseedRandomDevRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ReseedRandomDevRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ReseedRandomDevRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(2, m.Data)
+	return wire.MarshalTo(b, &wireReseedRandomDevRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ReseedRandomDevRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireReseedRandomDevRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ReseedRandomDevRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 18:
-			m.Data = d.Bytes()
-		}
-	}
+// wireReseedRandomDevRequest is the encoding of ReseedRandomDevRequest.
+var wireReseedRandomDevRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ReseedRandomDevRequest{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *AgentDetails) SizeVT() int { return wire.Size(m) }
+func (m *AgentDetails) SizeVT() int { return wire.Size(&wireAgentDetails, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *AgentDetails) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *AgentDetails) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireAgentDetails, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *AgentDetails) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *AgentDetails) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(6, m.ExtraFeatures)
-	e.Bool(5, m.SupportsSeccomp)
-	e.Strings(4, m.StorageHandlers)
-	e.Strings(3, m.DeviceHandlers)
-	e.Bool(2, m.InitDaemon)
-	e.String(1, m.Version)
+func (m *AgentDetails) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireAgentDetails, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AgentDetails) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireAgentDetails, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *AgentDetails) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Version = d.String()
-		case 16:
-			m.InitDaemon = d.Bool()
-		case 26:
-			m.DeviceHandlers = append(m.DeviceHandlers, d.String())
-		case 34:
-			m.StorageHandlers = append(m.StorageHandlers, d.String())
-		case 40:
-			m.SupportsSeccomp = d.Bool()
-		case 50:
-			m.ExtraFeatures = append(m.ExtraFeatures, d.String())
-		}
-	}
+// wireAgentDetails is the encoding of AgentDetails.
+var wireAgentDetails = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(AgentDetails{}.Version)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(AgentDetails{}.InitDaemon)), Kind: wire.KindBool},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(AgentDetails{}.DeviceHandlers)), Kind: wire.KindString | wire.Repeated},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(AgentDetails{}.StorageHandlers)), Kind: wire.KindString | wire.Repeated},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(AgentDetails{}.SupportsSeccomp)), Kind: wire.KindBool},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(AgentDetails{}.ExtraFeatures)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 16,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GuestDetailsRequest) SizeVT() int { return wire.Size(m) }
+func (m *GuestDetailsRequest) SizeVT() int {
+	return wire.Size(&wireGuestDetailsRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GuestDetailsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GuestDetailsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGuestDetailsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GuestDetailsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GuestDetailsRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(2, m.MemHotplugProbe)
-	e.Bool(1, m.MemBlockSize)
+	return wire.MarshalTo(b, &wireGuestDetailsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGuestDetailsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GuestDetailsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.MemBlockSize = d.Bool()
-		case 16:
-			m.MemHotplugProbe = d.Bool()
-		}
-	}
+// wireGuestDetailsRequest is the encoding of GuestDetailsRequest.
+var wireGuestDetailsRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GuestDetailsRequest{}.MemBlockSize)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(GuestDetailsRequest{}.MemHotplugProbe)), Kind: wire.KindBool},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GuestDetailsResponse) SizeVT() int { return wire.Size(m) }
+func (m *GuestDetailsResponse) SizeVT() int {
+	return wire.Size(&wireGuestDetailsResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GuestDetailsResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GuestDetailsResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGuestDetailsResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GuestDetailsResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GuestDetailsResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(3, m.SupportMemHotplugProbe)
-	if m.AgentDetails != nil {
-		e.Message(2, m.AgentDetails)
-	}
-	e.Varint(1, uint64(m.MemBlockSizeBytes))
+	return wire.MarshalTo(b, &wireGuestDetailsResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GuestDetailsResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGuestDetailsResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GuestDetailsResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.MemBlockSizeBytes = d.Uint64()
-		case 18:
-			if m.AgentDetails == nil {
-				m.AgentDetails = new(AgentDetails)
-			}
-			m.AgentDetails.DecodeVT(d.Enter())
-		case 24:
-			m.SupportMemHotplugProbe = d.Bool()
-		}
-	}
+// wireGuestDetailsResponse is the encoding of GuestDetailsResponse.
+var wireGuestDetailsResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GuestDetailsResponse{}.MemBlockSizeBytes)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(GuestDetailsResponse{}.AgentDetails)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(GuestDetailsResponse{}.SupportMemHotplugProbe)), Kind: wire.KindBool},
+	},
+	Inner: []*wire.Table{&wireAgentDetails},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *MemHotplugByProbeRequest) SizeVT() int { return wire.Size(m) }
+func (m *MemHotplugByProbeRequest) SizeVT() int {
+	return wire.Size(&wireMemHotplugByProbeRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *MemHotplugByProbeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *MemHotplugByProbeRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireMemHotplugByProbeRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *MemHotplugByProbeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *MemHotplugByProbeRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	wire.EncodeVarints(e, 1, m.MemHotplugProbeAddr)
+	return wire.MarshalTo(b, &wireMemHotplugByProbeRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemHotplugByProbeRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMemHotplugByProbeRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *MemHotplugByProbeRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8, 10:
-			m.MemHotplugProbeAddr = wire.Varints(d, m.MemHotplugProbeAddr)
-		}
-	}
+// wireMemHotplugByProbeRequest is the encoding of MemHotplugByProbeRequest.
+var wireMemHotplugByProbeRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(MemHotplugByProbeRequest{}.MemHotplugProbeAddr)), Kind: wire.KindUint64 | wire.Repeated},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SetGuestDateTimeRequest) SizeVT() int { return wire.Size(m) }
+func (m *SetGuestDateTimeRequest) SizeVT() int {
+	return wire.Size(&wireSetGuestDateTimeRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *SetGuestDateTimeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SetGuestDateTimeRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSetGuestDateTimeRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *SetGuestDateTimeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SetGuestDateTimeRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Usec))
-	e.Varint(1, uint64(m.Sec))
+	return wire.MarshalTo(b, &wireSetGuestDateTimeRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetGuestDateTimeRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSetGuestDateTimeRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SetGuestDateTimeRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Sec = int64(d.Uint64())
-		case 16:
-			m.Usec = int64(d.Uint64())
-		}
-	}
+// wireSetGuestDateTimeRequest is the encoding of SetGuestDateTimeRequest.
+var wireSetGuestDateTimeRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SetGuestDateTimeRequest{}.Sec)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(SetGuestDateTimeRequest{}.Usec)), Kind: wire.KindUint64},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *FSGroup) SizeVT() int { return wire.Size(m) }
+func (m *FSGroup) SizeVT() int { return wire.Size(&wireFSGroup, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *FSGroup) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *FSGroup) MarshalVT() ([]byte, error) { return wire.Marshal(&wireFSGroup, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *FSGroup) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *FSGroup) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.GroupChangePolicy))
-	e.Varint(2, uint64(m.GroupId))
+func (m *FSGroup) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireFSGroup, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *FSGroup) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireFSGroup, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *FSGroup) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 16:
-			m.GroupId = uint32(d.Uint64())
-		case 24:
-			m.GroupChangePolicy = typespb.FSGroupChangePolicy(d.Uint64())
-		}
-	}
+// wireFSGroup is the encoding of FSGroup.
+var wireFSGroup = wire.Table{
+	Fields: []wire.Field{
+		{Number: 2, Offset: uint16(unsafe.Offsetof(FSGroup{}.GroupId)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(FSGroup{}.GroupChangePolicy)), Kind: wire.KindInt32},
+	},
+	New:   newInner,
+	Which: 17,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SharedMount) SizeVT() int { return wire.Size(m) }
+func (m *SharedMount) SizeVT() int { return wire.Size(&wireSharedMount, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *SharedMount) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SharedMount) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSharedMount, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *SharedMount) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SharedMount) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(5, m.DstPath)
-	e.String(4, m.DstCtr)
-	e.String(3, m.SrcPath)
-	e.String(2, m.SrcCtr)
-	e.String(1, m.Name)
+func (m *SharedMount) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireSharedMount, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SharedMount) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSharedMount, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SharedMount) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Name = d.String()
-		case 18:
-			m.SrcCtr = d.String()
-		case 26:
-			m.SrcPath = d.String()
-		case 34:
-			m.DstCtr = d.String()
-		case 42:
-			m.DstPath = d.String()
-		}
-	}
+// wireSharedMount is the encoding of SharedMount.
+var wireSharedMount = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SharedMount{}.Name)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(SharedMount{}.SrcCtr)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(SharedMount{}.SrcPath)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(SharedMount{}.DstCtr)), Kind: wire.KindString},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(SharedMount{}.DstPath)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 18,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Storage) SizeVT() int { return wire.Size(m) }
+func (m *Storage) SizeVT() int { return wire.Size(&wireStorage, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Storage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Storage) MarshalVT() ([]byte, error) { return wire.Marshal(&wireStorage, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Storage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Storage) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(8, m.Shared)
-	if m.FsGroup != nil {
-		e.Message(7, m.FsGroup)
-	}
-	e.String(6, m.MountPoint)
-	e.Strings(5, m.Options)
-	e.String(4, m.Fstype)
-	e.String(3, m.Source)
-	e.Strings(2, m.DriverOptions)
-	e.String(1, m.Driver)
+func (m *Storage) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireStorage, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Storage) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStorage, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Storage) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Driver = d.String()
-		case 18:
-			m.DriverOptions = append(m.DriverOptions, d.String())
-		case 26:
-			m.Source = d.String()
-		case 34:
-			m.Fstype = d.String()
-		case 42:
-			m.Options = append(m.Options, d.String())
-		case 50:
-			m.MountPoint = d.String()
-		case 58:
-			if m.FsGroup == nil {
-				m.FsGroup = new(FSGroup)
-			}
-			m.FsGroup.DecodeVT(d.Enter())
-		case 64:
-			m.Shared = d.Bool()
-		}
-	}
+// wireStorage is the encoding of Storage.
+var wireStorage = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Storage{}.Driver)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Storage{}.DriverOptions)), Kind: wire.KindString | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Storage{}.Source)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Storage{}.Fstype)), Kind: wire.KindString},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Storage{}.Options)), Kind: wire.KindString | wire.Repeated},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Storage{}.MountPoint)), Kind: wire.KindString},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Storage{}.FsGroup)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Storage{}.Shared)), Kind: wire.KindBool},
+	},
+	Inner: []*wire.Table{&wireFSGroup},
+	New:   newInner,
+	Which: 19,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Device) SizeVT() int { return wire.Size(m) }
+func (m *Device) SizeVT() int { return wire.Size(&wireDevice, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Device) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Device) MarshalVT() ([]byte, error) { return wire.Marshal(&wireDevice, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Device) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Device) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(5, m.Options)
-	e.String(4, m.ContainerPath)
-	e.String(3, m.VmPath)
-	e.String(2, m.Type)
-	e.String(1, m.Id)
+func (m *Device) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireDevice, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Device) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireDevice, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Device) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Id = d.String()
-		case 18:
-			m.Type = d.String()
-		case 26:
-			m.VmPath = d.String()
-		case 34:
-			m.ContainerPath = d.String()
-		case 42:
-			m.Options = append(m.Options, d.String())
-		}
-	}
+// wireDevice is the encoding of Device.
+var wireDevice = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Device{}.Id)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Device{}.Type)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Device{}.VmPath)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Device{}.ContainerPath)), Kind: wire.KindString},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Device{}.Options)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 20,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *StringUser) SizeVT() int { return wire.Size(m) }
+func (m *StringUser) SizeVT() int { return wire.Size(&wireStringUser, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *StringUser) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StringUser) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStringUser, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *StringUser) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StringUser) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(3, m.AdditionalGids)
-	e.String(2, m.Gid)
-	e.String(1, m.Uid)
+func (m *StringUser) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireStringUser, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StringUser) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStringUser, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StringUser) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Uid = d.String()
-		case 18:
-			m.Gid = d.String()
-		case 26:
-			m.AdditionalGids = append(m.AdditionalGids, d.String())
-		}
-	}
+// wireStringUser is the encoding of StringUser.
+var wireStringUser = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(StringUser{}.Uid)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(StringUser{}.Gid)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(StringUser{}.AdditionalGids)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 21,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CopyFileRequest) SizeVT() int { return wire.Size(m) }
+func (m *CopyFileRequest) SizeVT() int { return wire.Size(&wireCopyFileRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CopyFileRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CopyFileRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCopyFileRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CopyFileRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CopyFileRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bytes(8, m.Data)
-	e.Varint(7, uint64(m.Offset))
-	e.Varint(6, uint64(m.Gid))
-	e.Varint(5, uint64(m.Uid))
-	e.Varint(4, uint64(m.DirMode))
-	e.Varint(3, uint64(m.FileMode))
-	e.Varint(2, uint64(m.FileSize))
-	e.String(1, m.Path)
+func (m *CopyFileRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCopyFileRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CopyFileRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCopyFileRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CopyFileRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Path = d.String()
-		case 16:
-			m.FileSize = int64(d.Uint64())
-		case 24:
-			m.FileMode = uint32(d.Uint64())
-		case 32:
-			m.DirMode = uint32(d.Uint64())
-		case 40:
-			m.Uid = int32(d.Uint64())
-		case 48:
-			m.Gid = int32(d.Uint64())
-		case 56:
-			m.Offset = int64(d.Uint64())
-		case 66:
-			m.Data = d.Bytes()
-		}
-	}
+// wireCopyFileRequest is the encoding of CopyFileRequest.
+var wireCopyFileRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.Path)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.FileSize)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.FileMode)), Kind: wire.KindUint32},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.DirMode)), Kind: wire.KindUint32},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.Uid)), Kind: wire.KindInt32},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.Gid)), Kind: wire.KindInt32},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.Offset)), Kind: wire.KindUint64},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(CopyFileRequest{}.Data)), Kind: wire.KindBytes},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *StartTracingRequest) SizeVT() int { return wire.Size(m) }
+func (m *StartTracingRequest) SizeVT() int {
+	return wire.Size(&wireStartTracingRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *StartTracingRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StartTracingRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStartTracingRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *StartTracingRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StartTracingRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireStartTracingRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StartTracingRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStartTracingRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StartTracingRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireStartTracingRequest is the encoding of StartTracingRequest.
+var wireStartTracingRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *StopTracingRequest) SizeVT() int { return wire.Size(m) }
+func (m *StopTracingRequest) SizeVT() int {
+	return wire.Size(&wireStopTracingRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *StopTracingRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *StopTracingRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireStopTracingRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *StopTracingRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *StopTracingRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireStopTracingRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *StopTracingRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireStopTracingRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *StopTracingRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireStopTracingRequest is the encoding of StopTracingRequest.
+var wireStopTracingRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetOOMEventRequest) SizeVT() int { return wire.Size(m) }
+func (m *GetOOMEventRequest) SizeVT() int {
+	return wire.Size(&wireGetOOMEventRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GetOOMEventRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetOOMEventRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetOOMEventRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetOOMEventRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetOOMEventRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireGetOOMEventRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetOOMEventRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetOOMEventRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetOOMEventRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireGetOOMEventRequest is the encoding of GetOOMEventRequest.
+var wireGetOOMEventRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *OOMEvent) SizeVT() int { return wire.Size(m) }
+func (m *OOMEvent) SizeVT() int { return wire.Size(&wireOOMEvent, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *OOMEvent) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *OOMEvent) MarshalVT() ([]byte, error) { return wire.Marshal(&wireOOMEvent, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *OOMEvent) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *OOMEvent) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.ContainerId)
+func (m *OOMEvent) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireOOMEvent, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *OOMEvent) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireOOMEvent, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *OOMEvent) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.ContainerId = d.String()
-		}
-	}
+// wireOOMEvent is the encoding of OOMEvent.
+var wireOOMEvent = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(OOMEvent{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *AddSwapRequest) SizeVT() int { return wire.Size(m) }
+func (m *AddSwapRequest) SizeVT() int { return wire.Size(&wireAddSwapRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *AddSwapRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *AddSwapRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireAddSwapRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *AddSwapRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *AddSwapRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	wire.EncodeVarints(e, 1, m.PCIPath)
+func (m *AddSwapRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireAddSwapRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireAddSwapRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *AddSwapRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8, 10:
-			m.PCIPath = wire.Varints(d, m.PCIPath)
-		}
-	}
+// wireAddSwapRequest is the encoding of AddSwapRequest.
+var wireAddSwapRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(AddSwapRequest{}.PCIPath)), Kind: wire.KindUint32 | wire.Repeated},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *AddSwapPathRequest) SizeVT() int { return wire.Size(m) }
+func (m *AddSwapPathRequest) SizeVT() int {
+	return wire.Size(&wireAddSwapPathRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *AddSwapPathRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *AddSwapPathRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireAddSwapPathRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *AddSwapPathRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *AddSwapPathRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Path)
+	return wire.MarshalTo(b, &wireAddSwapPathRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *AddSwapPathRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireAddSwapPathRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *AddSwapPathRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Path = d.String()
-		}
-	}
+// wireAddSwapPathRequest is the encoding of AddSwapPathRequest.
+var wireAddSwapPathRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(AddSwapPathRequest{}.Path)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetMetricsRequest) SizeVT() int { return wire.Size(m) }
+func (m *GetMetricsRequest) SizeVT() int { return wire.Size(&wireGetMetricsRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *GetMetricsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetMetricsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetMetricsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetMetricsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetMetricsRequest) EncodeVT(e *wire.Encoder) {
+	return wire.MarshalTo(b, &wireGetMetricsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetMetricsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetMetricsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetMetricsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-	}
-}
+// wireGetMetricsRequest is the encoding of GetMetricsRequest.
+var wireGetMetricsRequest = wire.Table{}
 
 // SizeVT returns the encoded size in bytes.
-func (m *Metrics) SizeVT() int { return wire.Size(m) }
+func (m *Metrics) SizeVT() int { return wire.Size(&wireMetrics, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Metrics) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Metrics) MarshalVT() ([]byte, error) { return wire.Marshal(&wireMetrics, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Metrics) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Metrics) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Metrics)
+func (m *Metrics) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireMetrics, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Metrics) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMetrics, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Metrics) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Metrics = d.String()
-		}
-	}
+// wireMetrics is the encoding of Metrics.
+var wireMetrics = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Metrics{}.Metrics)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *VolumeStatsRequest) SizeVT() int { return wire.Size(m) }
+func (m *VolumeStatsRequest) SizeVT() int {
+	return wire.Size(&wireVolumeStatsRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *VolumeStatsRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *VolumeStatsRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireVolumeStatsRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *VolumeStatsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *VolumeStatsRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.VolumeGuestPath)
+	return wire.MarshalTo(b, &wireVolumeStatsRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireVolumeStatsRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *VolumeStatsRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.VolumeGuestPath = d.String()
-		}
-	}
+// wireVolumeStatsRequest is the encoding of VolumeStatsRequest.
+var wireVolumeStatsRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(VolumeStatsRequest{}.VolumeGuestPath)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ResizeVolumeRequest) SizeVT() int { return wire.Size(m) }
+func (m *ResizeVolumeRequest) SizeVT() int {
+	return wire.Size(&wireResizeVolumeRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *ResizeVolumeRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ResizeVolumeRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireResizeVolumeRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *ResizeVolumeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ResizeVolumeRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Size))
-	e.String(1, m.VolumeGuestPath)
+	return wire.MarshalTo(b, &wireResizeVolumeRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ResizeVolumeRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireResizeVolumeRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ResizeVolumeRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.VolumeGuestPath = d.String()
-		case 16:
-			m.Size = d.Uint64()
-		}
-	}
+// wireResizeVolumeRequest is the encoding of ResizeVolumeRequest.
+var wireResizeVolumeRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ResizeVolumeRequest{}.VolumeGuestPath)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ResizeVolumeRequest{}.Size)), Kind: wire.KindUint64},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *SetPolicyRequest) SizeVT() int { return wire.Size(m) }
+func (m *SetPolicyRequest) SizeVT() int { return wire.Size(&wireSetPolicyRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *SetPolicyRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *SetPolicyRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireSetPolicyRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *SetPolicyRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *SetPolicyRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Policy)
+func (m *SetPolicyRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireSetPolicyRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *SetPolicyRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSetPolicyRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *SetPolicyRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Policy = d.String()
-		}
-	}
+// wireSetPolicyRequest is the encoding of SetPolicyRequest.
+var wireSetPolicyRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(SetPolicyRequest{}.Policy)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetDiagnosticDataRequest) SizeVT() int { return wire.Size(m) }
+func (m *GetDiagnosticDataRequest) SizeVT() int {
+	return wire.Size(&wireGetDiagnosticDataRequest, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GetDiagnosticDataRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetDiagnosticDataRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetDiagnosticDataRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetDiagnosticDataRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetDiagnosticDataRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.ContainerId)
-	e.String(1, m.LogType)
+	return wire.MarshalTo(b, &wireGetDiagnosticDataRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetDiagnosticDataRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetDiagnosticDataRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.LogType = d.String()
-		case 18:
-			m.ContainerId = d.String()
-		}
-	}
+// wireGetDiagnosticDataRequest is the encoding of GetDiagnosticDataRequest.
+var wireGetDiagnosticDataRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GetDiagnosticDataRequest{}.LogType)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(GetDiagnosticDataRequest{}.ContainerId)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *GetDiagnosticDataResponse) SizeVT() int { return wire.Size(m) }
+func (m *GetDiagnosticDataResponse) SizeVT() int {
+	return wire.Size(&wireGetDiagnosticDataResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *GetDiagnosticDataResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *GetDiagnosticDataResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireGetDiagnosticDataResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *GetDiagnosticDataResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *GetDiagnosticDataResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Data)
+	return wire.MarshalTo(b, &wireGetDiagnosticDataResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *GetDiagnosticDataResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireGetDiagnosticDataResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *GetDiagnosticDataResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Data = d.String()
-		}
-	}
+// wireGetDiagnosticDataResponse is the encoding of GetDiagnosticDataResponse.
+var wireGetDiagnosticDataResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(GetDiagnosticDataResponse{}.Data)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *MemAgentMemcgConfig) SizeVT() int { return wire.Size(m) }
+func (m *MemAgentMemcgConfig) SizeVT() int {
+	return wire.Size(&wireMemAgentMemcgConfig, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *MemAgentMemcgConfig) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *MemAgentMemcgConfig) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireMemAgentMemcgConfig, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *MemAgentMemcgConfig) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *MemAgentMemcgConfig) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.EvictionRunAgingCountMin != nil {
-		e.Optional(7, uint64(*m.EvictionRunAgingCountMin))
-	}
-	if m.EvictionPsiPercentLimit != nil {
-		e.Optional(6, uint64(*m.EvictionPsiPercentLimit))
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		e.Optional(5, uint64(*m.PeriodPsiPercentLimit))
-	}
-	if m.PeriodSecs != nil {
-		e.Optional(4, uint64(*m.PeriodSecs))
-	}
-	if m.SwappinessMax != nil {
-		e.Optional(3, uint64(*m.SwappinessMax))
-	}
-	if m.Swap != nil {
-		e.OptionalBool(2, *m.Swap)
-	}
-	if m.Disabled != nil {
-		e.OptionalBool(1, *m.Disabled)
-	}
+	return wire.MarshalTo(b, &wireMemAgentMemcgConfig, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentMemcgConfig) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMemAgentMemcgConfig, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *MemAgentMemcgConfig) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			v := d.Bool()
-			m.Disabled = &v
-		case 16:
-			v := d.Bool()
-			m.Swap = &v
-		case 24:
-			v := uint32(d.Uint64())
-			m.SwappinessMax = &v
-		case 32:
-			v := d.Uint64()
-			m.PeriodSecs = &v
-		case 40:
-			v := uint32(d.Uint64())
-			m.PeriodPsiPercentLimit = &v
-		case 48:
-			v := uint32(d.Uint64())
-			m.EvictionPsiPercentLimit = &v
-		case 56:
-			v := d.Uint64()
-			m.EvictionRunAgingCountMin = &v
-		}
-	}
+// wireMemAgentMemcgConfig is the encoding of MemAgentMemcgConfig.
+var wireMemAgentMemcgConfig = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.Disabled)), Kind: wire.KindBool | wire.Optional},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.Swap)), Kind: wire.KindBool | wire.Optional},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.SwappinessMax)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.PeriodSecs)), Kind: wire.KindUint64 | wire.Optional},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.PeriodPsiPercentLimit)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.EvictionPsiPercentLimit)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(MemAgentMemcgConfig{}.EvictionRunAgingCountMin)), Kind: wire.KindUint64 | wire.Optional},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *MemAgentCompactConfig) SizeVT() int { return wire.Size(m) }
+func (m *MemAgentCompactConfig) SizeVT() int {
+	return wire.Size(&wireMemAgentCompactConfig, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *MemAgentCompactConfig) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *MemAgentCompactConfig) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireMemAgentCompactConfig, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *MemAgentCompactConfig) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *MemAgentCompactConfig) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.CompactForceTimes != nil {
-		e.Optional(8, uint64(*m.CompactForceTimes))
-	}
-	if m.CompactThreshold != nil {
-		e.Optional(7, uint64(*m.CompactThreshold))
-	}
-	if m.CompactOrder != nil {
-		e.Optional(6, uint64(*m.CompactOrder))
-	}
-	if m.CompactSecMax != nil {
-		e.Optional(5, uint64(*m.CompactSecMax))
-	}
-	if m.CompactPsiPercentLimit != nil {
-		e.Optional(4, uint64(*m.CompactPsiPercentLimit))
-	}
-	if m.PeriodPsiPercentLimit != nil {
-		e.Optional(3, uint64(*m.PeriodPsiPercentLimit))
-	}
-	if m.PeriodSecs != nil {
-		e.Optional(2, uint64(*m.PeriodSecs))
-	}
-	if m.Disabled != nil {
-		e.OptionalBool(1, *m.Disabled)
-	}
+	return wire.MarshalTo(b, &wireMemAgentCompactConfig, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *MemAgentCompactConfig) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireMemAgentCompactConfig, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *MemAgentCompactConfig) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			v := d.Bool()
-			m.Disabled = &v
-		case 16:
-			v := d.Uint64()
-			m.PeriodSecs = &v
-		case 24:
-			v := uint32(d.Uint64())
-			m.PeriodPsiPercentLimit = &v
-		case 32:
-			v := uint32(d.Uint64())
-			m.CompactPsiPercentLimit = &v
-		case 40:
-			v := int64(d.Uint64())
-			m.CompactSecMax = &v
-		case 48:
-			v := uint32(d.Uint64())
-			m.CompactOrder = &v
-		case 56:
-			v := d.Uint64()
-			m.CompactThreshold = &v
-		case 64:
-			v := d.Uint64()
-			m.CompactForceTimes = &v
-		}
+// wireMemAgentCompactConfig is the encoding of MemAgentCompactConfig.
+var wireMemAgentCompactConfig = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.Disabled)), Kind: wire.KindBool | wire.Optional},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.PeriodSecs)), Kind: wire.KindUint64 | wire.Optional},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.PeriodPsiPercentLimit)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.CompactPsiPercentLimit)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.CompactSecMax)), Kind: wire.KindUint64 | wire.Optional},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.CompactOrder)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.CompactThreshold)), Kind: wire.KindUint64 | wire.Optional},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(MemAgentCompactConfig{}.CompactForceTimes)), Kind: wire.KindUint64 | wire.Optional},
+	},
+}
+
+// newInner returns a new message of the given type.
+func newInner(which uint8) unsafe.Pointer {
+	switch which {
+	case 0:
+		return unsafe.Pointer(new(CpuUsage))
+	case 1:
+		return unsafe.Pointer(new(ThrottlingData))
+	case 2:
+		return unsafe.Pointer(new(CpuStats))
+	case 3:
+		return unsafe.Pointer(new(PidsStats))
+	case 4:
+		return unsafe.Pointer(new(MemoryData))
+	case 5:
+		return unsafe.Pointer(new(MemoryStats))
+	case 6:
+		return unsafe.Pointer(new(PressureStats))
+	case 7:
+		return unsafe.Pointer(new(PressureLine))
+	case 8:
+		return unsafe.Pointer(new(BlkioStatsEntry))
+	case 9:
+		return unsafe.Pointer(new(BlkioStats))
+	case 10:
+		return unsafe.Pointer(new(HugetlbStats))
+	case 11:
+		return unsafe.Pointer(new(CgroupStats))
+	case 12:
+		return unsafe.Pointer(new(NetworkStats))
+	case 13:
+		return unsafe.Pointer(new(KernelModule))
+	case 14:
+		return unsafe.Pointer(new(Routes))
+	case 15:
+		return unsafe.Pointer(new(ARPNeighbors))
+	case 16:
+		return unsafe.Pointer(new(AgentDetails))
+	case 17:
+		return unsafe.Pointer(new(FSGroup))
+	case 18:
+		return unsafe.Pointer(new(SharedMount))
+	case 19:
+		return unsafe.Pointer(new(Storage))
+	case 20:
+		return unsafe.Pointer(new(Device))
+	default:
+		return unsafe.Pointer(new(StringUser))
 	}
 }

@@ -7,6 +7,7 @@ package csipb
 import (
 	wire "kata/api/wire"
 	strconv "strconv"
+	unsafe "unsafe"
 )
 
 // Volume statistics in the shape of the Container Storage Interface
@@ -145,123 +146,98 @@ func (x *VolumeCondition) GetMessage() string {
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *VolumeStatsResponse) SizeVT() int { return wire.Size(m) }
+func (m *VolumeStatsResponse) SizeVT() int {
+	return wire.Size(&wireVolumeStatsResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *VolumeStatsResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *VolumeStatsResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireVolumeStatsResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *VolumeStatsResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *VolumeStatsResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.VolumeCondition != nil {
-		e.Message(2, m.VolumeCondition)
-	}
-	for i := len(m.Usage) - 1; i >= 0; i-- {
-		e.Message(1, m.Usage[i])
-	}
+	return wire.MarshalTo(b, &wireVolumeStatsResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeStatsResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireVolumeStatsResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *VolumeStatsResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(VolumeUsage)
-			v.DecodeVT(d.Enter())
-			m.Usage = append(m.Usage, v)
-		case 18:
-			if m.VolumeCondition == nil {
-				m.VolumeCondition = new(VolumeCondition)
-			}
-			m.VolumeCondition.DecodeVT(d.Enter())
-		}
-	}
+// wireVolumeStatsResponse is the encoding of VolumeStatsResponse.
+var wireVolumeStatsResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(VolumeStatsResponse{}.Usage)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(VolumeStatsResponse{}.VolumeCondition)), Kind: wire.KindMessage, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireVolumeUsage, &wireVolumeCondition},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *VolumeUsage) SizeVT() int { return wire.Size(m) }
+func (m *VolumeUsage) SizeVT() int { return wire.Size(&wireVolumeUsage, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *VolumeUsage) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *VolumeUsage) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireVolumeUsage, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *VolumeUsage) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *VolumeUsage) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Unit))
-	e.Varint(3, uint64(m.Used))
-	e.Varint(2, uint64(m.Total))
-	e.Varint(1, uint64(m.Available))
+func (m *VolumeUsage) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireVolumeUsage, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeUsage) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireVolumeUsage, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *VolumeUsage) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Available = d.Uint64()
-		case 16:
-			m.Total = d.Uint64()
-		case 24:
-			m.Used = d.Uint64()
-		case 32:
-			m.Unit = VolumeUsage_Unit(d.Uint64())
-		}
-	}
+// wireVolumeUsage is the encoding of VolumeUsage.
+var wireVolumeUsage = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(VolumeUsage{}.Available)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(VolumeUsage{}.Total)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(VolumeUsage{}.Used)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(VolumeUsage{}.Unit)), Kind: wire.KindInt32},
+	},
+	New:   newInner,
+	Which: 0,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *VolumeCondition) SizeVT() int { return wire.Size(m) }
+func (m *VolumeCondition) SizeVT() int { return wire.Size(&wireVolumeCondition, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *VolumeCondition) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *VolumeCondition) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireVolumeCondition, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *VolumeCondition) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *VolumeCondition) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.Message)
-	e.Bool(1, m.Abnormal)
+func (m *VolumeCondition) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireVolumeCondition, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VolumeCondition) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireVolumeCondition, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *VolumeCondition) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Abnormal = d.Bool()
-		case 18:
-			m.Message = d.String()
-		}
+// wireVolumeCondition is the encoding of VolumeCondition.
+var wireVolumeCondition = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(VolumeCondition{}.Abnormal)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(VolumeCondition{}.Message)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 1,
+}
+
+// newInner returns a new message of the given type.
+func newInner(which uint8) unsafe.Pointer {
+	switch which {
+	case 0:
+		return unsafe.Pointer(new(VolumeUsage))
+	default:
+		return unsafe.Pointer(new(VolumeCondition))
 	}
 }

@@ -7,6 +7,7 @@ package healthpb
 import (
 	wire "kata/api/wire"
 	strconv "strconv"
+	unsafe "unsafe"
 )
 
 // Liveness and version of the agent. Names and numbers are those of Kata
@@ -112,104 +113,81 @@ func (x *VersionCheckResponse) GetAgentVersion() string {
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CheckRequest) SizeVT() int { return wire.Size(m) }
+func (m *CheckRequest) SizeVT() int { return wire.Size(&wireCheckRequest, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CheckRequest) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CheckRequest) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCheckRequest, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CheckRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CheckRequest) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Service)
+func (m *CheckRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCheckRequest, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CheckRequest) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCheckRequest, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CheckRequest) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Service = d.String()
-		}
-	}
+// wireCheckRequest is the encoding of CheckRequest.
+var wireCheckRequest = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CheckRequest{}.Service)), Kind: wire.KindString},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *HealthCheckResponse) SizeVT() int { return wire.Size(m) }
+func (m *HealthCheckResponse) SizeVT() int {
+	return wire.Size(&wireHealthCheckResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *HealthCheckResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *HealthCheckResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireHealthCheckResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *HealthCheckResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *HealthCheckResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(1, uint64(m.Status))
+	return wire.MarshalTo(b, &wireHealthCheckResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *HealthCheckResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireHealthCheckResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *HealthCheckResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Status = HealthCheckResponse_ServingStatus(d.Uint64())
-		}
-	}
+// wireHealthCheckResponse is the encoding of HealthCheckResponse.
+var wireHealthCheckResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(HealthCheckResponse{}.Status)), Kind: wire.KindInt32},
+	},
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *VersionCheckResponse) SizeVT() int { return wire.Size(m) }
+func (m *VersionCheckResponse) SizeVT() int {
+	return wire.Size(&wireVersionCheckResponse, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *VersionCheckResponse) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *VersionCheckResponse) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireVersionCheckResponse, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *VersionCheckResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *VersionCheckResponse) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.AgentVersion)
-	e.String(1, m.GrpcVersion)
+	return wire.MarshalTo(b, &wireVersionCheckResponse, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *VersionCheckResponse) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireVersionCheckResponse, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *VersionCheckResponse) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.GrpcVersion = d.String()
-		case 18:
-			m.AgentVersion = d.String()
-		}
-	}
+// wireVersionCheckResponse is the encoding of VersionCheckResponse.
+var wireVersionCheckResponse = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(VersionCheckResponse{}.GrpcVersion)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(VersionCheckResponse{}.AgentVersion)), Kind: wire.KindString},
+	},
 }

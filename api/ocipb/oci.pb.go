@@ -6,6 +6,7 @@ package ocipb
 
 import (
 	wire "kata/api/wire"
+	unsafe "unsafe"
 )
 
 // The OCI runtime specification as it travels to the agent. Names and numbers
@@ -2138,1988 +2139,1261 @@ func (x *LinuxResources_RdmaEntry) GetValue() *LinuxRdma {
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Spec) SizeVT() int { return wire.Size(m) }
+func (m *Spec) SizeVT() int { return wire.Size(&WireSpec, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Spec) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Spec) MarshalVT() ([]byte, error) { return wire.Marshal(&WireSpec, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Spec) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Spec) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1000, m.Domainname)
-	if m.Windows != nil {
-		e.Message(10, m.Windows)
-	}
-	if m.Solaris != nil {
-		e.Message(9, m.Solaris)
-	}
-	if m.Linux != nil {
-		e.Message(8, m.Linux)
-	}
-	for k, v := range m.Annotations {
-		mark := e.Mark()
-		e.String(2, v)
-		e.Entry(7, k, mark)
-	}
-	if m.Hooks != nil {
-		e.Message(6, m.Hooks)
-	}
-	for i := len(m.Mounts) - 1; i >= 0; i-- {
-		e.Message(5, m.Mounts[i])
-	}
-	e.String(4, m.Hostname)
-	if m.Root != nil {
-		e.Message(3, m.Root)
-	}
-	if m.Process != nil {
-		e.Message(2, m.Process)
-	}
-	e.String(1, m.Version)
+func (m *Spec) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireSpec, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Spec) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Spec) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &WireSpec, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Spec) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Version = d.String()
-		case 18:
-			if m.Process == nil {
-				m.Process = new(Process)
-			}
-			m.Process.DecodeVT(d.Enter())
-		case 26:
-			if m.Root == nil {
-				m.Root = new(Root)
-			}
-			m.Root.DecodeVT(d.Enter())
-		case 34:
-			m.Hostname = d.String()
-		case 42:
-			v := new(Mount)
-			v.DecodeVT(d.Enter())
-			m.Mounts = append(m.Mounts, v)
-		case 50:
-			if m.Hooks == nil {
-				m.Hooks = new(Hooks)
-			}
-			m.Hooks.DecodeVT(d.Enter())
-		case 58:
-			k, v := d.Entry()
-			if m.Annotations == nil {
-				m.Annotations = make(map[string]string)
-			}
-			m.Annotations[k] = v.String()
-		case 66:
-			if m.Linux == nil {
-				m.Linux = new(Linux)
-			}
-			m.Linux.DecodeVT(d.Enter())
-		case 74:
-			if m.Solaris == nil {
-				m.Solaris = new(Solaris)
-			}
-			m.Solaris.DecodeVT(d.Enter())
-		case 82:
-			if m.Windows == nil {
-				m.Windows = new(Windows)
-			}
-			m.Windows.DecodeVT(d.Enter())
-		case 8002:
-			m.Domainname = d.String()
-		}
-	}
+// WireSpec is the encoding of Spec.
+var WireSpec = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Spec{}.Version)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Spec{}.Process)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Spec{}.Root)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Spec{}.Hostname)), Kind: wire.KindString},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Spec{}.Mounts)), Kind: wire.KindMessage | wire.Repeated, Inner: 2},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Spec{}.Hooks)), Kind: wire.KindMessage, Inner: 3},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Spec{}.Annotations)), Kind: wire.KindMapString},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Spec{}.Linux)), Kind: wire.KindMessage, Inner: 4},
+		{Number: 9, Offset: uint16(unsafe.Offsetof(Spec{}.Solaris)), Kind: wire.KindMessage, Inner: 5},
+		{Number: 10, Offset: uint16(unsafe.Offsetof(Spec{}.Windows)), Kind: wire.KindMessage, Inner: 6},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(Spec{}.Domainname)), Kind: wire.KindString},
+	},
+	Inner: []*wire.Table{&WireProcess, &wireRoot, &wireMount, &wireHooks, &wireLinux, &wireSolaris, &wireWindows},
+	New:   newInner,
+	Which: 0,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Process) SizeVT() int { return wire.Size(m) }
+func (m *Process) SizeVT() int { return wire.Size(&WireProcess, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Process) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Process) MarshalVT() ([]byte, error) { return wire.Marshal(&WireProcess, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Process) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Process) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(1003, m.OOMScoreAdjUnset)
-	if m.ExecCPUAffinity != nil {
-		e.Message(1002, m.ExecCPUAffinity)
-	}
-	if m.IOPriority != nil {
-		e.Message(1001, m.IOPriority)
-	}
-	if m.Scheduler != nil {
-		e.Message(1000, m.Scheduler)
-	}
-	e.String(12, m.SelinuxLabel)
-	e.Varint(11, uint64(m.OOMScoreAdj))
-	e.String(10, m.ApparmorProfile)
-	e.Bool(9, m.NoNewPrivileges)
-	for i := len(m.Rlimits) - 1; i >= 0; i-- {
-		e.Message(8, m.Rlimits[i])
-	}
-	if m.Capabilities != nil {
-		e.Message(7, m.Capabilities)
-	}
-	e.String(6, m.Cwd)
-	e.Strings(5, m.Env)
-	e.Strings(4, m.Args)
-	if m.User != nil {
-		e.Message(3, m.User)
-	}
-	if m.ConsoleSize != nil {
-		e.Message(2, m.ConsoleSize)
-	}
-	e.Bool(1, m.Terminal)
+func (m *Process) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireProcess, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Process) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &WireProcess, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Process) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Terminal = d.Bool()
-		case 18:
-			if m.ConsoleSize == nil {
-				m.ConsoleSize = new(Box)
-			}
-			m.ConsoleSize.DecodeVT(d.Enter())
-		case 26:
-			if m.User == nil {
-				m.User = new(User)
-			}
-			m.User.DecodeVT(d.Enter())
-		case 34:
-			m.Args = append(m.Args, d.String())
-		case 42:
-			m.Env = append(m.Env, d.String())
-		case 50:
-			m.Cwd = d.String()
-		case 58:
-			if m.Capabilities == nil {
-				m.Capabilities = new(LinuxCapabilities)
-			}
-			m.Capabilities.DecodeVT(d.Enter())
-		case 66:
-			v := new(POSIXRlimit)
-			v.DecodeVT(d.Enter())
-			m.Rlimits = append(m.Rlimits, v)
-		case 72:
-			m.NoNewPrivileges = d.Bool()
-		case 82:
-			m.ApparmorProfile = d.String()
-		case 88:
-			m.OOMScoreAdj = int64(d.Uint64())
-		case 98:
-			m.SelinuxLabel = d.String()
-		case 8002:
-			if m.Scheduler == nil {
-				m.Scheduler = new(LinuxScheduler)
-			}
-			m.Scheduler.DecodeVT(d.Enter())
-		case 8010:
-			if m.IOPriority == nil {
-				m.IOPriority = new(LinuxIOPriority)
-			}
-			m.IOPriority.DecodeVT(d.Enter())
-		case 8018:
-			if m.ExecCPUAffinity == nil {
-				m.ExecCPUAffinity = new(CPUAffinity)
-			}
-			m.ExecCPUAffinity.DecodeVT(d.Enter())
-		case 8024:
-			m.OOMScoreAdjUnset = d.Bool()
-		}
-	}
+// WireProcess is the encoding of Process.
+var WireProcess = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Process{}.Terminal)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Process{}.ConsoleSize)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Process{}.User)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Process{}.Args)), Kind: wire.KindString | wire.Repeated},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Process{}.Env)), Kind: wire.KindString | wire.Repeated},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Process{}.Cwd)), Kind: wire.KindString},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Process{}.Capabilities)), Kind: wire.KindMessage, Inner: 2},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Process{}.Rlimits)), Kind: wire.KindMessage | wire.Repeated, Inner: 3},
+		{Number: 9, Offset: uint16(unsafe.Offsetof(Process{}.NoNewPrivileges)), Kind: wire.KindBool},
+		{Number: 10, Offset: uint16(unsafe.Offsetof(Process{}.ApparmorProfile)), Kind: wire.KindString},
+		{Number: 11, Offset: uint16(unsafe.Offsetof(Process{}.OOMScoreAdj)), Kind: wire.KindUint64},
+		{Number: 12, Offset: uint16(unsafe.Offsetof(Process{}.SelinuxLabel)), Kind: wire.KindString},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(Process{}.Scheduler)), Kind: wire.KindMessage, Inner: 4},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(Process{}.IOPriority)), Kind: wire.KindMessage, Inner: 5},
+		{Number: 1002, Offset: uint16(unsafe.Offsetof(Process{}.ExecCPUAffinity)), Kind: wire.KindMessage, Inner: 6},
+		{Number: 1003, Offset: uint16(unsafe.Offsetof(Process{}.OOMScoreAdjUnset)), Kind: wire.KindBool},
+	},
+	Inner: []*wire.Table{&wireBox, &wireUser, &wireLinuxCapabilities, &wirePOSIXRlimit, &wireLinuxScheduler, &wireLinuxIOPriority, &wireCPUAffinity},
+	New:   newInner,
+	Which: 1,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxScheduler) SizeVT() int { return wire.Size(m) }
+func (m *LinuxScheduler) SizeVT() int { return wire.Size(&wireLinuxScheduler, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxScheduler) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxScheduler) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxScheduler, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxScheduler) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxScheduler) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(7, uint64(m.Period))
-	e.Varint(6, uint64(m.Deadline))
-	e.Varint(5, uint64(m.Runtime))
-	e.Strings(4, m.Flags)
-	e.Varint(3, uint64(m.Priority))
-	e.Varint(2, uint64(m.Nice))
-	e.String(1, m.Policy)
+func (m *LinuxScheduler) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxScheduler, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxScheduler) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxScheduler, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxScheduler) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Policy = d.String()
-		case 16:
-			m.Nice = int32(d.Uint64())
-		case 24:
-			m.Priority = int32(d.Uint64())
-		case 34:
-			m.Flags = append(m.Flags, d.String())
-		case 40:
-			m.Runtime = d.Uint64()
-		case 48:
-			m.Deadline = d.Uint64()
-		case 56:
-			m.Period = d.Uint64()
-		}
-	}
+// wireLinuxScheduler is the encoding of LinuxScheduler.
+var wireLinuxScheduler = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Policy)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Nice)), Kind: wire.KindInt32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Priority)), Kind: wire.KindInt32},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Flags)), Kind: wire.KindString | wire.Repeated},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Runtime)), Kind: wire.KindUint64},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Deadline)), Kind: wire.KindUint64},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxScheduler{}.Period)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 2,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxIOPriority) SizeVT() int { return wire.Size(m) }
+func (m *LinuxIOPriority) SizeVT() int { return wire.Size(&wireLinuxIOPriority, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxIOPriority) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxIOPriority) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxIOPriority, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxIOPriority) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxIOPriority) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Priority))
-	e.String(1, m.Class)
+func (m *LinuxIOPriority) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxIOPriority, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIOPriority) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxIOPriority, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxIOPriority) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Class = d.String()
-		case 16:
-			m.Priority = int32(d.Uint64())
-		}
-	}
+// wireLinuxIOPriority is the encoding of LinuxIOPriority.
+var wireLinuxIOPriority = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxIOPriority{}.Class)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxIOPriority{}.Priority)), Kind: wire.KindInt32},
+	},
+	New:   newInner,
+	Which: 3,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *CPUAffinity) SizeVT() int { return wire.Size(m) }
+func (m *CPUAffinity) SizeVT() int { return wire.Size(&wireCPUAffinity, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *CPUAffinity) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *CPUAffinity) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireCPUAffinity, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *CPUAffinity) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *CPUAffinity) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.Final)
-	e.String(1, m.Initial)
+func (m *CPUAffinity) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireCPUAffinity, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *CPUAffinity) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireCPUAffinity, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *CPUAffinity) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Initial = d.String()
-		case 18:
-			m.Final = d.String()
-		}
-	}
+// wireCPUAffinity is the encoding of CPUAffinity.
+var wireCPUAffinity = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(CPUAffinity{}.Initial)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(CPUAffinity{}.Final)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 4,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Box) SizeVT() int { return wire.Size(m) }
+func (m *Box) SizeVT() int { return wire.Size(&wireBox, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Box) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Box) MarshalVT() ([]byte, error) { return wire.Marshal(&wireBox, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Box) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Box) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Width))
-	e.Varint(1, uint64(m.Height))
+func (m *Box) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireBox, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Box) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Box) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireBox, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Box) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Height = uint32(d.Uint64())
-		case 16:
-			m.Width = uint32(d.Uint64())
-		}
-	}
+// wireBox is the encoding of Box.
+var wireBox = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Box{}.Height)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Box{}.Width)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 5,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *User) SizeVT() int { return wire.Size(m) }
+func (m *User) SizeVT() int { return wire.Size(&wireUser, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *User) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *User) MarshalVT() ([]byte, error) { return wire.Marshal(&wireUser, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *User) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *User) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Umask != nil {
-		e.Optional(1000, uint64(*m.Umask))
-	}
-	e.String(4, m.Username)
-	wire.EncodeVarints(e, 3, m.AdditionalGids)
-	e.Varint(2, uint64(m.GID))
-	e.Varint(1, uint64(m.UID))
+func (m *User) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireUser, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *User) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *User) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireUser, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *User) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.UID = uint32(d.Uint64())
-		case 16:
-			m.GID = uint32(d.Uint64())
-		case 24, 26:
-			m.AdditionalGids = wire.Varints(d, m.AdditionalGids)
-		case 34:
-			m.Username = d.String()
-		case 8000:
-			v := uint32(d.Uint64())
-			m.Umask = &v
-		}
-	}
+// wireUser is the encoding of User.
+var wireUser = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(User{}.UID)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(User{}.GID)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(User{}.AdditionalGids)), Kind: wire.KindUint32 | wire.Repeated},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(User{}.Username)), Kind: wire.KindString},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(User{}.Umask)), Kind: wire.KindUint32 | wire.Optional},
+	},
+	New:   newInner,
+	Which: 6,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxCapabilities) SizeVT() int { return wire.Size(m) }
+func (m *LinuxCapabilities) SizeVT() int { return wire.Size(&wireLinuxCapabilities, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxCapabilities) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxCapabilities) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxCapabilities, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxCapabilities) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxCapabilities) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(5, m.Ambient)
-	e.Strings(4, m.Permitted)
-	e.Strings(3, m.Inheritable)
-	e.Strings(2, m.Effective)
-	e.Strings(1, m.Bounding)
+	return wire.MarshalTo(b, &wireLinuxCapabilities, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCapabilities) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxCapabilities, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxCapabilities) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Bounding = append(m.Bounding, d.String())
-		case 18:
-			m.Effective = append(m.Effective, d.String())
-		case 26:
-			m.Inheritable = append(m.Inheritable, d.String())
-		case 34:
-			m.Permitted = append(m.Permitted, d.String())
-		case 42:
-			m.Ambient = append(m.Ambient, d.String())
-		}
-	}
+// wireLinuxCapabilities is the encoding of LinuxCapabilities.
+var wireLinuxCapabilities = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxCapabilities{}.Bounding)), Kind: wire.KindString | wire.Repeated},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxCapabilities{}.Effective)), Kind: wire.KindString | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxCapabilities{}.Inheritable)), Kind: wire.KindString | wire.Repeated},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxCapabilities{}.Permitted)), Kind: wire.KindString | wire.Repeated},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxCapabilities{}.Ambient)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 7,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *POSIXRlimit) SizeVT() int { return wire.Size(m) }
+func (m *POSIXRlimit) SizeVT() int { return wire.Size(&wirePOSIXRlimit, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *POSIXRlimit) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *POSIXRlimit) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wirePOSIXRlimit, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *POSIXRlimit) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *POSIXRlimit) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.Soft))
-	e.Varint(2, uint64(m.Hard))
-	e.String(1, m.Type)
+func (m *POSIXRlimit) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wirePOSIXRlimit, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *POSIXRlimit) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wirePOSIXRlimit, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *POSIXRlimit) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Type = d.String()
-		case 16:
-			m.Hard = d.Uint64()
-		case 24:
-			m.Soft = d.Uint64()
-		}
-	}
+// wirePOSIXRlimit is the encoding of POSIXRlimit.
+var wirePOSIXRlimit = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(POSIXRlimit{}.Type)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(POSIXRlimit{}.Hard)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(POSIXRlimit{}.Soft)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 8,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Mount) SizeVT() int { return wire.Size(m) }
+func (m *Mount) SizeVT() int { return wire.Size(&wireMount, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Mount) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Mount) MarshalVT() ([]byte, error) { return wire.Marshal(&wireMount, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Mount) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Mount) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.GIDMappings) - 1; i >= 0; i-- {
-		e.Message(1001, m.GIDMappings[i])
-	}
-	for i := len(m.UIDMappings) - 1; i >= 0; i-- {
-		e.Message(1000, m.UIDMappings[i])
-	}
-	e.Strings(4, m.Options)
-	e.String(3, m.Type)
-	e.String(2, m.Source)
-	e.String(1, m.Destination)
+func (m *Mount) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireMount, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Mount) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Mount) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireMount, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Mount) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Destination = d.String()
-		case 18:
-			m.Source = d.String()
-		case 26:
-			m.Type = d.String()
-		case 34:
-			m.Options = append(m.Options, d.String())
-		case 8002:
-			v := new(LinuxIDMapping)
-			v.DecodeVT(d.Enter())
-			m.UIDMappings = append(m.UIDMappings, v)
-		case 8010:
-			v := new(LinuxIDMapping)
-			v.DecodeVT(d.Enter())
-			m.GIDMappings = append(m.GIDMappings, v)
-		}
-	}
+// wireMount is the encoding of Mount.
+var wireMount = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Mount{}.Destination)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Mount{}.Source)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Mount{}.Type)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Mount{}.Options)), Kind: wire.KindString | wire.Repeated},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(Mount{}.UIDMappings)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(Mount{}.GIDMappings)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireLinuxIDMapping},
+	New:   newInner,
+	Which: 9,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Root) SizeVT() int { return wire.Size(m) }
+func (m *Root) SizeVT() int { return wire.Size(&wireRoot, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Root) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Root) MarshalVT() ([]byte, error) { return wire.Marshal(&wireRoot, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Root) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Root) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(2, m.Readonly)
-	e.String(1, m.Path)
+func (m *Root) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireRoot, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Root) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Root) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireRoot, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Root) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Path = d.String()
-		case 16:
-			m.Readonly = d.Bool()
-		}
-	}
+// wireRoot is the encoding of Root.
+var wireRoot = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Root{}.Path)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Root{}.Readonly)), Kind: wire.KindBool},
+	},
+	New:   newInner,
+	Which: 10,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Hooks) SizeVT() int { return wire.Size(m) }
+func (m *Hooks) SizeVT() int { return wire.Size(&wireHooks, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Hooks) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Hooks) MarshalVT() ([]byte, error) { return wire.Marshal(&wireHooks, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Hooks) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Hooks) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.StartContainer) - 1; i >= 0; i-- {
-		e.Message(6, m.StartContainer[i])
-	}
-	for i := len(m.CreateContainer) - 1; i >= 0; i-- {
-		e.Message(5, m.CreateContainer[i])
-	}
-	for i := len(m.CreateRuntime) - 1; i >= 0; i-- {
-		e.Message(4, m.CreateRuntime[i])
-	}
-	for i := len(m.Poststop) - 1; i >= 0; i-- {
-		e.Message(3, m.Poststop[i])
-	}
-	for i := len(m.Poststart) - 1; i >= 0; i-- {
-		e.Message(2, m.Poststart[i])
-	}
-	for i := len(m.Prestart) - 1; i >= 0; i-- {
-		e.Message(1, m.Prestart[i])
-	}
+func (m *Hooks) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireHooks, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Hooks) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Hooks) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireHooks, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Hooks) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.Prestart = append(m.Prestart, v)
-		case 18:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.Poststart = append(m.Poststart, v)
-		case 26:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.Poststop = append(m.Poststop, v)
-		case 34:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.CreateRuntime = append(m.CreateRuntime, v)
-		case 42:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.CreateContainer = append(m.CreateContainer, v)
-		case 50:
-			v := new(Hook)
-			v.DecodeVT(d.Enter())
-			m.StartContainer = append(m.StartContainer, v)
-		}
-	}
+// wireHooks is the encoding of Hooks.
+var wireHooks = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Hooks{}.Prestart)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Hooks{}.Poststart)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Hooks{}.Poststop)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Hooks{}.CreateRuntime)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Hooks{}.CreateContainer)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Hooks{}.StartContainer)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireHook},
+	New:   newInner,
+	Which: 11,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Hook) SizeVT() int { return wire.Size(m) }
+func (m *Hook) SizeVT() int { return wire.Size(&wireHook, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Hook) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Hook) MarshalVT() ([]byte, error) { return wire.Marshal(&wireHook, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Hook) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Hook) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.Timeout))
-	e.Strings(3, m.Env)
-	e.Strings(2, m.Args)
-	e.String(1, m.Path)
+func (m *Hook) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireHook, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Hook) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Hook) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireHook, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Hook) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Path = d.String()
-		case 18:
-			m.Args = append(m.Args, d.String())
-		case 26:
-			m.Env = append(m.Env, d.String())
-		case 32:
-			m.Timeout = int64(d.Uint64())
-		}
-	}
+// wireHook is the encoding of Hook.
+var wireHook = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Hook{}.Path)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Hook{}.Args)), Kind: wire.KindString | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Hook{}.Env)), Kind: wire.KindString | wire.Repeated},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Hook{}.Timeout)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 12,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Linux) SizeVT() int { return wire.Size(m) }
+func (m *Linux) SizeVT() int { return wire.Size(&wireLinux, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Linux) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Linux) MarshalVT() ([]byte, error) { return wire.Marshal(&wireLinux, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Linux) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Linux) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.MemoryPolicy != nil {
-		e.Message(1003, m.MemoryPolicy)
-	}
-	for k, v := range m.NetDevices {
-		mark := e.Mark()
-		e.Message(2, v)
-		e.Entry(1002, k, mark)
-	}
-	for k, v := range m.TimeOffsets {
-		mark := e.Mark()
-		e.Message(2, v)
-		e.Entry(1001, k, mark)
-	}
-	if m.Personality != nil {
-		e.Message(1000, m.Personality)
-	}
-	if m.IntelRdt != nil {
-		e.Message(13, m.IntelRdt)
-	}
-	e.String(12, m.MountLabel)
-	e.Strings(11, m.ReadonlyPaths)
-	e.Strings(10, m.MaskedPaths)
-	e.String(9, m.RootfsPropagation)
-	if m.Seccomp != nil {
-		e.Message(8, m.Seccomp)
-	}
-	for i := len(m.Devices) - 1; i >= 0; i-- {
-		e.Message(7, m.Devices[i])
-	}
-	for i := len(m.Namespaces) - 1; i >= 0; i-- {
-		e.Message(6, m.Namespaces[i])
-	}
-	e.String(5, m.CgroupsPath)
-	if m.Resources != nil {
-		e.Message(4, m.Resources)
-	}
-	for k, v := range m.Sysctl {
-		mark := e.Mark()
-		e.String(2, v)
-		e.Entry(3, k, mark)
-	}
-	for i := len(m.GIDMappings) - 1; i >= 0; i-- {
-		e.Message(2, m.GIDMappings[i])
-	}
-	for i := len(m.UIDMappings) - 1; i >= 0; i-- {
-		e.Message(1, m.UIDMappings[i])
-	}
+func (m *Linux) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinux, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Linux) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Linux) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &wireLinux, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Linux) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(LinuxIDMapping)
-			v.DecodeVT(d.Enter())
-			m.UIDMappings = append(m.UIDMappings, v)
-		case 18:
-			v := new(LinuxIDMapping)
-			v.DecodeVT(d.Enter())
-			m.GIDMappings = append(m.GIDMappings, v)
-		case 26:
-			k, v := d.Entry()
-			if m.Sysctl == nil {
-				m.Sysctl = make(map[string]string)
-			}
-			m.Sysctl[k] = v.String()
-		case 34:
-			if m.Resources == nil {
-				m.Resources = new(LinuxResources)
-			}
-			m.Resources.DecodeVT(d.Enter())
-		case 42:
-			m.CgroupsPath = d.String()
-		case 50:
-			v := new(LinuxNamespace)
-			v.DecodeVT(d.Enter())
-			m.Namespaces = append(m.Namespaces, v)
-		case 58:
-			v := new(LinuxDevice)
-			v.DecodeVT(d.Enter())
-			m.Devices = append(m.Devices, v)
-		case 66:
-			if m.Seccomp == nil {
-				m.Seccomp = new(LinuxSeccomp)
-			}
-			m.Seccomp.DecodeVT(d.Enter())
-		case 74:
-			m.RootfsPropagation = d.String()
-		case 82:
-			m.MaskedPaths = append(m.MaskedPaths, d.String())
-		case 90:
-			m.ReadonlyPaths = append(m.ReadonlyPaths, d.String())
-		case 98:
-			m.MountLabel = d.String()
-		case 106:
-			if m.IntelRdt == nil {
-				m.IntelRdt = new(LinuxIntelRdt)
-			}
-			m.IntelRdt.DecodeVT(d.Enter())
-		case 8002:
-			if m.Personality == nil {
-				m.Personality = new(LinuxPersonality)
-			}
-			m.Personality.DecodeVT(d.Enter())
-		case 8010:
-			k, v := d.Entry()
-			if m.TimeOffsets == nil {
-				m.TimeOffsets = make(map[string]*LinuxTimeOffset)
-			}
-			inner := new(LinuxTimeOffset)
-			inner.DecodeVT(v.Enter())
-			d.Merge(&v)
-			m.TimeOffsets[k] = inner
-		case 8018:
-			k, v := d.Entry()
-			if m.NetDevices == nil {
-				m.NetDevices = make(map[string]*LinuxNetDevice)
-			}
-			inner := new(LinuxNetDevice)
-			inner.DecodeVT(v.Enter())
-			d.Merge(&v)
-			m.NetDevices[k] = inner
-		case 8026:
-			if m.MemoryPolicy == nil {
-				m.MemoryPolicy = new(LinuxMemoryPolicy)
-			}
-			m.MemoryPolicy.DecodeVT(d.Enter())
-		}
-	}
+// wireLinux is the encoding of Linux.
+var wireLinux = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Linux{}.UIDMappings)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Linux{}.GIDMappings)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Linux{}.Sysctl)), Kind: wire.KindMapString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Linux{}.Resources)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Linux{}.CgroupsPath)), Kind: wire.KindString},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Linux{}.Namespaces)), Kind: wire.KindMessage | wire.Repeated, Inner: 2},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Linux{}.Devices)), Kind: wire.KindMessage | wire.Repeated, Inner: 3},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Linux{}.Seccomp)), Kind: wire.KindMessage, Inner: 4},
+		{Number: 9, Offset: uint16(unsafe.Offsetof(Linux{}.RootfsPropagation)), Kind: wire.KindString},
+		{Number: 10, Offset: uint16(unsafe.Offsetof(Linux{}.MaskedPaths)), Kind: wire.KindString | wire.Repeated},
+		{Number: 11, Offset: uint16(unsafe.Offsetof(Linux{}.ReadonlyPaths)), Kind: wire.KindString | wire.Repeated},
+		{Number: 12, Offset: uint16(unsafe.Offsetof(Linux{}.MountLabel)), Kind: wire.KindString},
+		{Number: 13, Offset: uint16(unsafe.Offsetof(Linux{}.IntelRdt)), Kind: wire.KindMessage, Inner: 5},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(Linux{}.Personality)), Kind: wire.KindMessage, Inner: 6},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(Linux{}.TimeOffsets)), Kind: wire.KindMapMessage, Inner: 7},
+		{Number: 1002, Offset: uint16(unsafe.Offsetof(Linux{}.NetDevices)), Kind: wire.KindMapMessage, Inner: 8},
+		{Number: 1003, Offset: uint16(unsafe.Offsetof(Linux{}.MemoryPolicy)), Kind: wire.KindMessage, Inner: 9},
+	},
+	Inner: []*wire.Table{&wireLinuxIDMapping, &WireLinuxResources, &wireLinuxNamespace, &wireLinuxDevice, &wireLinuxSeccomp, &wireLinuxIntelRdt, &wireLinuxPersonality, &wireLinuxTimeOffset, &wireLinuxNetDevice, &wireLinuxMemoryPolicy},
+	New:   newInner,
+	Which: 13,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxPersonality) SizeVT() int { return wire.Size(m) }
+func (m *LinuxPersonality) SizeVT() int { return wire.Size(&wireLinuxPersonality, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxPersonality) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxPersonality) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxPersonality, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxPersonality) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxPersonality) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(2, m.Flags)
-	e.String(1, m.Domain)
+func (m *LinuxPersonality) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxPersonality, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPersonality) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxPersonality, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxPersonality) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Domain = d.String()
-		case 18:
-			m.Flags = append(m.Flags, d.String())
-		}
-	}
+// wireLinuxPersonality is the encoding of LinuxPersonality.
+var wireLinuxPersonality = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxPersonality{}.Domain)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxPersonality{}.Flags)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 14,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxTimeOffset) SizeVT() int { return wire.Size(m) }
+func (m *LinuxTimeOffset) SizeVT() int { return wire.Size(&wireLinuxTimeOffset, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxTimeOffset) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxTimeOffset) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxTimeOffset, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxTimeOffset) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxTimeOffset) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Nanosecs))
-	e.Varint(1, uint64(m.Secs))
+func (m *LinuxTimeOffset) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxTimeOffset, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxTimeOffset) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxTimeOffset, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxTimeOffset) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Secs = int64(d.Uint64())
-		case 16:
-			m.Nanosecs = uint32(d.Uint64())
-		}
-	}
+// wireLinuxTimeOffset is the encoding of LinuxTimeOffset.
+var wireLinuxTimeOffset = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxTimeOffset{}.Secs)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxTimeOffset{}.Nanosecs)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 15,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxNetDevice) SizeVT() int { return wire.Size(m) }
+func (m *LinuxNetDevice) SizeVT() int { return wire.Size(&wireLinuxNetDevice, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxNetDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxNetDevice) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxNetDevice, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxNetDevice) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxNetDevice) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Name)
+func (m *LinuxNetDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxNetDevice, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetDevice) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxNetDevice, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxNetDevice) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Name = d.String()
-		}
-	}
+// wireLinuxNetDevice is the encoding of LinuxNetDevice.
+var wireLinuxNetDevice = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxNetDevice{}.Name)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 16,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxMemoryPolicy) SizeVT() int { return wire.Size(m) }
+func (m *LinuxMemoryPolicy) SizeVT() int { return wire.Size(&wireLinuxMemoryPolicy, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxMemoryPolicy) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxMemoryPolicy) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxMemoryPolicy, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxMemoryPolicy) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxMemoryPolicy) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Strings(3, m.Flags)
-	e.String(2, m.Nodes)
-	e.String(1, m.Mode)
+	return wire.MarshalTo(b, &wireLinuxMemoryPolicy, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemoryPolicy) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxMemoryPolicy, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxMemoryPolicy) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Mode = d.String()
-		case 18:
-			m.Nodes = d.String()
-		case 26:
-			m.Flags = append(m.Flags, d.String())
-		}
-	}
+// wireLinuxMemoryPolicy is the encoding of LinuxMemoryPolicy.
+var wireLinuxMemoryPolicy = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxMemoryPolicy{}.Mode)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxMemoryPolicy{}.Nodes)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxMemoryPolicy{}.Flags)), Kind: wire.KindString | wire.Repeated},
+	},
+	New:   newInner,
+	Which: 17,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Windows) SizeVT() int { return wire.Size(m) }
+func (m *Windows) SizeVT() int { return wire.Size(&wireWindows, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Windows) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Windows) MarshalVT() ([]byte, error) { return wire.Marshal(&wireWindows, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Windows) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Windows) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Dummy)
+func (m *Windows) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireWindows, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Windows) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireWindows, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Windows) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Dummy = d.String()
-		}
-	}
+// wireWindows is the encoding of Windows.
+var wireWindows = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Windows{}.Dummy)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 18,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Solaris) SizeVT() int { return wire.Size(m) }
+func (m *Solaris) SizeVT() int { return wire.Size(&wireSolaris, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Solaris) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Solaris) MarshalVT() ([]byte, error) { return wire.Marshal(&wireSolaris, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Solaris) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Solaris) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1, m.Dummy)
+func (m *Solaris) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireSolaris, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Solaris) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireSolaris, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Solaris) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Dummy = d.String()
-		}
-	}
+// wireSolaris is the encoding of Solaris.
+var wireSolaris = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Solaris{}.Dummy)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 19,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxIDMapping) SizeVT() int { return wire.Size(m) }
+func (m *LinuxIDMapping) SizeVT() int { return wire.Size(&wireLinuxIDMapping, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxIDMapping) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxIDMapping) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxIDMapping, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxIDMapping) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxIDMapping) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.Size))
-	e.Varint(2, uint64(m.ContainerID))
-	e.Varint(1, uint64(m.HostID))
+func (m *LinuxIDMapping) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxIDMapping, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIDMapping) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxIDMapping, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxIDMapping) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.HostID = uint32(d.Uint64())
-		case 16:
-			m.ContainerID = uint32(d.Uint64())
-		case 24:
-			m.Size = uint32(d.Uint64())
-		}
-	}
+// wireLinuxIDMapping is the encoding of LinuxIDMapping.
+var wireLinuxIDMapping = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxIDMapping{}.HostID)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxIDMapping{}.ContainerID)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxIDMapping{}.Size)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 20,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxNamespace) SizeVT() int { return wire.Size(m) }
+func (m *LinuxNamespace) SizeVT() int { return wire.Size(&wireLinuxNamespace, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxNamespace) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxNamespace) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxNamespace, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxNamespace) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxNamespace) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(2, m.Path)
-	e.String(1, m.Type)
+func (m *LinuxNamespace) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxNamespace, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNamespace) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxNamespace, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxNamespace) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Type = d.String()
-		case 18:
-			m.Path = d.String()
-		}
-	}
+// wireLinuxNamespace is the encoding of LinuxNamespace.
+var wireLinuxNamespace = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxNamespace{}.Type)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxNamespace{}.Path)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 21,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxDevice) SizeVT() int { return wire.Size(m) }
+func (m *LinuxDevice) SizeVT() int { return wire.Size(&wireLinuxDevice, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxDevice) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxDevice, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxDevice) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxDevice) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(7, uint64(m.GID))
-	e.Varint(6, uint64(m.UID))
-	e.Varint(5, uint64(m.FileMode))
-	e.Varint(4, uint64(m.Minor))
-	e.Varint(3, uint64(m.Major))
-	e.String(2, m.Type)
-	e.String(1, m.Path)
+func (m *LinuxDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxDevice, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDevice) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxDevice, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxDevice) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Path = d.String()
-		case 18:
-			m.Type = d.String()
-		case 24:
-			m.Major = int64(d.Uint64())
-		case 32:
-			m.Minor = int64(d.Uint64())
-		case 40:
-			m.FileMode = uint32(d.Uint64())
-		case 48:
-			m.UID = uint32(d.Uint64())
-		case 56:
-			m.GID = uint32(d.Uint64())
-		}
-	}
+// wireLinuxDevice is the encoding of LinuxDevice.
+var wireLinuxDevice = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.Path)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.Type)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.Major)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.Minor)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.FileMode)), Kind: wire.KindUint32},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.UID)), Kind: wire.KindUint32},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxDevice{}.GID)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 22,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxResources) SizeVT() int { return wire.Size(m) }
+func (m *LinuxResources) SizeVT() int { return wire.Size(&WireLinuxResources, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxResources) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxResources) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&WireLinuxResources, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxResources) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxResources) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for k, v := range m.Rdma {
-		mark := e.Mark()
-		e.Message(2, v)
-		e.Entry(1001, k, mark)
-	}
-	for k, v := range m.Unified {
-		mark := e.Mark()
-		e.String(2, v)
-		e.Entry(1000, k, mark)
-	}
-	if m.Network != nil {
-		e.Message(7, m.Network)
-	}
-	for i := len(m.HugepageLimits) - 1; i >= 0; i-- {
-		e.Message(6, m.HugepageLimits[i])
-	}
-	if m.BlockIO != nil {
-		e.Message(5, m.BlockIO)
-	}
-	if m.Pids != nil {
-		e.Message(4, m.Pids)
-	}
-	if m.CPU != nil {
-		e.Message(3, m.CPU)
-	}
-	if m.Memory != nil {
-		e.Message(2, m.Memory)
-	}
-	for i := len(m.Devices) - 1; i >= 0; i-- {
-		e.Message(1, m.Devices[i])
-	}
+func (m *LinuxResources) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireLinuxResources, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxResources) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &WireLinuxResources, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxResources) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			v := new(LinuxDeviceCgroup)
-			v.DecodeVT(d.Enter())
-			m.Devices = append(m.Devices, v)
-		case 18:
-			if m.Memory == nil {
-				m.Memory = new(LinuxMemory)
-			}
-			m.Memory.DecodeVT(d.Enter())
-		case 26:
-			if m.CPU == nil {
-				m.CPU = new(LinuxCPU)
-			}
-			m.CPU.DecodeVT(d.Enter())
-		case 34:
-			if m.Pids == nil {
-				m.Pids = new(LinuxPids)
-			}
-			m.Pids.DecodeVT(d.Enter())
-		case 42:
-			if m.BlockIO == nil {
-				m.BlockIO = new(LinuxBlockIO)
-			}
-			m.BlockIO.DecodeVT(d.Enter())
-		case 50:
-			v := new(LinuxHugepageLimit)
-			v.DecodeVT(d.Enter())
-			m.HugepageLimits = append(m.HugepageLimits, v)
-		case 58:
-			if m.Network == nil {
-				m.Network = new(LinuxNetwork)
-			}
-			m.Network.DecodeVT(d.Enter())
-		case 8002:
-			k, v := d.Entry()
-			if m.Unified == nil {
-				m.Unified = make(map[string]string)
-			}
-			m.Unified[k] = v.String()
-		case 8010:
-			k, v := d.Entry()
-			if m.Rdma == nil {
-				m.Rdma = make(map[string]*LinuxRdma)
-			}
-			inner := new(LinuxRdma)
-			inner.DecodeVT(v.Enter())
-			d.Merge(&v)
-			m.Rdma[k] = inner
-		}
-	}
+// WireLinuxResources is the encoding of LinuxResources.
+var WireLinuxResources = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Devices)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Memory)), Kind: wire.KindMessage, Inner: 1},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxResources{}.CPU)), Kind: wire.KindMessage, Inner: 2},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Pids)), Kind: wire.KindMessage, Inner: 3},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxResources{}.BlockIO)), Kind: wire.KindMessage, Inner: 4},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxResources{}.HugepageLimits)), Kind: wire.KindMessage | wire.Repeated, Inner: 5},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Network)), Kind: wire.KindMessage, Inner: 6},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Unified)), Kind: wire.KindMapString},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(LinuxResources{}.Rdma)), Kind: wire.KindMapMessage, Inner: 7},
+	},
+	Inner: []*wire.Table{&wireLinuxDeviceCgroup, &wireLinuxMemory, &wireLinuxCPU, &wireLinuxPids, &wireLinuxBlockIO, &wireLinuxHugepageLimit, &wireLinuxNetwork, &wireLinuxRdma},
+	New:   newInner,
+	Which: 23,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxRdma) SizeVT() int { return wire.Size(m) }
+func (m *LinuxRdma) SizeVT() int { return wire.Size(&wireLinuxRdma, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxRdma) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxRdma) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxRdma, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxRdma) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxRdma) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.HcaObjects != nil {
-		e.Optional(2, uint64(*m.HcaObjects))
-	}
-	if m.HcaHandles != nil {
-		e.Optional(1, uint64(*m.HcaHandles))
-	}
+func (m *LinuxRdma) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxRdma, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxRdma) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxRdma, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxRdma) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			v := uint32(d.Uint64())
-			m.HcaHandles = &v
-		case 16:
-			v := uint32(d.Uint64())
-			m.HcaObjects = &v
-		}
-	}
+// wireLinuxRdma is the encoding of LinuxRdma.
+var wireLinuxRdma = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxRdma{}.HcaHandles)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxRdma{}.HcaObjects)), Kind: wire.KindUint32 | wire.Optional},
+	},
+	New:   newInner,
+	Which: 24,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxMemory) SizeVT() int { return wire.Size(m) }
+func (m *LinuxMemory) SizeVT() int { return wire.Size(&wireLinuxMemory, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxMemory) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxMemory) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxMemory, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxMemory) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxMemory) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(1000, m.CheckBeforeUpdate)
-	e.Bool(7, m.DisableOOMKiller)
-	e.Varint(6, uint64(m.Swappiness))
-	e.Varint(5, uint64(m.KernelTCP))
-	e.Varint(4, uint64(m.Kernel))
-	e.Varint(3, uint64(m.Swap))
-	e.Varint(2, uint64(m.Reservation))
-	e.Varint(1, uint64(m.Limit))
+func (m *LinuxMemory) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxMemory, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxMemory) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxMemory, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxMemory) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Limit = int64(d.Uint64())
-		case 16:
-			m.Reservation = int64(d.Uint64())
-		case 24:
-			m.Swap = int64(d.Uint64())
-		case 32:
-			m.Kernel = int64(d.Uint64())
-		case 40:
-			m.KernelTCP = int64(d.Uint64())
-		case 48:
-			m.Swappiness = d.Uint64()
-		case 56:
-			m.DisableOOMKiller = d.Bool()
-		case 8000:
-			m.CheckBeforeUpdate = d.Bool()
-		}
-	}
+// wireLinuxMemory is the encoding of LinuxMemory.
+var wireLinuxMemory = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.Limit)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.Reservation)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.Swap)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.Kernel)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.KernelTCP)), Kind: wire.KindUint64},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.Swappiness)), Kind: wire.KindUint64},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.DisableOOMKiller)), Kind: wire.KindBool},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(LinuxMemory{}.CheckBeforeUpdate)), Kind: wire.KindBool},
+	},
+	New:   newInner,
+	Which: 25,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxCPU) SizeVT() int { return wire.Size(m) }
+func (m *LinuxCPU) SizeVT() int { return wire.Size(&wireLinuxCPU, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxCPU) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxCPU) MarshalVT() ([]byte, error) { return wire.Marshal(&wireLinuxCPU, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxCPU) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxCPU) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Idle != nil {
-		e.Optional(1001, uint64(*m.Idle))
-	}
-	if m.Burst != nil {
-		e.Optional(1000, uint64(*m.Burst))
-	}
-	e.String(7, m.Mems)
-	e.String(6, m.Cpus)
-	e.Varint(5, uint64(m.RealtimePeriod))
-	e.Varint(4, uint64(m.RealtimeRuntime))
-	e.Varint(3, uint64(m.Period))
-	e.Varint(2, uint64(m.Quota))
-	e.Varint(1, uint64(m.Shares))
+func (m *LinuxCPU) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxCPU, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxCPU) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxCPU, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxCPU) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Shares = d.Uint64()
-		case 16:
-			m.Quota = int64(d.Uint64())
-		case 24:
-			m.Period = d.Uint64()
-		case 32:
-			m.RealtimeRuntime = int64(d.Uint64())
-		case 40:
-			m.RealtimePeriod = d.Uint64()
-		case 50:
-			m.Cpus = d.String()
-		case 58:
-			m.Mems = d.String()
-		case 8000:
-			v := d.Uint64()
-			m.Burst = &v
-		case 8008:
-			v := int64(d.Uint64())
-			m.Idle = &v
-		}
-	}
+// wireLinuxCPU is the encoding of LinuxCPU.
+var wireLinuxCPU = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Shares)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Quota)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Period)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.RealtimeRuntime)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.RealtimePeriod)), Kind: wire.KindUint64},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Cpus)), Kind: wire.KindString},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Mems)), Kind: wire.KindString},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Burst)), Kind: wire.KindUint64 | wire.Optional},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(LinuxCPU{}.Idle)), Kind: wire.KindUint64 | wire.Optional},
+	},
+	New:   newInner,
+	Which: 26,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxWeightDevice) SizeVT() int { return wire.Size(m) }
+func (m *LinuxWeightDevice) SizeVT() int { return wire.Size(&wireLinuxWeightDevice, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxWeightDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxWeightDevice) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxWeightDevice, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxWeightDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxWeightDevice) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(4, uint64(m.LeafWeight))
-	e.Varint(3, uint64(m.Weight))
-	e.Varint(2, uint64(m.Minor))
-	e.Varint(1, uint64(m.Major))
+	return wire.MarshalTo(b, &wireLinuxWeightDevice, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxWeightDevice) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxWeightDevice, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxWeightDevice) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Major = int64(d.Uint64())
-		case 16:
-			m.Minor = int64(d.Uint64())
-		case 24:
-			m.Weight = uint32(d.Uint64())
-		case 32:
-			m.LeafWeight = uint32(d.Uint64())
-		}
-	}
+// wireLinuxWeightDevice is the encoding of LinuxWeightDevice.
+var wireLinuxWeightDevice = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxWeightDevice{}.Major)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxWeightDevice{}.Minor)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxWeightDevice{}.Weight)), Kind: wire.KindUint32},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxWeightDevice{}.LeafWeight)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 27,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxThrottleDevice) SizeVT() int { return wire.Size(m) }
+func (m *LinuxThrottleDevice) SizeVT() int {
+	return wire.Size(&wireLinuxThrottleDevice, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *LinuxThrottleDevice) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxThrottleDevice) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxThrottleDevice, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxThrottleDevice) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxThrottleDevice) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(3, uint64(m.Rate))
-	e.Varint(2, uint64(m.Minor))
-	e.Varint(1, uint64(m.Major))
+	return wire.MarshalTo(b, &wireLinuxThrottleDevice, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxThrottleDevice) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxThrottleDevice, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxThrottleDevice) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Major = int64(d.Uint64())
-		case 16:
-			m.Minor = int64(d.Uint64())
-		case 24:
-			m.Rate = d.Uint64()
-		}
-	}
+// wireLinuxThrottleDevice is the encoding of LinuxThrottleDevice.
+var wireLinuxThrottleDevice = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxThrottleDevice{}.Major)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxThrottleDevice{}.Minor)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxThrottleDevice{}.Rate)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 28,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxBlockIO) SizeVT() int { return wire.Size(m) }
+func (m *LinuxBlockIO) SizeVT() int { return wire.Size(&wireLinuxBlockIO, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxBlockIO) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxBlockIO) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxBlockIO, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxBlockIO) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxBlockIO) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.ThrottleWriteIOPSDevice) - 1; i >= 0; i-- {
-		e.Message(7, m.ThrottleWriteIOPSDevice[i])
-	}
-	for i := len(m.ThrottleReadIOPSDevice) - 1; i >= 0; i-- {
-		e.Message(6, m.ThrottleReadIOPSDevice[i])
-	}
-	for i := len(m.ThrottleWriteBpsDevice) - 1; i >= 0; i-- {
-		e.Message(5, m.ThrottleWriteBpsDevice[i])
-	}
-	for i := len(m.ThrottleReadBpsDevice) - 1; i >= 0; i-- {
-		e.Message(4, m.ThrottleReadBpsDevice[i])
-	}
-	for i := len(m.WeightDevice) - 1; i >= 0; i-- {
-		e.Message(3, m.WeightDevice[i])
-	}
-	e.Varint(2, uint64(m.LeafWeight))
-	e.Varint(1, uint64(m.Weight))
+func (m *LinuxBlockIO) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxBlockIO, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxBlockIO) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxBlockIO, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxBlockIO) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Weight = uint32(d.Uint64())
-		case 16:
-			m.LeafWeight = uint32(d.Uint64())
-		case 26:
-			v := new(LinuxWeightDevice)
-			v.DecodeVT(d.Enter())
-			m.WeightDevice = append(m.WeightDevice, v)
-		case 34:
-			v := new(LinuxThrottleDevice)
-			v.DecodeVT(d.Enter())
-			m.ThrottleReadBpsDevice = append(m.ThrottleReadBpsDevice, v)
-		case 42:
-			v := new(LinuxThrottleDevice)
-			v.DecodeVT(d.Enter())
-			m.ThrottleWriteBpsDevice = append(m.ThrottleWriteBpsDevice, v)
-		case 50:
-			v := new(LinuxThrottleDevice)
-			v.DecodeVT(d.Enter())
-			m.ThrottleReadIOPSDevice = append(m.ThrottleReadIOPSDevice, v)
-		case 58:
-			v := new(LinuxThrottleDevice)
-			v.DecodeVT(d.Enter())
-			m.ThrottleWriteIOPSDevice = append(m.ThrottleWriteIOPSDevice, v)
-		}
-	}
+// wireLinuxBlockIO is the encoding of LinuxBlockIO.
+var wireLinuxBlockIO = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.Weight)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.LeafWeight)), Kind: wire.KindUint32},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.WeightDevice)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.ThrottleReadBpsDevice)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.ThrottleWriteBpsDevice)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.ThrottleReadIOPSDevice)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(LinuxBlockIO{}.ThrottleWriteIOPSDevice)), Kind: wire.KindMessage | wire.Repeated, Inner: 1},
+	},
+	Inner: []*wire.Table{&wireLinuxWeightDevice, &wireLinuxThrottleDevice},
+	New:   newInner,
+	Which: 29,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxPids) SizeVT() int { return wire.Size(m) }
+func (m *LinuxPids) SizeVT() int { return wire.Size(&wireLinuxPids, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxPids) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxPids) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxPids, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxPids) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxPids) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(1, uint64(m.Limit))
+func (m *LinuxPids) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxPids, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxPids) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxPids, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxPids) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Limit = int64(d.Uint64())
-		}
-	}
+// wireLinuxPids is the encoding of LinuxPids.
+var wireLinuxPids = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxPids{}.Limit)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 30,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxDeviceCgroup) SizeVT() int { return wire.Size(m) }
+func (m *LinuxDeviceCgroup) SizeVT() int { return wire.Size(&wireLinuxDeviceCgroup, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxDeviceCgroup) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxDeviceCgroup) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxDeviceCgroup, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxDeviceCgroup) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxDeviceCgroup) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(5, m.Access)
-	e.Varint(4, uint64(m.Minor))
-	e.Varint(3, uint64(m.Major))
-	e.String(2, m.Type)
-	e.Bool(1, m.Allow)
+	return wire.MarshalTo(b, &wireLinuxDeviceCgroup, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxDeviceCgroup) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxDeviceCgroup, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxDeviceCgroup) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Allow = d.Bool()
-		case 18:
-			m.Type = d.String()
-		case 24:
-			m.Major = int64(d.Uint64())
-		case 32:
-			m.Minor = int64(d.Uint64())
-		case 42:
-			m.Access = d.String()
-		}
-	}
+// wireLinuxDeviceCgroup is the encoding of LinuxDeviceCgroup.
+var wireLinuxDeviceCgroup = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxDeviceCgroup{}.Allow)), Kind: wire.KindBool},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxDeviceCgroup{}.Type)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxDeviceCgroup{}.Major)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxDeviceCgroup{}.Minor)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(LinuxDeviceCgroup{}.Access)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 31,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxNetwork) SizeVT() int { return wire.Size(m) }
+func (m *LinuxNetwork) SizeVT() int { return wire.Size(&wireLinuxNetwork, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxNetwork) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxNetwork) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxNetwork, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxNetwork) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxNetwork) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.Priorities) - 1; i >= 0; i-- {
-		e.Message(2, m.Priorities[i])
-	}
-	e.Varint(1, uint64(m.ClassID))
+func (m *LinuxNetwork) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxNetwork, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxNetwork) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxNetwork, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxNetwork) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.ClassID = uint32(d.Uint64())
-		case 18:
-			v := new(LinuxInterfacePriority)
-			v.DecodeVT(d.Enter())
-			m.Priorities = append(m.Priorities, v)
-		}
-	}
+// wireLinuxNetwork is the encoding of LinuxNetwork.
+var wireLinuxNetwork = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxNetwork{}.ClassID)), Kind: wire.KindUint32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxNetwork{}.Priorities)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireLinuxInterfacePriority},
+	New:   newInner,
+	Which: 32,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxHugepageLimit) SizeVT() int { return wire.Size(m) }
+func (m *LinuxHugepageLimit) SizeVT() int {
+	return wire.Size(&wireLinuxHugepageLimit, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *LinuxHugepageLimit) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxHugepageLimit) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxHugepageLimit, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxHugepageLimit) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxHugepageLimit) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Limit))
-	e.String(1, m.Pagesize)
+	return wire.MarshalTo(b, &wireLinuxHugepageLimit, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxHugepageLimit) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxHugepageLimit, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxHugepageLimit) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Pagesize = d.String()
-		case 16:
-			m.Limit = d.Uint64()
-		}
-	}
+// wireLinuxHugepageLimit is the encoding of LinuxHugepageLimit.
+var wireLinuxHugepageLimit = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxHugepageLimit{}.Pagesize)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxHugepageLimit{}.Limit)), Kind: wire.KindUint64},
+	},
+	New:   newInner,
+	Which: 33,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxInterfacePriority) SizeVT() int { return wire.Size(m) }
+func (m *LinuxInterfacePriority) SizeVT() int {
+	return wire.Size(&wireLinuxInterfacePriority, unsafe.Pointer(m))
+}
 
 // MarshalVT returns the encoded message.
-func (m *LinuxInterfacePriority) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxInterfacePriority) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxInterfacePriority, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
 func (m *LinuxInterfacePriority) MarshalToSizedBufferVT(b []byte) (int, error) {
-	return wire.MarshalTo(b, m)
-}
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxInterfacePriority) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(2, uint64(m.Priority))
-	e.String(1, m.Name)
+	return wire.MarshalTo(b, &wireLinuxInterfacePriority, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxInterfacePriority) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxInterfacePriority, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxInterfacePriority) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Name = d.String()
-		case 16:
-			m.Priority = uint32(d.Uint64())
-		}
-	}
+// wireLinuxInterfacePriority is the encoding of LinuxInterfacePriority.
+var wireLinuxInterfacePriority = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxInterfacePriority{}.Name)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxInterfacePriority{}.Priority)), Kind: wire.KindUint32},
+	},
+	New:   newInner,
+	Which: 34,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxSeccomp) SizeVT() int { return wire.Size(m) }
+func (m *LinuxSeccomp) SizeVT() int { return wire.Size(&wireLinuxSeccomp, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxSeccomp) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxSeccomp) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxSeccomp, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxSeccomp) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxSeccomp) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(1004, m.ListenerMetadata)
-	e.String(1003, m.ListenerPath)
-	if m.DefaultErrnoRet != nil {
-		e.Optional(1002, uint64(*m.DefaultErrnoRet))
-	}
-	e.Varint(1001, uint64(m.FilterFlags))
-	e.BytesList(1000, m.Filters)
-	for i := len(m.Syscalls) - 1; i >= 0; i-- {
-		e.Message(4, m.Syscalls[i])
-	}
-	e.Strings(3, m.Flags)
-	e.Strings(2, m.Architectures)
-	e.String(1, m.DefaultAction)
+func (m *LinuxSeccomp) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxSeccomp, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccomp) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxSeccomp, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxSeccomp) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.DefaultAction = d.String()
-		case 18:
-			m.Architectures = append(m.Architectures, d.String())
-		case 26:
-			m.Flags = append(m.Flags, d.String())
-		case 34:
-			v := new(LinuxSyscall)
-			v.DecodeVT(d.Enter())
-			m.Syscalls = append(m.Syscalls, v)
-		case 8002:
-			m.Filters = append(m.Filters, d.Bytes())
-		case 8008:
-			m.FilterFlags = uint32(d.Uint64())
-		case 8016:
-			v := uint32(d.Uint64())
-			m.DefaultErrnoRet = &v
-		case 8026:
-			m.ListenerPath = d.String()
-		case 8034:
-			m.ListenerMetadata = d.String()
-		}
-	}
+// wireLinuxSeccomp is the encoding of LinuxSeccomp.
+var wireLinuxSeccomp = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.DefaultAction)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.Architectures)), Kind: wire.KindString | wire.Repeated},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.Flags)), Kind: wire.KindString | wire.Repeated},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.Syscalls)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.Filters)), Kind: wire.KindBytes | wire.Repeated},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.FilterFlags)), Kind: wire.KindUint32},
+		{Number: 1002, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.DefaultErrnoRet)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 1003, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.ListenerPath)), Kind: wire.KindString},
+		{Number: 1004, Offset: uint16(unsafe.Offsetof(LinuxSeccomp{}.ListenerMetadata)), Kind: wire.KindString},
+	},
+	Inner: []*wire.Table{&wireLinuxSyscall},
+	New:   newInner,
+	Which: 35,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxSeccompArg) SizeVT() int { return wire.Size(m) }
+func (m *LinuxSeccompArg) SizeVT() int { return wire.Size(&wireLinuxSeccompArg, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxSeccompArg) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxSeccompArg) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxSeccompArg, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxSeccompArg) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxSeccompArg) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(4, m.Op)
-	e.Varint(3, uint64(m.ValueTwo))
-	e.Varint(2, uint64(m.Value))
-	e.Varint(1, uint64(m.Index))
+func (m *LinuxSeccompArg) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxSeccompArg, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSeccompArg) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxSeccompArg, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxSeccompArg) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Index = d.Uint64()
-		case 16:
-			m.Value = d.Uint64()
-		case 24:
-			m.ValueTwo = d.Uint64()
-		case 34:
-			m.Op = d.String()
-		}
-	}
+// wireLinuxSeccompArg is the encoding of LinuxSeccompArg.
+var wireLinuxSeccompArg = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxSeccompArg{}.Index)), Kind: wire.KindUint64},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxSeccompArg{}.Value)), Kind: wire.KindUint64},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxSeccompArg{}.ValueTwo)), Kind: wire.KindUint64},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxSeccompArg{}.Op)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 36,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxSyscall) SizeVT() int { return wire.Size(m) }
+func (m *LinuxSyscall) SizeVT() int { return wire.Size(&wireLinuxSyscall, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxSyscall) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxSyscall) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxSyscall, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxSyscall) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxSyscall) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	for i := len(m.Args) - 1; i >= 0; i-- {
-		e.Message(4, m.Args[i])
-	}
-	if m.Errnoret != nil {
-		e.Optional(3, uint64(*m.Errnoret))
-	}
-	e.String(2, m.Action)
-	e.Strings(1, m.Names)
+func (m *LinuxSyscall) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxSyscall, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxSyscall) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxSyscall, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxSyscall) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Names = append(m.Names, d.String())
-		case 18:
-			m.Action = d.String()
-		case 24:
-			v := uint32(d.Uint64())
-			m.Errnoret = &v
-		case 34:
-			v := new(LinuxSeccompArg)
-			v.DecodeVT(d.Enter())
-			m.Args = append(m.Args, v)
-		}
-	}
+// wireLinuxSyscall is the encoding of LinuxSyscall.
+var wireLinuxSyscall = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxSyscall{}.Names)), Kind: wire.KindString | wire.Repeated},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(LinuxSyscall{}.Action)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(LinuxSyscall{}.Errnoret)), Kind: wire.KindUint32 | wire.Optional},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(LinuxSyscall{}.Args)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+	},
+	Inner: []*wire.Table{&wireLinuxSeccompArg},
+	New:   newInner,
+	Which: 37,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *LinuxIntelRdt) SizeVT() int { return wire.Size(m) }
+func (m *LinuxIntelRdt) SizeVT() int { return wire.Size(&wireLinuxIntelRdt, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *LinuxIntelRdt) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *LinuxIntelRdt) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireLinuxIntelRdt, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *LinuxIntelRdt) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *LinuxIntelRdt) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Bool(1003, m.EnableMonitoring)
-	e.Strings(1002, m.Schemata)
-	e.String(1001, m.MemBwSchema)
-	e.String(1000, m.ClosID)
-	e.String(1, m.L3CacheSchema)
+func (m *LinuxIntelRdt) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireLinuxIntelRdt, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *LinuxIntelRdt) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireLinuxIntelRdt, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *LinuxIntelRdt) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.L3CacheSchema = d.String()
-		case 8002:
-			m.ClosID = d.String()
-		case 8010:
-			m.MemBwSchema = d.String()
-		case 8018:
-			m.Schemata = append(m.Schemata, d.String())
-		case 8024:
-			m.EnableMonitoring = d.Bool()
-		}
+// wireLinuxIntelRdt is the encoding of LinuxIntelRdt.
+var wireLinuxIntelRdt = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(LinuxIntelRdt{}.L3CacheSchema)), Kind: wire.KindString},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(LinuxIntelRdt{}.ClosID)), Kind: wire.KindString},
+		{Number: 1001, Offset: uint16(unsafe.Offsetof(LinuxIntelRdt{}.MemBwSchema)), Kind: wire.KindString},
+		{Number: 1002, Offset: uint16(unsafe.Offsetof(LinuxIntelRdt{}.Schemata)), Kind: wire.KindString | wire.Repeated},
+		{Number: 1003, Offset: uint16(unsafe.Offsetof(LinuxIntelRdt{}.EnableMonitoring)), Kind: wire.KindBool},
+	},
+	New:   newInner,
+	Which: 38,
+}
+
+// newInner returns a new message of the given type.
+func newInner(which uint8) unsafe.Pointer {
+	switch which {
+	case 0:
+		return unsafe.Pointer(new(Spec))
+	case 1:
+		return unsafe.Pointer(new(Process))
+	case 2:
+		return unsafe.Pointer(new(LinuxScheduler))
+	case 3:
+		return unsafe.Pointer(new(LinuxIOPriority))
+	case 4:
+		return unsafe.Pointer(new(CPUAffinity))
+	case 5:
+		return unsafe.Pointer(new(Box))
+	case 6:
+		return unsafe.Pointer(new(User))
+	case 7:
+		return unsafe.Pointer(new(LinuxCapabilities))
+	case 8:
+		return unsafe.Pointer(new(POSIXRlimit))
+	case 9:
+		return unsafe.Pointer(new(Mount))
+	case 10:
+		return unsafe.Pointer(new(Root))
+	case 11:
+		return unsafe.Pointer(new(Hooks))
+	case 12:
+		return unsafe.Pointer(new(Hook))
+	case 13:
+		return unsafe.Pointer(new(Linux))
+	case 14:
+		return unsafe.Pointer(new(LinuxPersonality))
+	case 15:
+		return unsafe.Pointer(new(LinuxTimeOffset))
+	case 16:
+		return unsafe.Pointer(new(LinuxNetDevice))
+	case 17:
+		return unsafe.Pointer(new(LinuxMemoryPolicy))
+	case 18:
+		return unsafe.Pointer(new(Windows))
+	case 19:
+		return unsafe.Pointer(new(Solaris))
+	case 20:
+		return unsafe.Pointer(new(LinuxIDMapping))
+	case 21:
+		return unsafe.Pointer(new(LinuxNamespace))
+	case 22:
+		return unsafe.Pointer(new(LinuxDevice))
+	case 23:
+		return unsafe.Pointer(new(LinuxResources))
+	case 24:
+		return unsafe.Pointer(new(LinuxRdma))
+	case 25:
+		return unsafe.Pointer(new(LinuxMemory))
+	case 26:
+		return unsafe.Pointer(new(LinuxCPU))
+	case 27:
+		return unsafe.Pointer(new(LinuxWeightDevice))
+	case 28:
+		return unsafe.Pointer(new(LinuxThrottleDevice))
+	case 29:
+		return unsafe.Pointer(new(LinuxBlockIO))
+	case 30:
+		return unsafe.Pointer(new(LinuxPids))
+	case 31:
+		return unsafe.Pointer(new(LinuxDeviceCgroup))
+	case 32:
+		return unsafe.Pointer(new(LinuxNetwork))
+	case 33:
+		return unsafe.Pointer(new(LinuxHugepageLimit))
+	case 34:
+		return unsafe.Pointer(new(LinuxInterfacePriority))
+	case 35:
+		return unsafe.Pointer(new(LinuxSeccomp))
+	case 36:
+		return unsafe.Pointer(new(LinuxSeccompArg))
+	case 37:
+		return unsafe.Pointer(new(LinuxSyscall))
+	default:
+		return unsafe.Pointer(new(LinuxIntelRdt))
 	}
 }

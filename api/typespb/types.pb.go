@@ -7,6 +7,7 @@ package typespb
 import (
 	wire "kata/api/wire"
 	strconv "strconv"
+	unsafe "unsafe"
 )
 
 // Network values that the agent API shares: addresses, interfaces, routes and
@@ -342,204 +343,142 @@ func (x *ARPNeighbor) GetFlags() int32 {
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *IPAddress) SizeVT() int { return wire.Size(m) }
+func (m *IPAddress) SizeVT() int { return wire.Size(&wireIPAddress, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *IPAddress) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *IPAddress) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&wireIPAddress, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *IPAddress) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *IPAddress) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.String(3, m.Mask)
-	e.String(2, m.Address)
-	e.Varint(1, uint64(m.Family))
+func (m *IPAddress) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &wireIPAddress, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *IPAddress) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &wireIPAddress, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *IPAddress) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 8:
-			m.Family = IPFamily(d.Uint64())
-		case 18:
-			m.Address = d.String()
-		case 26:
-			m.Mask = d.String()
-		}
-	}
+// wireIPAddress is the encoding of IPAddress.
+var wireIPAddress = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(IPAddress{}.Family)), Kind: wire.KindInt32},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(IPAddress{}.Address)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(IPAddress{}.Mask)), Kind: wire.KindString},
+	},
+	New:   newInner,
+	Which: 0,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Interface) SizeVT() int { return wire.Size(m) }
+func (m *Interface) SizeVT() int { return wire.Size(&WireInterface, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Interface) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Interface) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&WireInterface, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Interface) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Interface) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(8, uint64(m.RawFlags))
-	e.String(7, m.Type)
-	e.String(6, m.DevicePath)
-	e.String(5, m.HwAddr)
-	e.Varint(4, uint64(m.Mtu))
-	for i := len(m.IPAddresses) - 1; i >= 0; i-- {
-		e.Message(3, m.IPAddresses[i])
-	}
-	e.String(2, m.Name)
-	e.String(1, m.Device)
+func (m *Interface) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireInterface, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *Interface) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &WireInterface, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Interface) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Device = d.String()
-		case 18:
-			m.Name = d.String()
-		case 26:
-			v := new(IPAddress)
-			v.DecodeVT(d.Enter())
-			m.IPAddresses = append(m.IPAddresses, v)
-		case 32:
-			m.Mtu = d.Uint64()
-		case 42:
-			m.HwAddr = d.String()
-		case 50:
-			m.DevicePath = d.String()
-		case 58:
-			m.Type = d.String()
-		case 64:
-			m.RawFlags = uint32(d.Uint64())
-		}
-	}
+// WireInterface is the encoding of Interface.
+var WireInterface = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Interface{}.Device)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Interface{}.Name)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Interface{}.IPAddresses)), Kind: wire.KindMessage | wire.Repeated, Inner: 0},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Interface{}.Mtu)), Kind: wire.KindUint64},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Interface{}.HwAddr)), Kind: wire.KindString},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Interface{}.DevicePath)), Kind: wire.KindString},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Interface{}.Type)), Kind: wire.KindString},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Interface{}.RawFlags)), Kind: wire.KindUint32},
+	},
+	Inner: []*wire.Table{&wireIPAddress},
+	New:   newInner,
+	Which: 1,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *Route) SizeVT() int { return wire.Size(m) }
+func (m *Route) SizeVT() int { return wire.Size(&WireRoute, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *Route) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *Route) MarshalVT() ([]byte, error) { return wire.Marshal(&WireRoute, unsafe.Pointer(m)) }
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *Route) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *Route) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	if m.Metric != nil {
-		e.Optional(1000, uint64(*m.Metric))
-	}
-	e.Varint(8, uint64(m.Mtu))
-	e.Varint(7, uint64(m.Flags))
-	e.Varint(6, uint64(m.Family))
-	e.Varint(5, uint64(m.Scope))
-	e.String(4, m.Source)
-	e.String(3, m.Device)
-	e.String(2, m.Gateway)
-	e.String(1, m.Dest)
+func (m *Route) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireRoute, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
-func (m *Route) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
-}
+func (m *Route) UnmarshalVT(b []byte) error { return wire.Unmarshal(b, &WireRoute, unsafe.Pointer(m)) }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *Route) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			m.Dest = d.String()
-		case 18:
-			m.Gateway = d.String()
-		case 26:
-			m.Device = d.String()
-		case 34:
-			m.Source = d.String()
-		case 40:
-			m.Scope = uint32(d.Uint64())
-		case 48:
-			m.Family = IPFamily(d.Uint64())
-		case 56:
-			m.Flags = uint32(d.Uint64())
-		case 64:
-			m.Mtu = uint32(d.Uint64())
-		case 8000:
-			v := uint32(d.Uint64())
-			m.Metric = &v
-		}
-	}
+// WireRoute is the encoding of Route.
+var WireRoute = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(Route{}.Dest)), Kind: wire.KindString},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(Route{}.Gateway)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(Route{}.Device)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(Route{}.Source)), Kind: wire.KindString},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(Route{}.Scope)), Kind: wire.KindUint32},
+		{Number: 6, Offset: uint16(unsafe.Offsetof(Route{}.Family)), Kind: wire.KindInt32},
+		{Number: 7, Offset: uint16(unsafe.Offsetof(Route{}.Flags)), Kind: wire.KindUint32},
+		{Number: 8, Offset: uint16(unsafe.Offsetof(Route{}.Mtu)), Kind: wire.KindUint32},
+		{Number: 1000, Offset: uint16(unsafe.Offsetof(Route{}.Metric)), Kind: wire.KindUint32 | wire.Optional},
+	},
+	New:   newInner,
+	Which: 2,
 }
 
 // SizeVT returns the encoded size in bytes.
-func (m *ARPNeighbor) SizeVT() int { return wire.Size(m) }
+func (m *ARPNeighbor) SizeVT() int { return wire.Size(&WireARPNeighbor, unsafe.Pointer(m)) }
 
 // MarshalVT returns the encoded message.
-func (m *ARPNeighbor) MarshalVT() ([]byte, error) { return wire.Marshal(m) }
+func (m *ARPNeighbor) MarshalVT() ([]byte, error) {
+	return wire.Marshal(&WireARPNeighbor, unsafe.Pointer(m))
+}
 
 // MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.
-func (m *ARPNeighbor) MarshalToSizedBufferVT(b []byte) (int, error) { return wire.MarshalTo(b, m) }
-
-// EncodeVT writes the fields from the last to the first.
-func (m *ARPNeighbor) EncodeVT(e *wire.Encoder) {
-	if m == nil {
-		return
-	}
-	e.Varint(5, uint64(m.Flags))
-	e.Varint(4, uint64(m.State))
-	e.String(3, m.Lladdr)
-	e.String(2, m.Device)
-	if m.ToIPAddress != nil {
-		e.Message(1, m.ToIPAddress)
-	}
+func (m *ARPNeighbor) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return wire.MarshalTo(b, &WireARPNeighbor, unsafe.Pointer(m))
 }
 
 // UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.
 func (m *ARPNeighbor) UnmarshalVT(b []byte) error {
-	return wire.Decode(b, m.DecodeVT)
+	return wire.Unmarshal(b, &WireARPNeighbor, unsafe.Pointer(m))
 }
 
-// DecodeVT decodes the fields that d stands before.
-func (m *ARPNeighbor) DecodeVT(d *wire.Decoder) {
-	for d.Next() {
-		switch d.Tag() {
-		case 10:
-			if m.ToIPAddress == nil {
-				m.ToIPAddress = new(IPAddress)
-			}
-			m.ToIPAddress.DecodeVT(d.Enter())
-		case 18:
-			m.Device = d.String()
-		case 26:
-			m.Lladdr = d.String()
-		case 32:
-			m.State = int32(d.Uint64())
-		case 40:
-			m.Flags = int32(d.Uint64())
-		}
+// WireARPNeighbor is the encoding of ARPNeighbor.
+var WireARPNeighbor = wire.Table{
+	Fields: []wire.Field{
+		{Number: 1, Offset: uint16(unsafe.Offsetof(ARPNeighbor{}.ToIPAddress)), Kind: wire.KindMessage, Inner: 0},
+		{Number: 2, Offset: uint16(unsafe.Offsetof(ARPNeighbor{}.Device)), Kind: wire.KindString},
+		{Number: 3, Offset: uint16(unsafe.Offsetof(ARPNeighbor{}.Lladdr)), Kind: wire.KindString},
+		{Number: 4, Offset: uint16(unsafe.Offsetof(ARPNeighbor{}.State)), Kind: wire.KindInt32},
+		{Number: 5, Offset: uint16(unsafe.Offsetof(ARPNeighbor{}.Flags)), Kind: wire.KindInt32},
+	},
+	Inner: []*wire.Table{&wireIPAddress},
+	New:   newInner,
+	Which: 3,
+}
+
+// newInner returns a new message of the given type.
+func newInner(which uint8) unsafe.Pointer {
+	switch which {
+	case 0:
+		return unsafe.Pointer(new(IPAddress))
+	case 1:
+		return unsafe.Pointer(new(Interface))
+	case 2:
+		return unsafe.Pointer(new(Route))
+	default:
+		return unsafe.Pointer(new(ARPNeighbor))
 	}
 }

@@ -1,8 +1,14 @@
-// Package wire is the protobuf encoding as generated messages use it: one small
-// function for each kind of field instead of the same loop written out a
-// thousand times. That makes a program with the whole agent API half a megabyte
-// smaller than with protobuf-go-lite's own marshal code, which counts, since
-// every pod has a copy of the agent in memory.
+// Package wire is the protobuf encoding as generated messages use it: one decoder
+// and one encoder for all of them, which go by tables, instead of the same loop
+// written out a thousand times. Every pod has a copy of the agent in memory: it
+// is 100 KB smaller than with a call for each field, and that was half a megabyte
+// smaller than with protobuf-go-lite's own marshal code.
+//
+// The tables have the places of fields in their structs, so that this package
+// reaches them through unsafe pointers. It takes fields, lists and maps for what
+// they are, but for two things that are the same in memory: integers may be
+// signed, and pointers to messages, whose types it does not know, are of type
+// unsafe.Pointer here, in lists and maps too.
 //
 // It knows what the schema uses: varints, strings, bytes, messages, and lists
 // and maps of those. It leaves out groups, which nobody uses, and does not keep
@@ -36,8 +42,3 @@ const (
 	Bytes   = 2
 	Fixed32 = 5
 )
-
-// Integer is what is encoded as a varint.
-type Integer interface {
-	~int32 | ~int64 | ~uint32 | ~uint64
-}

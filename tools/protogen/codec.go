@@ -3,85 +3,195 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/aperturerobotics/protobuf-go-lite/compiler/protogen"
 	"github.com/aperturerobotics/protobuf-go-lite/generator"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 const (
-	wirePackage = protogen.GoImportPath("kata/api/wire")
-	codecName   = "codec"
+	wirePackage   = protogen.GoImportPath("kata/api/wire")
+	unsafePackage = protogen.GoImportPath("unsafe")
+	codecName     = "codec"
 )
 
-// codec generates the encoding and decoding of messages on package wire, in
-// place of protobuf-go-lite's marshal, size and unmarshal features: the same
-// methods in a fifth of the code.
+// codec generates tables by which package wire encodes and decodes messages, in
+// place of the code of protobuf-go-lite's marshal, size and unmarshal features,
+// and their methods.
 type codec struct {
 	*generator.GeneratedFile
+	inner map[protoreflect.FullName]bool
 }
 
-func init() {
+// registerCodec makes the generator know the codec.
+func registerCodec(plugin *protogen.Plugin) {
+	inner := innerMessages(plugin)
 	generator.RegisterFeature(codecName, func(g *generator.GeneratedFile) generator.FeatureGenerator {
-		return codec{g}
+		return codec{g, inner}
 	})
+}
+
+// innerMessages returns the messages that are in others. The value is whether one
+// of these is of another package.
+func innerMessages(plugin *protogen.Plugin) map[protoreflect.FullName]bool {
+	inner := make(map[protoreflect.FullName]bool)
+	for _, file := range plugin.Files {
+		for _, m := range file.Messages {
+			for _, f := range m.Fields {
+				if of := messageOf(f); of != nil {
+					foreign := of.GoIdent.GoImportPath != m.GoIdent.GoImportPath
+					inner[of.Desc.FullName()] = inner[of.Desc.FullName()] || foreign
+				}
+			}
+		}
+	}
+	return inner
+}
+
+// messageOf returns the message that a field, list or map has, or nil.
+func messageOf(f *protogen.Field) *protogen.Message {
+	if f.Desc.IsMap() {
+		return f.Message.Fields[1].Message
+	}
+	return f.Message
 }
 
 func (c codec) Name() string { return codecName }
 
 func (c codec) GenerateFile(f *protogen.File) bool {
+	var inner []*protogen.Message
 	for _, m := range f.Messages {
-		c.message(m)
+		which := -1
+		if _, ok := c.inner[m.Desc.FullName()]; ok {
+			which = len(inner)
+			inner = append(inner, m)
+		}
+		c.methods(m)
+		c.table(m, which)
+	}
+	if len(inner) > 0 {
+		c.alloc(inner)
 	}
 	return len(f.Messages) > 0
 }
 
-func (c codec) message(m *protogen.Message) {
-	fields := slices.Clone(m.Fields)
-	slices.SortFunc(fields, func(a, b *protogen.Field) int { return int(a.Desc.Number() - b.Desc.Number()) })
+// methods writes the methods of a message.
+func (c codec) methods(m *protogen.Message) {
 	name := m.GoIdent.GoName
-	encoder := wirePackage.Ident("Encoder")
-
+	args := []any{"(&", c.tableOf(m), ", ", unsafePackage.Ident("Pointer"), "(m)) }"}
 	c.P("// SizeVT returns the encoded size in bytes.")
-	c.P("func (m *", name, ") SizeVT() int { return ", wirePackage.Ident("Size"), "(m) }")
+	c.P(append([]any{"func (m *", name, ") SizeVT() int { return ", wirePackage.Ident("Size")}, args...)...)
 	c.P()
 	c.P("// MarshalVT returns the encoded message.")
-	c.P("func (m *", name, ") MarshalVT() ([]byte, error) { return ", wirePackage.Ident("Marshal"), "(m) }")
+	c.P(append([]any{"func (m *", name, ") MarshalVT() ([]byte, error) { return ", wirePackage.Ident("Marshal")}, args...)...)
 	c.P()
+	args[0] = "(b, &"
 	c.P("// MarshalToSizedBufferVT encodes into the end of b and returns how many bytes it took.")
-	c.P("func (m *", name, ") MarshalToSizedBufferVT(b []byte) (int, error) { return ", wirePackage.Ident("MarshalTo"), "(b, m) }")
-	c.P()
-	c.P("// EncodeVT writes the fields from the last to the first.")
-	c.P("func (m *", name, ") EncodeVT(e *", encoder, ") {")
-	if len(fields) > 0 {
-		c.P("if m == nil {")
-		c.P("return")
-		c.P("}")
-	}
-	for _, f := range slices.Backward(fields) {
-		c.encode(f)
-	}
-	c.P("}")
+	c.P(append([]any{"func (m *", name, ") MarshalToSizedBufferVT(b []byte) (int, error) { return ", wirePackage.Ident("MarshalTo")}, args...)...)
 	c.P()
 	c.P("// UnmarshalVT decodes b into the message, in addition to what it has. Unknown fields are dropped.")
-	c.P("func (m *", name, ") UnmarshalVT(b []byte) error {")
-	c.P("return ", wirePackage.Ident("Decode"), "(b, m.DecodeVT)")
+	c.P(append([]any{"func (m *", name, ") UnmarshalVT(b []byte) error { return ", wirePackage.Ident("Unmarshal")}, args...)...)
+	c.P()
+}
+
+// tableOf returns the name of a message's table, which is exported if other
+// packages need it.
+func (c codec) tableOf(m *protogen.Message) string {
+	name := "wire" + m.GoIdent.GoName
+	if c.inner[m.Desc.FullName()] {
+		name = "W" + name[1:]
+	}
+	return c.QualifiedGoIdent(m.GoIdent.GoImportPath.Ident(name))
+}
+
+// table writes the table of a message. All of its values are constants or
+// addresses, so that no code runs when a program starts.
+func (c codec) table(m *protogen.Message, which int) {
+	fields := slices.Clone(m.Fields)
+	slices.SortFunc(fields, func(a, b *protogen.Field) int { return int(a.Desc.Number() - b.Desc.Number()) })
+	table := c.tableOf(m)
+	c.P("// ", table, " is the encoding of ", m.GoIdent.GoName, ".")
+	c.P("var ", table, " = ", wirePackage.Ident("Table"), "{")
+	var inner []string
+	if len(fields) > 0 {
+		c.P("Fields: []", wirePackage.Ident("Field"), "{")
+		for _, f := range fields {
+			row := []any{"{Number: ", f.Desc.Number(), ", Offset: uint16(", unsafePackage.Ident("Offsetof"), "(", m.GoIdent, "{}.", f.GoName, ")), Kind: "}
+			row = append(row, c.kind(f)...)
+			if of := messageOf(f); of != nil {
+				at := slices.Index(inner, "&"+c.tableOf(of))
+				if at < 0 {
+					at = len(inner)
+					inner = append(inner, "&"+c.tableOf(of))
+				}
+				row = append(row, ", Inner: ", at)
+			}
+			c.P(append(row, "},")...)
+		}
+		c.P("},")
+	}
+	if len(inner) > 0 {
+		c.P("Inner: []*", wirePackage.Ident("Table"), "{", strings.Join(inner, ", "), "},")
+	}
+	if which >= 0 {
+		c.P("New: newInner,")
+		c.P("Which: ", which, ",")
+	}
 	c.P("}")
 	c.P()
-	c.P("// DecodeVT decodes the fields that d stands before.")
-	c.P("func (m *", name, ") DecodeVT(d *", wirePackage.Ident("Decoder"), ") {")
-	c.P("for d.Next() {")
-	if len(fields) > 0 {
-		c.P("switch d.Tag() {")
-		for _, f := range fields {
-			c.decode(f)
+}
+
+// alloc writes the function that makes messages for decoders. It is one for all,
+// which is smaller than one for each.
+func (c codec) alloc(inner []*protogen.Message) {
+	c.P("// newInner returns a new message of the given type.")
+	c.P("func newInner(which uint8) ", unsafePackage.Ident("Pointer"), " {")
+	c.P("switch which {")
+	for i, m := range inner {
+		if i == len(inner)-1 {
+			c.P("default:")
+		} else {
+			c.P("case ", i, ":")
 		}
-		c.P("}")
+		c.P("return ", unsafePackage.Ident("Pointer"), "(new(", m.GoIdent, "))")
 	}
 	c.P("}")
 	c.P("}")
 	c.P()
+}
+
+// kind returns the expression of a field's kind.
+func (c codec) kind(f *protogen.Field) []any {
+	check(f)
+	kind := []any{wirePackage.Ident(kindName(f.Desc))}
+	switch {
+	case f.Desc.IsMap():
+		kind = []any{wirePackage.Ident(strings.Replace(kindName(f.Desc.MapValue()), "Kind", "KindMap", 1))}
+	case f.Desc.IsList():
+		kind = append(kind, " | ", wirePackage.Ident("Repeated"))
+	case f.Desc.HasOptionalKeyword() && f.Message == nil:
+		kind = append(kind, " | ", wirePackage.Ident("Optional"))
+	}
+	return kind
+}
+
+func kindName(f protoreflect.FieldDescriptor) string {
+	switch f.Kind() {
+	case protoreflect.BoolKind:
+		return "KindBool"
+	case protoreflect.Int32Kind, protoreflect.EnumKind:
+		return "KindInt32"
+	case protoreflect.Uint32Kind:
+		return "KindUint32"
+	case protoreflect.Int64Kind, protoreflect.Uint64Kind:
+		return "KindUint64"
+	case protoreflect.StringKind:
+		return "KindString"
+	case protoreflect.BytesKind:
+		return "KindBytes"
+	}
+	return "KindMessage"
 }
 
 // check panics for what this generator does not know; the schema does not use
@@ -110,144 +220,4 @@ func check(f *protogen.Field) {
 	if !known {
 		panic(fmt.Sprintf("%s: kind of field that the generator does not know", f.Desc.FullName()))
 	}
-}
-
-// encode writes the statement that encodes a field.
-func (c codec) encode(f *protogen.Field) {
-	check(f)
-	number, value := f.Desc.Number(), "m."+f.GoName
-	switch {
-	case f.Desc.IsMap():
-		c.P("for k, v := range ", value, " {")
-		c.P("mark := e.Mark()")
-		switch f.Desc.MapValue().Kind() {
-		case protoreflect.StringKind:
-			c.P("e.String(2, v)")
-		case protoreflect.Uint64Kind:
-			c.P("e.Varint(2, v)")
-		default:
-			c.P("e.Message(2, v)")
-		}
-		c.P("e.Entry(", number, ", k, mark)")
-		c.P("}")
-	case f.Desc.Kind() == protoreflect.MessageKind && f.Desc.IsList():
-		c.P("for i := len(", value, ")-1; i >= 0; i-- {")
-		c.P("e.Message(", number, ", ", value, "[i])")
-		c.P("}")
-	case f.Desc.Kind() == protoreflect.MessageKind:
-		c.P("if ", value, " != nil {")
-		c.P("e.Message(", number, ", ", value, ")")
-		c.P("}")
-	case f.Desc.Kind() == protoreflect.StringKind:
-		c.P("e.", plural(f, "String", "Strings"), "(", number, ", ", value, ")")
-	case f.Desc.Kind() == protoreflect.BytesKind:
-		c.P("e.", plural(f, "Bytes", "BytesList"), "(", number, ", ", value, ")")
-	case f.Desc.IsList():
-		c.P(wirePackage.Ident("EncodeVarints"), "(e, ", number, ", ", value, ")")
-	case f.Desc.HasOptionalKeyword():
-		c.P("if ", value, " != nil {")
-		if f.Desc.Kind() == protoreflect.BoolKind {
-			c.P("e.OptionalBool(", number, ", *", value, ")")
-		} else {
-			c.P("e.Optional(", number, ", uint64(*", value, "))")
-		}
-		c.P("}")
-	case f.Desc.Kind() == protoreflect.BoolKind:
-		c.P("e.Bool(", number, ", ", value, ")")
-	default:
-		c.P("e.Varint(", number, ", uint64(", value, "))")
-	}
-}
-
-func plural(f *protogen.Field, one, many string) string {
-	if f.Desc.IsList() {
-		return many
-	}
-	return one
-}
-
-// decode writes the case that decodes a field.
-func (c codec) decode(f *protogen.Field) {
-	number, target := f.Desc.Number(), "m."+f.GoName
-	varint, bytes := protowire.EncodeTag(number, protowire.VarintType), protowire.EncodeTag(number, protowire.BytesType)
-	switch {
-	case f.Desc.IsMap():
-		c.P("case ", bytes, ":")
-		c.decodeEntry(f, target)
-	case f.Desc.Kind() == protoreflect.MessageKind && f.Desc.IsList():
-		c.P("case ", bytes, ":")
-		c.P("v := new(", f.Message.GoIdent, ")")
-		c.P("v.DecodeVT(d.Enter())")
-		c.P(target, " = append(", target, ", v)")
-	case f.Desc.Kind() == protoreflect.MessageKind:
-		c.P("case ", bytes, ":")
-		c.P("if ", target, " == nil {")
-		c.P(target, " = new(", f.Message.GoIdent, ")")
-		c.P("}")
-		c.P(target, ".DecodeVT(d.Enter())")
-	case f.Desc.Kind() == protoreflect.StringKind || f.Desc.Kind() == protoreflect.BytesKind:
-		method := "String"
-		if f.Desc.Kind() == protoreflect.BytesKind {
-			method = "Bytes"
-		}
-		c.P("case ", bytes, ":")
-		if f.Desc.IsList() {
-			c.P(target, " = append(", target, ", d.", method, "())")
-		} else {
-			c.P(target, " = d.", method, "()")
-		}
-	case f.Desc.IsList():
-		c.P("case ", varint, ", ", bytes, ":")
-		c.P(target, " = ", wirePackage.Ident("Varints"), "(d, ", target, ")")
-	default:
-		c.P("case ", varint, ":")
-		value := c.scalar(f)
-		if f.Desc.HasOptionalKeyword() {
-			c.P("v := ", value)
-			c.P(target, " = &v")
-		} else {
-			c.P(target, " = ", value)
-		}
-	}
-}
-
-// decodeEntry writes the decoding of an entry of a map.
-func (c codec) decodeEntry(f *protogen.Field, target string) {
-	value := f.Message.Fields[1]
-	kind := f.Desc.MapValue().Kind()
-	c.P("k, v := d.Entry()")
-	c.P("if ", target, " == nil {")
-	switch kind {
-	case protoreflect.StringKind:
-		c.P(target, " = make(map[string]string)")
-	case protoreflect.Uint64Kind:
-		c.P(target, " = make(map[string]uint64)")
-	default:
-		c.P(target, " = make(map[string]*", value.Message.GoIdent, ")")
-	}
-	c.P("}")
-	switch kind {
-	case protoreflect.StringKind:
-		c.P(target, "[k] = v.String()")
-	case protoreflect.Uint64Kind:
-		c.P(target, "[k] = v.Uint64()")
-	default:
-		c.P("inner := new(", value.Message.GoIdent, ")")
-		c.P("inner.DecodeVT(v.Enter())")
-		c.P("d.Merge(&v)")
-		c.P(target, "[k] = inner")
-	}
-}
-
-// scalar returns the expression of a varint field's value.
-func (c codec) scalar(f *protogen.Field) string {
-	switch f.Desc.Kind() {
-	case protoreflect.BoolKind:
-		return "d.Bool()"
-	case protoreflect.EnumKind:
-		return c.QualifiedGoIdent(f.Enum.GoIdent) + "(d.Uint64())"
-	case protoreflect.Uint64Kind:
-		return "d.Uint64()"
-	}
-	return f.Desc.Kind().String() + "(d.Uint64())"
 }

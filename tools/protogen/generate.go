@@ -33,6 +33,7 @@ func generate(dir string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
+	registerCodec(plugin)
 	gen, err := generator.NewGenerator(plugin, []string{codecName}, &generator.Config{})
 	if err != nil {
 		return nil, err
