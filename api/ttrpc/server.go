@@ -161,6 +161,7 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 		if err != nil {
 			switch {
 			case s.isDraining():
+				conns.Wait() // Shutdown ends them when the last answers are sent
 				return ErrServerClosed
 			case ctx.Err() != nil:
 				return context.Cause(ctx)

@@ -1,6 +1,7 @@
 package ttrpc_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -124,5 +125,76 @@ func TestEachCallIsToldWhenItIsDone(t *testing.T) {
 	}
 	if got := <-told; got.method != "Echo" || got.err != nil {
 		t.Errorf("told %+v", got)
+	}
+}
+
+// single is a listener that accepts one connection.
+type single struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *single) Accept() (io.ReadWriteCloser, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *single) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// TestShutdownAnswersWhatServeHasAccepted: the listener goes first, which must not
+// take the connections along.
+func TestShutdownAnswersWhatServeHasAccepted(t *testing.T) {
+	s := ttrpc.NewServer(ttrpc.ServerOptions{})
+	called, release := make(chan struct{}), make(chan struct{})
+	handle(s, "Last", func(ctx context.Context, arg string) (string, error) {
+		close(called)
+		select {
+		case <-release:
+			return arg, nil
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	})
+	near, far := net.Pipe()
+	l := &single{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+	l.conns <- far
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(t.Context(), l) }()
+	c := ttrpc.NewClient(near)
+	defer c.Close()
+	answered := make(chan error, 1)
+	go func() {
+		got, err := call(t.Context(), c, "Last", "words")
+		if err == nil && got != "words" {
+			err = errors.New("it says " + got)
+		}
+		answered <- err
+	}()
+	<-called
+	shut := make(chan error, 1)
+	go func() { shut <- s.Shutdown(t.Context()) }()
+	<-l.closed
+	select {
+	case err := <-served:
+		t.Fatalf("it stopped serving before the last answer: %v", err)
+	case <-time.After(50 * time.Millisecond): // it can only be too long
+	}
+	close(release)
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if err := <-shut; err != nil {
+		t.Error(err)
+	}
+	if err := <-served; !errors.Is(err, ttrpc.ErrServerClosed) {
+		t.Error(err)
 	}
 }
