@@ -244,6 +244,7 @@ func (a *agent) serve(ctx context.Context) error {
 		case err := <-streamed:
 			return fmt.Errorf("serve streams: %w", err)
 		case <-calls.Destroyed():
+			_ = kills.Close() // so that the last answers need not wait for a call that waits
 			return a.shutdown(ctx, server, served)
 		case s := <-signals:
 			if a.init {

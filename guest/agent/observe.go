@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"kata/api/agentpb"
@@ -83,6 +84,9 @@ func (s *Service) getOOMEvent(ctx context.Context, _ *agentpb.GetOOMEventRequest
 		defer cancel()
 	}
 	event, err := s.cfg.OOM.Next(ctx)
+	if errors.Is(err, oom.ErrClosed) {
+		return nil, ttrpc.Errorf(ttrpc.Unavailable, "%w: the sandbox has been destroyed", err)
+	}
 	if err != nil {
 		return nil, err
 	}

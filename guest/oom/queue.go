@@ -2,6 +2,7 @@ package oom
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,8 @@ const (
 
 // queue holds what has not been told yet.
 type queue struct {
-	log *log.Logger
+	log   *log.Logger
+	ended chan struct{} // closed when nobody is to wait any more
 
 	// mu guards what follows and all accounts. Nothing blocks under it.
 	mu      sync.Mutex
@@ -140,7 +142,7 @@ func (q *queue) advance() {
 }
 
 // next waits until ctx ends for an event.
-func (q *queue) next(ctx context.Context) (*Event, error) {
+func (q *queue) next(ctx context.Context) (_ *Event, err error) {
 	q.mu.Lock()
 	q.advance()
 	if e := q.take(); e != nil {
@@ -158,6 +160,9 @@ func (q *queue) next(ctx context.Context) (*Event, error) {
 		}
 		return e, nil
 	case <-ctx.Done():
+		err = ctx.Err()
+	case <-q.ended:
+		err = ErrClosed
 	}
 	q.mu.Lock()
 	i := slices.Index(q.waiting, mine)
@@ -166,10 +171,13 @@ func (q *queue) next(ctx context.Context) (*Event, error) {
 	}
 	q.mu.Unlock()
 	if i < 0 {
-		(<-mine).Done(ctx.Err())
+		(<-mine).Done(err)
 	}
-	return nil, ctx.Err()
+	return nil, err
 }
+
+// ErrClosed says that the watcher has been closed.
+var ErrClosed = errors.New("OOM kills are not watched any more")
 
 // settle waits until every event of the account up to now has been delivered, as
 // long as somebody takes events.

@@ -113,6 +113,27 @@ func TestAWaiterThatGoesAwayTakesNothing(t *testing.T) {
 	})
 }
 
+func TestNobodyWaitsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{ended: make(chan struct{})}
+		failed := make(chan error)
+		go func() {
+			_, err := q.next(t.Context())
+			failed <- err
+		}()
+		synctest.Wait()
+		close(q.ended)
+		if err := <-failed; err != ErrClosed {
+			t.Error(err)
+		}
+		q.post(&account{id: "b"}, 1)
+		now(t, q).Done(nil)
+		if _, err := q.next(t.Context()); err != ErrClosed {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAnEventThatIsNotDeliveredGoesToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := new(queue)

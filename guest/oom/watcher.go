@@ -31,7 +31,7 @@ func NewWatcher(log *log.Logger) (*Watcher, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
-	w := &Watcher{log: log, queue: queue{log: log}, watched: make(map[int32]*Container)}
+	w := &Watcher{log: log, queue: queue{log: log, ended: make(chan struct{})}, watched: make(map[int32]*Container)}
 	w.file = os.NewFile(uintptr(fd), "inotify")
 	if w.raw, err = w.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, w.file.Close())
@@ -39,8 +39,15 @@ func NewWatcher(log *log.Logger) (*Watcher, error) {
 	return w, nil
 }
 
-// Close ends Run and releases the descriptor. Containers still count at exits.
-func (w *Watcher) Close() error { return w.file.Close() }
+// Close ends Run and what waits in Next, and releases the descriptor. Containers
+// still count at exits. A further call returns os.ErrClosed.
+func (w *Watcher) Close() error {
+	err := w.file.Close()
+	if err == nil {
+		close(w.queue.ended)
+	}
+	return err
+}
 
 // Run looks after the containers whose counters change, until Close.
 func (w *Watcher) Run() error {
@@ -82,7 +89,8 @@ func (w *Watcher) touched(wd int32, mask uint32) []*Container {
 	return nil
 }
 
-// Next waits until ctx ends for an event.
+// Next waits until ctx ends for an event. After Close it fails with ErrClosed
+// where it would have to wait.
 func (w *Watcher) Next(ctx context.Context) (*Event, error) { return w.queue.next(ctx) }
 
 // Container is a container that is watched. The methods of a nil one do nothing.
