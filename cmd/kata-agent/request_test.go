@@ -31,8 +31,9 @@ func TestGuestDetails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const storages = "9p bind blk ephemeral erofs.multi-layer local mmioblk nvdimm overlayfs scsi virtio-fs"
 	got := details.AgentDetails
-	if got.Version != version || got.InitDaemon || strings.Join(got.StorageHandlers, " ") != "bind ephemeral local virtio-fs" {
+	if got.Version != version || got.InitDaemon || strings.Join(got.StorageHandlers, " ") != storages {
 		t.Errorf("details %+v", got)
 	}
 }
@@ -65,7 +66,7 @@ func TestSenselessRequestsAreInvalidAndNameTheField(t *testing.T) {
 		}}), "namespace"},
 		{"a device", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), Devices: []*agentpb.Device{{Type: "floppy"}}}), `devices[0].type "floppy"`},
 		{"an empty device", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), Devices: []*agentpb.Device{nil}}), "devices[0].type"},
-		{"a user by name", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), StringUser: &agentpb.StringUser{Uid: "root"}}), "string_user.uid"},
+		{"a user that is not there", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), StringUser: &agentpb.StringUser{Uid: "eve"}}), `string_user: the container has no user "eve"`},
 		{"an unknown driver", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), Storages: []*agentpb.Storage{{Driver: "tape"}}}), `driver "tape"`},
 		{"one port twice", create(&agentpb.CreateContainerRequest{ContainerId: "x", OCI: ok(), StdinPort: 5, StderrPort: 5}), "stderr_port 5"},
 		{"exec without a name", exec(&agentpb.ExecProcessRequest{ContainerId: "c", Process: process("true")}), "exec_id"},
