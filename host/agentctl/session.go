@@ -55,11 +55,20 @@ func (p *Program) session(ctx context.Context, o *options, verb string, args []s
 	defer stop()
 	switch verb {
 	case "vm":
-		return r.bootAndRun(ctx)
+		return r.report(r.bootAndRun(ctx))
 	case "console":
 		return r.console(ctx)
 	}
-	return r.connect(ctx)
+	return r.report(r.connect(ctx))
+}
+
+// report writes an error that is no command's, if programs are to read it.
+func (r *runner) report(err error) error {
+	if usage := (*usageError)(nil); !r.json || err == nil || errors.Is(err, errReported) || errors.As(err, &usage) {
+		return err
+	}
+	command.NewSession(command.Config{JSON: true, Out: r.program.Stdout, Err: r.program.Stderr}).Report(err)
+	return errReported
 }
 
 // run serves commands on a connection, which it takes over.

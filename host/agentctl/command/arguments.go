@@ -85,13 +85,17 @@ func (a *arguments) add(m *method, word string) error {
 		a.file = word
 		return nil
 	case !isPair || key == "":
-		return fmt.Errorf("%q is neither key=value, nor json://{…}, nor a file (/path, ./path or file:///path)", word)
+		return fmt.Errorf("%q is neither key=value, nor json://{…}, nor a file (/path, ./path, name.json or file:///path)", word)
 	}
 	return a.addPair(m, key, value)
 }
 
-// isPath reports whether a word is meant to be a file: a name alone is not.
+// isPath reports whether a word is meant to be a file: a name alone is not, unless
+// it ends in .json.
 func isPath(word string) bool {
+	if strings.HasSuffix(word, ".json") && !strings.Contains(word, "=") {
+		return true
+	}
 	for _, prefix := range []string{"/", "./", "../", "file://"} {
 		if strings.HasPrefix(word, prefix) {
 			return true
@@ -128,6 +132,9 @@ func (a *arguments) addPair(m *method, key, value string) error {
 		words, err := (&scanner{line: value}).words()
 		if err != nil {
 			return fmt.Errorf("args: %w", err)
+		}
+		if len(words) == 0 {
+			return errors.New("args: it names no program")
 		}
 		a.args = words
 	default:

@@ -38,7 +38,7 @@ Arguments of a call:
                 A list takes a pair for each element, or JSON: dns=192.0.2.1 dns=192.0.2.2
                 Bytes are the text itself, file:///path or base64://…
   json://{…}    the request, or a part of it, in protobuf's JSON
-  /path         a file with such JSON; also ./path and file:///path
+  /path         a file with such JSON; also ./path, name.json, file:///path
 
 Short keys: cid and sid are container_id and sandbox_id, and stay in force for
 the commands that follow; spec=file:///…/config.json and args="sh -c …" describe

@@ -63,6 +63,8 @@ func TestWrongLinesSayWhatIsMeant(t *testing.T) {
 		"CreateContainer spec=http://x/y":     "is not a file:// URL",
 		"CreateContainer spec=":               "it names no file",
 		`CreateContainer args='"x'`:           "args: quote",
+		`CreateContainer args=""`:             "args: it names no program",
+		`StartContainer a.json b.json`:        "there is a request already",
 		"repeat":                              `"" is not how often`,
 		"repeat 0 Check":                      `"0" is not how often`,
 		"repeat 2 Chek":                       "did you mean Check?",

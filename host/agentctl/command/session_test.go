@@ -176,8 +176,9 @@ func TestRequestsFromFiles(t *testing.T) {
 	}
 	a := newAgent(t, plain)
 	request, data := write("request.json", `{"container_id": "c"}`), write("data", "abc")
-	a.must("StartContainer "+request, "StartContainer file://"+request, "CopyFile path=/x data=file://"+data)
-	if len(a.asked) != 3 || a.asked[1] != `StartContainer {"container_id":"c"}` || !strings.Contains(a.asked[2], `"data":"YWJj"`) {
+	t.Chdir(dir)
+	a.must("StartContainer "+request, "StartContainer file://"+request, "CopyFile path=/x data=file://"+data, "StartContainer request.json")
+	if len(a.asked) != 4 || a.asked[3] != a.asked[1] || a.asked[1] != `StartContainer {"container_id":"c"}` || !strings.Contains(a.asked[2], `"data":"YWJj"`) {
 		t.Errorf("%q", a.asked)
 	}
 	if err := os.Truncate(data, maxFile+1); err != nil {
@@ -204,18 +205,22 @@ func TestRequestsFromFiles(t *testing.T) {
 }
 
 func TestFailuresTellCallAddressAndAnswer(t *testing.T) {
-	a := newAgent(t, func(c *Config) { c.Timeout = 20 * time.Millisecond })
+	a := newAgent(t, plain)
 	for line, want := range map[string]string{
 		"PauseContainer cid=x": `PauseContainer at unix:///agent: NotFound: container "x": not found`,
 		"GetMetrics":           `GetMetrics at unix:///agent: Unimplemented: method grpc.AgentService/GetMetrics is not implemented`,
 		"GetOOMEvent":          `GetOOMEvent at unix:///agent: DeadlineExceeded: `,
 	} {
+		if a.session.cfg.Timeout = 0; line == "GetOOMEvent" {
+			a.session.cfg.Timeout = 20 * time.Millisecond
+		}
 		err := a.run(line)
 		var failed *CallError
 		if !errors.As(err, &failed) || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", line, err, want)
 		}
 	}
+	a.session.cfg.Timeout = 0
 	_ = a.session.cfg.Client.Close()
 	if err := a.run("Check"); err == nil || err.Error() != "Check at unix:///agent: Unavailable: the agent closed the connection" {
 		t.Errorf("without an agent: %v", err)

@@ -57,9 +57,6 @@ func (s *Session) createFromSpec(r *request, q *agentpb.CreateContainerRequest, 
 		}
 		q.OCI.Process.Args = a.args
 	}
-	if q.OCI != nil && q.OCI.Process != nil {
-		s.processes[q.ContainerId] = q.OCI.Process
-	}
 	return nil
 }
 
@@ -76,10 +73,11 @@ func (s *Session) convert(r *request, q *agentpb.CreateContainerRequest, a *argu
 		rootfs = filepath.Join(bundle, rootfs)
 	}
 	if s.cfg.Share != nil {
-		r.shared = q.ContainerId
+		// What is there already belongs to a container of that name.
 		if rootfs, _, err = s.cfg.Share.AddRootfs(q.ContainerId, rootfs, spec.Root.Readonly); err != nil {
 			return err
 		}
+		r.shared = q.ContainerId
 	}
 	out, err := guestspec.Convert(spec, guestspec.Options{Rootfs: rootfs, GuestHooks: true})
 	if err != nil {
@@ -178,13 +176,19 @@ func (s *Session) loadSpec(a *arguments) (spec *specs.Spec, bundle string, err e
 	return spec, bundle, nil
 }
 
-// settle drops what was shared or remembered for a container that is not there,
-// be it that it was not created or that it was removed.
+// settle remembers the process of a container that was created, and drops what was
+// shared or remembered for one that is not there, be it that it was not created or
+// that it was removed.
 func (s *Session) settle(r *request, ok bool) {
 	container := r.shared
 	switch q := r.message.(type) {
 	case *agentpb.RemoveContainerRequest:
 		container = q.ContainerId
+	case *agentpb.CreateContainerRequest:
+		if ok && q.OCI != nil && q.OCI.Process != nil {
+			s.processes[q.ContainerId] = q.OCI.Process
+		}
+		ok = !ok
 	default:
 		ok = !ok
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,9 @@ func TestContainerFromABundle(t *testing.T) {
 type tree struct{ log []string }
 
 func (s *tree) AddRootfs(cid, source string, readonly bool) (string, func() error, error) {
+	if slices.ContainsFunc(s.log, func(line string) bool { return strings.HasPrefix(line, "rootfs "+cid+" ") }) {
+		return "", nil, os.ErrExist
+	}
 	s.log = append(s.log, fmt.Sprintf("rootfs %s %s %t", cid, filepath.Base(source), readonly))
 	return "/guest/" + cid + "/rootfs", nil, nil
 }
@@ -95,6 +99,11 @@ func TestFilesAreShared(t *testing.T) {
 	a := newAgent(t, func(c *Config) { c.BundleDir, c.Share = dir, s })
 	a.must("CreateContainer cid=c")
 	a.has(`"Path":"/guest/c/rootfs"`, `"source":"/guest/c/0"`)
+	if err := a.run("CreateContainer cid=c args=other OCI.Process.User.UID=9"); err == nil {
+		t.Error("a second container of the name is created")
+	}
+	a.must("ExecProcess exec_id=e args=true")
+	a.has(`"UID":7`) // as the first one's
 	a.must("RemoveContainer")
 	want := []string{"rootfs c rootfs true", "bind c 0 /srv/data true true", "remove c"}
 	if diff := cmp.Diff(want, s.log); diff != "" {

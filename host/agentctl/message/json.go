@@ -63,7 +63,9 @@ func setJSON(v reflect.Value, value any) error {
 	}
 	switch value := value.(type) {
 	case string:
-		return setText(v, value)
+		if structType(t).Kind() != reflect.Bool {
+			return setText(v, value)
+		}
 	case json.Number:
 		if structType(t).Kind() == reflect.String {
 			return fmt.Errorf("%s is a number, not a string", value)

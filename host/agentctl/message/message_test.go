@@ -61,7 +61,7 @@ func TestWrongJSONIsNamed(t *testing.T) {
 		`{"devices": [{"id": "a"}, {"ids": 1}]}`: `devices: element 1: unknown field "ids"`,
 		`{"stdin_port": -1}`:                     `stdin_port: "-1" is not a number (uint32)`,
 		`{"stdin_port": 4294967296}`:             "stdin_port: 4294967296 is out of the range of uint32",
-		`{"sandbox_pidns": "yes"}`:               `sandbox_pidns: "yes" is neither true nor false`,
+		`{"sandbox_pidns": "true"}`:              `sandbox_pidns: bool cannot be a string`,
 		`{"sandbox_pidns": 1}`:                   "sandbox_pidns: bool cannot be a number",
 		`{"OCI": {"Linux": {"Seccomp": "x"}}}`:   "OCI: Linux: Seccomp: LinuxSeccomp is a message",
 		`{"container_id": "c"`:                   "JSON: it ends too early",
