@@ -38,10 +38,10 @@ func TestNetworkDevicesAreFoundByPath(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]int{
-		"/sys/" + root + "0000:00:02.0/0000:05:01.0":                   12,
-		"/" + root + "0000:00:02.0/0000:05:01.0/virtio4":               12,
+		"/sys/" + root + "0000:00:02.0/0000:05:01.0":                  12,
+		"/" + root + "0000:00:02.0/0000:05:01.0/virtio4":              12,
 		"/sys/" + root + "0000:00:02.0/0000:05:01.0/virtio4/net/eth9": 12,
-		"/devices/virtual/net/dummy0":                                  7,
+		"/devices/virtual/net/dummy0":                                 7,
 	} {
 		dir, err := SysPath(text)
 		if err != nil {
