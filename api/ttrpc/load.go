@@ -6,6 +6,13 @@ import "sync"
 // the number of requests bounds them well enough.
 const smallAnswer = 4 << 10
 
+// ownRequests and ownPayload are what each connection may have in progress
+// whatever the others have.
+const (
+	ownRequests = 16
+	ownPayload  = 256 << 10
+)
+
 // load is what all connections of a server hold together.
 type load struct {
 	mu       sync.Mutex // nothing blocks under it
@@ -14,11 +21,13 @@ type load struct {
 	waiting  int        // bytes of large answers that wait for an earlier one to be taken
 }
 
-// admit counts a request in, or says which bound it exceeds.
-func (l *load) admit(opts *ServerOptions, size int) error {
+// admit counts a request in, or says which bound it exceeds; own says that the
+// bounds do not matter.
+func (l *load) admit(opts *ServerOptions, size int, own bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
+	case own:
 	case l.requests >= opts.MaxTotal:
 		return Errorf(ResourceExhausted, "%d requests are in progress on all connections, as many as there may be", opts.MaxTotal)
 	case l.requests > 0 && l.payload+size > opts.MaxTotalPayload:
@@ -71,7 +80,8 @@ func (c *serverConn) admit(size int) error {
 	case c.inFlight > 0 && c.payload+size > opts.MaxPayload:
 		return Errorf(ResourceExhausted, "requests in progress on this connection exceed %d bytes", opts.MaxPayload)
 	}
-	if err := c.server.load.admit(opts, size); err != nil {
+	own := c.inFlight < ownRequests && c.payload+size <= ownPayload
+	if err := c.server.load.admit(opts, size, own); err != nil {
 		return err
 	}
 	c.inFlight++

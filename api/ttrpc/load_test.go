@@ -13,22 +13,37 @@ import (
 	"kata/api/wire"
 )
 
+// own is how many requests of a connection do not depend on the others.
+const own = 16
+
 func TestServerBoundsRequestsOfAllConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := standard(ttrpc.NewServer(ttrpc.ServerOptions{MaxTotal: 2}))
-		first, second, third := connect(t, s), connect(t, s), connect(t, s)
+		const total = 3 * own
+		s := standard(ttrpc.NewServer(ttrpc.ServerOptions{MaxTotal: total}))
+		first, second := connect(t, s), connect(t, s)
 		var blocked sync.WaitGroup
-		for _, c := range []*ttrpc.Client{first, second} {
-			blocked.Go(func() { _, _ = call(t.Context(), c, "Block", "") })
+		block := func(c *ttrpc.Client, n int) {
+			for range n {
+				blocked.Go(func() { _, _ = call(t.Context(), c, "Block", "") })
+			}
+			synctest.Wait()
 		}
-		synctest.Wait()
-		_, err := call(t.Context(), third, "Echo", "")
-		if ttrpc.CodeOf(err) != ttrpc.ResourceExhausted || !strings.Contains(err.Error(), "2 requests") {
-			t.Errorf("third request: %v, want ResourceExhausted that says how many there may be", err)
+		block(first, total)
+		_, err := call(t.Context(), first, "Echo", "")
+		if ttrpc.CodeOf(err) != ttrpc.ResourceExhausted || !strings.Contains(err.Error(), "48 requests") {
+			t.Errorf("one more: %v, want ResourceExhausted that says how many there may be", err)
+		}
+		block(second, own-1)
+		if _, err := call(t.Context(), second, "Echo", ""); err != nil {
+			t.Errorf("another client is shut out: %v", err)
+		}
+		block(second, 1)
+		if _, err := call(t.Context(), second, "Echo", ""); ttrpc.CodeOf(err) != ttrpc.ResourceExhausted {
+			t.Errorf("one more than its own: %v", err)
 		}
 		_ = first.Close() // cancels what it waited for
 		synctest.Wait()
-		if _, err := call(t.Context(), third, "Echo", ""); err != nil {
+		if _, err := call(t.Context(), second, "Echo", ""); err != nil {
 			t.Errorf("after the first client has gone: %v", err)
 		}
 		_ = second.Close()
@@ -38,14 +53,17 @@ func TestServerBoundsRequestsOfAllConnections(t *testing.T) {
 
 func TestServerBoundsPayloadOfAllConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := standard(ttrpc.NewServer(ttrpc.ServerOptions{MaxTotalPayload: 1000}))
+		s := standard(ttrpc.NewServer(ttrpc.ServerOptions{MaxTotalPayload: 1 << 20}))
 		first, second := connect(t, s), connect(t, s)
 		var blocked sync.WaitGroup
-		blocked.Go(func() { _, _ = call(t.Context(), first, "Block", strings.Repeat("x", 900)) })
+		blocked.Go(func() { _, _ = call(t.Context(), first, "Block", strings.Repeat("x", 900<<10)) })
 		synctest.Wait()
-		_, err := call(t.Context(), second, "Echo", strings.Repeat("x", 200))
-		if ttrpc.CodeOf(err) != ttrpc.ResourceExhausted || !strings.Contains(err.Error(), "1000 bytes") {
-			t.Errorf("second request: %v, want ResourceExhausted that says how much may be", err)
+		_, err := call(t.Context(), second, "Echo", strings.Repeat("x", 300<<10))
+		if ttrpc.CodeOf(err) != ttrpc.ResourceExhausted || !strings.Contains(err.Error(), "1048576 bytes") {
+			t.Errorf("a large request: %v, want ResourceExhausted that says how much may be", err)
+		}
+		if _, err := call(t.Context(), second, "Echo", strings.Repeat("x", 200<<10)); err != nil {
+			t.Errorf("a request within its own: %v", err)
 		}
 		_ = first.Close()
 		blocked.Wait()

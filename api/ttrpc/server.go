@@ -12,8 +12,8 @@ import (
 const (
 	DefaultMaxInFlight     = 1024
 	DefaultMaxPayload      = 32 << 20
-	DefaultMaxTotal        = 4096
-	DefaultMaxTotalPayload = 64 << 20
+	DefaultMaxTotal        = 2048
+	DefaultMaxTotalPayload = 48 << 20
 	DefaultMaxAnswers      = 16 << 20
 	DefaultMaxConns        = 64
 )
@@ -34,7 +34,9 @@ type ServerOptions struct {
 	// MaxPayload is the number of payload bytes of the requests in progress
 	// per connection. One request is taken whatever it is.
 	MaxPayload int
-	// MaxTotal and MaxTotalPayload are the same for all connections together.
+	// MaxTotal and MaxTotalPayload are the same for all connections together. A
+	// few requests of each connection are taken in any case, so that one client
+	// cannot shut the others out.
 	MaxTotal, MaxTotalPayload int
 	// MaxAnswers is the number of bytes of answers that may wait, on all
 	// connections, for clients to read earlier ones. What would be more is

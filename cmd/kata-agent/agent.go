@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +61,7 @@ type agent struct {
 	console        *vsock.Listener // nil without a debug console
 	hostLog        *hostLog        // nil if the log is for the console
 	idle           *idle.Idle
+	ending         atomic.Bool // connections for calls are to be closed with care
 }
 
 // isInit reports whether the agent is the machine's init. With an address in the
@@ -227,7 +229,7 @@ func (a *agent) serve(ctx context.Context) error {
 	calls.Register(server)
 
 	served, streamed := make(chan error, 1), make(chan error, 1)
-	go func() { served <- server.Serve(ctx, callListener{a.calls}) }()
+	go func() { served <- server.Serve(ctx, callListener{a.calls, &a.ending}) }()
 	go func() { streamed <- hub.Serve(a.streams) }()
 	go func() { _ = children.Run(ctx) }()
 	go a.watchKills(kills)
@@ -314,6 +316,7 @@ func (a *agent) panicked(_, method string, value any) {
 func (a *agent) shutdown(ctx context.Context, server *ttrpc.Server, served <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
+	a.ending.Store(true)
 	_ = server.Shutdown(ctx) // calls that still wait are cut off
 	<-served
 	a.hostLog.close()

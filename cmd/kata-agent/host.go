@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"kata/guest/vsock"
@@ -28,9 +29,11 @@ func (a *agent) signalReady(ctx context.Context) {
 	_ = conn.Close()
 }
 
-// callListener accepts connections for calls. They are closed only when the last
-// answer has reached the host: the machine may be gone an instant later.
-type callListener struct{ *vsock.Listener }
+// callListener accepts connections for calls.
+type callListener struct {
+	*vsock.Listener
+	ending *atomic.Bool
+}
 
 // Accept implements ttrpc.Listener.
 func (l callListener) Accept() (io.ReadWriteCloser, error) {
@@ -38,6 +41,21 @@ func (l callListener) Accept() (io.ReadWriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = conn.Linger(lingerSeconds) // without it nothing but an answer is lost
-	return conn, nil
+	return callConn{conn, l.ending}, nil
+}
+
+// callConn is a connection for calls. At the end of the agent it is closed only
+// when the last answer has reached the host: the machine may be gone an instant
+// later. Before, that would only hold a thread.
+type callConn struct {
+	*vsock.Conn
+	ending *atomic.Bool
+}
+
+// Close closes the connection.
+func (c callConn) Close() error {
+	if c.ending.Load() {
+		_ = c.Linger(lingerSeconds) // without it nothing but an answer is lost
+	}
+	return c.Conn.Close()
 }

@@ -25,8 +25,9 @@ import (
 // HostCID is the context ID of the host (VMADDR_CID_HOST).
 const HostCID = unix.VMADDR_CID_HOST
 
-// backlog of listeners: what may connect between two Accepts.
-const backlog = 128
+// backlog of listeners: what may connect between two Accepts. The host opens the
+// streams of many processes at once; what is too much is refused by the kernel.
+const backlog = 1024
 
 // Conn is a connected stream socket. It is an io.ReadWriteCloser, safe for
 // one reader beside one writer.
