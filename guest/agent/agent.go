@@ -21,11 +21,13 @@ import (
 	"kata/api/fmt"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
+	"kata/guest/cgroup"
 	"kata/guest/container"
 	"kata/guest/device"
 	"kata/guest/device/assign"
 	"kata/guest/hotplug"
 	"kata/guest/log"
+	"kata/guest/mount"
 	"kata/guest/netdev"
 	"kata/guest/oom"
 	"kata/guest/sandbox"
@@ -127,6 +129,15 @@ func Coded(err error) error {
 		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
 	}
 	if spec := (*container.SpecError)(nil); errors.As(err, &spec) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	if limit := (*cgroup.InvalidError)(nil); errors.As(err, &limit) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	if mounted := (*mount.InvalidError)(nil); errors.As(err, &mounted) {
+		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
+	}
+	if stage := (*container.StageError)(nil); errors.As(err, &stage) && stage.Command {
 		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
 	}
 	for _, known := range [...]struct {

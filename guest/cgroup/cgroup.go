@@ -59,11 +59,24 @@ func Path(cgroupsPath, id string) (string, error) {
 	if p == "/" {
 		return "", fmt.Errorf("cgroup path %q is the root", cgroupsPath)
 	}
+	for name := range strings.SplitSeq(p, "/") {
+		if len(name) > maxName {
+			return "", fmt.Errorf("cgroup path %q… has a name of %d bytes", cgroupsPath[:min(len(cgroupsPath), 100)], len(name))
+		}
+	}
+	if len(p) > maxPath {
+		return "", fmt.Errorf("cgroup path %q… has %d bytes", cgroupsPath[:100], len(p))
+	}
 	if strings.ContainsAny(p, "\n\x00") {
 		return "", fmt.Errorf("cgroup path %q holds a line break or a zero byte", cgroupsPath)
 	}
 	return p, nil
 }
+
+const (
+	maxName = 255  // NAME_MAX
+	maxPath = 2048 // with what comes before and behind it, less than PATH_MAX
+)
 
 // Create makes the group at path (see [Path]) below root, with every
 // controller of the root delegated down to it. A group that is there is taken

@@ -17,11 +17,33 @@ import (
 // setting is one value to write to one file of a group.
 type setting struct {
 	file, value string
+	// field is what asked for it, below linux.resources.
+	field string
 	// optional values are left out where the kernel does not have the file.
 	optional bool
 	// early values come again: the kernel may refuse them (EINVAL) until what
 	// is between has been written.
 	early bool
+}
+
+// InvalidError is a limit that makes no sense here, or that the kernel refuses.
+type InvalidError struct {
+	Field string // below linux.resources
+	Err   error
+}
+
+func (e *InvalidError) Error() string { return "linux.resources." + e.Field + ": " + e.Err.Error() }
+
+func (e *InvalidError) Unwrap() error { return e.Err }
+
+// refused is the error of a setting that the kernel did not take.
+func (s *setting) refused(err error) error {
+	for _, errno := range [...]unix.Errno{unix.EINVAL, unix.ERANGE, unix.ENODEV, unix.ENXIO, unix.EOPNOTSUPP, unix.ENOENT} {
+		if errors.Is(err, errno) {
+			return &InvalidError{s.field, err}
+		}
+	}
+	return err
 }
 
 // Apply sets the limits that r gives and leaves the others as they are; it
@@ -41,7 +63,7 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 		before := g.before(s)
 		if err := g.set(s); err != nil {
 			g.undo(undo)
-			return err
+			return s.refused(err)
 		}
 		undo = append(undo, before)
 	}
@@ -63,7 +85,7 @@ func (g *Group) set(s setting) error {
 		return nil
 	case errors.Is(err, unix.ENOENT):
 		controller, _, _ := strings.Cut(s.file, ".")
-		return fmt.Errorf("%s: this kernel has no such limit for the %s controller", s.file, controller)
+		return fmt.Errorf("%s: this kernel has no such limit for the %s controller (%w)", s.file, controller, unix.ENOENT)
 	}
 	return err
 }
@@ -117,7 +139,7 @@ func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 	all = append(all, memory...)
 	all = append(all, g.cpuSettings(r.CPU)...)
 	if r.Pids != nil {
-		all = append(all, setting{file: "pids.max", value: limit(r.Pids.Limit)})
+		all = append(all, setting{field: "pids.limit", file: "pids.max", value: limit(r.Pids.Limit)})
 	}
 	bfq := unix.Faccessat(g.dir, "io.bfq.weight", unix.F_OK, 0) == nil
 	all = append(all, ioSettings(r.BlockIO, bfq)...)
@@ -126,11 +148,11 @@ func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 		if !validPageSize(h.Pagesize) {
 			return nil, fmt.Errorf("huge page size %q is not a number of KB, MB or GB", h.Pagesize)
 		}
-		all = append(all, setting{file: file + ".max", value: value},
+		all = append(all, setting{field: "hugepageLimits " + h.Pagesize, file: file + ".max", value: value},
 			setting{file: file + ".rsvd.max", value: value, optional: true})
 	}
 	for _, device := range sortedKeys(r.Rdma) {
-		all = append(all, setting{file: "rdma.max", value: rdmaLimit(device, r.Rdma[device])})
+		all = append(all, setting{field: "rdma " + device, file: "rdma.max", value: rdmaLimit(device, r.Rdma[device])})
 	}
 	unified, err := unifiedSettings(r.Unified)
 	return append(all, unified...), err
@@ -180,13 +202,13 @@ func (g *Group) memorySettings(m *ocipb.LinuxMemory) ([]setting, error) {
 	}
 	if swap != "" {
 		// Without swap in the kernel there is none to limit.
-		all = append(all, setting{file: "memory.swap.max", value: swap, optional: swap == "max" || swap == "0"})
+		all = append(all, setting{field: "memory.swap", file: "memory.swap.max", value: swap, optional: swap == "max" || swap == "0"})
 	}
 	if m.Limit != 0 {
-		all = append(all, setting{file: "memory.max", value: limit(m.Limit)})
+		all = append(all, setting{field: "memory.limit", file: "memory.max", value: limit(m.Limit)})
 	}
 	if m.Reservation != 0 {
-		all = append(all, setting{file: "memory.low", value: limit(m.Reservation)})
+		all = append(all, setting{field: "memory.reservation", file: "memory.low", value: limit(m.Reservation)})
 	}
 	return all, nil
 }
@@ -213,28 +235,28 @@ func (g *Group) cpuSettings(c *ocipb.LinuxCPU) []setting {
 	}
 	var all []setting
 	if c.Idle != nil {
-		all = append(all, setting{file: "cpu.idle", value: strconv.FormatInt(*c.Idle, 10)})
+		all = append(all, setting{field: "cpu.idle", file: "cpu.idle", value: strconv.FormatInt(*c.Idle, 10)})
 	}
 	// The kernel refuses a weight for an idle group.
 	if c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) {
-		all = append(all, setting{file: "cpu.weight", value: strconv.FormatUint(weight(c.Shares), 10)})
+		all = append(all, setting{field: "cpu.shares", file: "cpu.weight", value: strconv.FormatUint(weight(c.Shares), 10)})
 	}
 	bandwidth := c.Quota != 0 || c.Period != 0
 	if c.Burst != nil && bandwidth {
 		// A burst may not exceed the quota: one that falls comes first.
-		all = append(all, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10), early: true})
+		all = append(all, setting{field: "cpu.burst", file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10), early: true})
 	}
 	if bandwidth {
-		all = append(all, setting{file: "cpu.max", value: g.bandwidth(c.Quota, c.Period)})
+		all = append(all, setting{field: "cpu.quota and period", file: "cpu.max", value: g.bandwidth(c.Quota, c.Period)})
 	}
 	if c.Burst != nil {
-		all = append(all, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10)})
+		all = append(all, setting{field: "cpu.burst", file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10)})
 	}
 	if c.Cpus != "" {
-		all = append(all, setting{file: "cpuset.cpus", value: c.Cpus})
+		all = append(all, setting{field: "cpu.cpus", file: "cpuset.cpus", value: c.Cpus})
 	}
 	if c.Mems != "" {
-		all = append(all, setting{file: "cpuset.mems", value: c.Mems})
+		all = append(all, setting{field: "cpu.mems", file: "cpuset.mems", value: c.Mems})
 	}
 	return all
 }
@@ -276,11 +298,11 @@ func ioSettings(b *ocipb.LinuxBlockIO, bfq bool) []setting {
 	}
 	var all []setting
 	if b.Weight != 0 {
-		all = append(all, setting{file: file, value: "default " + value(b.Weight)})
+		all = append(all, setting{field: "blockIO.weight", file: file, value: "default " + value(b.Weight)})
 	}
 	for _, d := range b.WeightDevice {
 		if d.Weight != 0 {
-			all = append(all, setting{file: file, value: device(d.Major, d.Minor) + " " + value(d.Weight)})
+			all = append(all, setting{field: "blockIO.weightDevice", file: file, value: device(d.Major, d.Minor) + " " + value(d.Weight)})
 		}
 	}
 	for _, t := range throttles(b) {
@@ -289,7 +311,7 @@ func ioSettings(b *ocipb.LinuxBlockIO, bfq bool) []setting {
 			if d.Rate != 0 {
 				rate = strconv.FormatUint(d.Rate, 10)
 			}
-			all = append(all, setting{file: "io.max", value: device(d.Major, d.Minor) + " " + t.key + "=" + rate})
+			all = append(all, setting{field: "blockIO." + t.field, file: "io.max", value: device(d.Major, d.Minor) + " " + t.key + "=" + rate})
 		}
 	}
 	return all
@@ -343,7 +365,7 @@ func unifiedSettings(unified map[string]string) ([]setting, error) {
 			return nil, fmt.Errorf("unified resource %q is not a file of a controller", file)
 		}
 		for line := range strings.Lines(unified[file]) {
-			all = append(all, setting{file: file, value: strings.TrimSuffix(line, "\n")})
+			all = append(all, setting{field: "unified " + file, file: file, value: strings.TrimSuffix(line, "\n")})
 		}
 	}
 	return all, nil

@@ -30,8 +30,11 @@ func Validate(r *ocipb.LinuxResources) error {
 	if err := validateIO(r.BlockIO); err != nil {
 		return err
 	}
+	const mostPids = 1 << 22 // PID_MAX_LIMIT, include/linux/threads.h
 	if n := r.Pids.GetLimit(); n < -1 {
 		return fmt.Errorf("pids.limit %d is negative", n)
+	} else if n > mostPids {
+		return fmt.Errorf("pids.limit %d is more than %d", n, mostPids)
 	}
 	for i, h := range r.HugepageLimits {
 		if h == nil || !validPageSize(h.Pagesize) {
@@ -67,8 +70,19 @@ func validateCPU(c *ocipb.LinuxCPU) error {
 	if c == nil {
 		return nil
 	}
+	// kernel/sched/core.c, tg_set_cfs_bandwidth: microseconds.
+	const least, mostPeriod, mostQuota = 1000, 1000000, 1<<44 - 1
 	if c.Quota < -1 {
 		return fmt.Errorf("cpu.quota %d is negative", c.Quota)
+	}
+	if c.Quota > 0 && c.Quota < least || c.Quota > mostQuota {
+		return fmt.Errorf("cpu.quota %d is not between %d and %d", c.Quota, least, mostQuota)
+	}
+	if c.Period != 0 && (c.Period < least || c.Period > mostPeriod) {
+		return fmt.Errorf("cpu.period %d is not between %d and %d", c.Period, least, mostPeriod)
+	}
+	if c.Burst != nil && c.Quota > 0 && *c.Burst > uint64(c.Quota) {
+		return fmt.Errorf("cpu.burst %d exceeds the quota %d", *c.Burst, c.Quota)
 	}
 	if c.Idle != nil && *c.Idle != 0 && *c.Idle != 1 {
 		return fmt.Errorf("cpu.idle %d is neither 0 nor 1", *c.Idle)

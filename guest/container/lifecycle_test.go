@@ -250,8 +250,8 @@ func TestValidate(t *testing.T) {
 		{"seccomp that is not compiled", `linux.seccomp.filters is empty: the profile (default action "SCMP_ACT_ALLOW", 0 rules) is not compiled, which is for the host to do`, func(s *ocipb.Spec) {
 			s.Linux.Seccomp = &ocipb.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW"}
 		}},
-		{"a cgroup path that is the root", `cgroup path "/a/.." is the root`, func(s *ocipb.Spec) { s.Linux.CgroupsPath = "/a/.." }},
-		{"a limit that the kernel refuses", "write 1x to cgroup.max.depth: invalid argument", func(s *ocipb.Spec) {
+		{"a cgroup path that is the root", `linux.cgroupsPath: cgroup path "/a/.." is the root`, func(s *ocipb.Spec) { s.Linux.CgroupsPath = "/a/.." }},
+		{"a limit that the kernel refuses", "linux.resources.unified cgroup.max.depth: write 1x to cgroup.max.depth: invalid argument", func(s *ocipb.Spec) {
 			s.Linux.Resources = &ocipb.LinuxResources{Unified: map[string]string{"cgroup.max.depth": "1x"}}
 		}},
 	} {

@@ -131,7 +131,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 	r.warn(id, spec)
 	path, err := cgroup.Path(spec.Linux.GetCgroupsPath(), id)
 	if err != nil {
-		return nil, &SpecError{err.Error()}
+		return nil, specErrorf("linux.cgroupsPath: %v", err)
 	}
 	trees := make(rootfs.Trees)
 	defer trees.Close()

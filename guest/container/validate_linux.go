@@ -2,12 +2,18 @@ package container
 
 import (
 	"path"
+	"strconv"
 	"strings"
 
 	"kata/api/ocipb"
 	"kata/guest/cgroup"
 	"kata/guest/container/stage"
 	"kata/guest/mount"
+)
+
+const (
+	maxPath     = 4096 // PATH_MAX, with the zero byte at the end
+	maxHostname = 64   // __NEW_UTS_LEN
 )
 
 func validateMounts(spec *ocipb.Spec) error {
@@ -19,8 +25,13 @@ func validateMounts(spec *ocipb.Spec) error {
 		if m == nil || m.Destination == "" {
 			return specErrorf("mounts[%d] has no destination", i)
 		}
-		if strings.IndexByte(m.Destination+m.Source+m.Type, 0) >= 0 {
-			return specErrorf("mounts[%d] %q holds a zero byte", i, m.Destination)
+		for _, f := range [...]struct{ field, value string }{{"destination", m.Destination}, {"source", m.Source}, {"type", m.Type}} {
+			if strings.IndexByte(f.value, 0) >= 0 {
+				return specErrorf("mounts[%d].%s %q holds a zero byte", i, f.field, f.value)
+			}
+			if len(f.value) >= maxPath {
+				return specErrorf("mounts[%d].%s is too long: %d bytes", i, f.field, len(f.value))
+			}
 		}
 		o, err := mount.Parse(m.Options)
 		if err == nil {
@@ -86,6 +97,11 @@ func validateLinux(spec *ocipb.Spec) error {
 	}
 	if _, ok := has["uts"]; !ok && (spec.Hostname != "" || spec.Domainname != "") {
 		return specErrorf("hostname %q needs a uts namespace of the container's own", spec.Hostname+spec.Domainname)
+	}
+	for _, f := range [...]struct{ field, value string }{{"hostname", spec.Hostname}, {"domainname", spec.Domainname}} {
+		if len(f.value) > maxHostname || strings.IndexByte(f.value, 0) >= 0 {
+			return specErrorf("%s %q is not a name of at most %d bytes", f.field, f.value[:min(len(f.value), 100)], maxHostname)
+		}
 	}
 	if err := validateUsers(spec); err != nil {
 		return err
@@ -159,6 +175,9 @@ func validateDevice(i int, d *ocipb.LinuxDevice) error {
 	const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // MINORBITS, include/linux/kdev_t.h
 	if d.Type != "p" && (d.Major < 0 || d.Major > maxMajor || d.Minor < 0 || d.Minor > maxMinor) {
 		return specErrorf("linux.devices[%d] %s: device number %d:%d is not possible", i, d.Path, d.Major, d.Minor)
+	}
+	if d.FileMode > 0o177777 {
+		return specErrorf("linux.devices[%d] %s: fileMode 0%s is not possible", i, d.Path, strconv.FormatUint(uint64(d.FileMode), 8))
 	}
 	if d.UID == noID || d.GID == noID {
 		return specErrorf("linux.devices[%d] %s: owner %d:%d is not possible", i, d.Path, d.UID, d.GID)

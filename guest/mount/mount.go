@@ -14,6 +14,7 @@ package mount
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -58,7 +59,7 @@ func Bind(source int, recursive bool) (*Tree, error) {
 func FS(fstype, source string, params []Param, attr Attr) (*Tree, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err == unix.ENODEV {
-		return nil, fmt.Errorf("unknown file system type %q", fstype)
+		return nil, &InvalidError{fmt.Errorf("unknown file system type %q", fstype)}
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)
@@ -74,12 +75,30 @@ func FS(fstype, source string, params []Param, attr Attr) (*Tree, error) {
 	return &Tree{fd: fd}, nil
 }
 
+// InvalidError is a mount that makes no sense: the kernel does not take its
+// source, an option or its type, or it must not be where it is to be.
+type InvalidError struct{ Err error }
+
+func (e *InvalidError) Error() string { return e.Err.Error() }
+
+func (e *InvalidError) Unwrap() error { return e.Err }
+
+// refused is what the kernel says about a parameter.
+func refused(fs int, what string, err error) error {
+	said := describe(fs, fmt.Errorf("%s: %w", what, err))
+	switch err {
+	case unix.EINVAL, unix.ENAMETOOLONG, unix.E2BIG, unix.ERANGE:
+		return &InvalidError{said}
+	}
+	return said
+}
+
 // configure gives a file system context its parameters and creates the file
 // system.
 func configure(fs int, source string, params []Param, readonly bool) error {
 	if source != "" {
 		if err := unix.FsconfigSetString(fs, "source", source); err != nil {
-			return describe(fs, fmt.Errorf("source %q: %w", source, err))
+			return refused(fs, "source "+strconv.Quote(source), err)
 		}
 	}
 	if readonly && strings.HasPrefix(source, "/") {
@@ -95,7 +114,7 @@ func configure(fs int, source string, params []Param, readonly bool) error {
 			err = unix.FsconfigSetString(fs, p.Key, p.Value)
 		}
 		if err != nil {
-			return describe(fs, fmt.Errorf("option %q: %w", p.String(), err))
+			return refused(fs, "option "+strconv.Quote(p.String()), err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {

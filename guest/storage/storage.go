@@ -269,6 +269,9 @@ func (m *Manager) check(j *job) error {
 	if j.FsGroup != nil && !d.group {
 		return noGroup(j.Storage, "is not possible with driver "+j.Driver)
 	}
+	if j.FsGroup.GetGroupId() == 1<<32-1 { // chown(2): as it is
+		return noGroup(j.Storage, "is not a group")
+	}
 	return nil
 }
 

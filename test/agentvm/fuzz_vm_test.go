@@ -162,6 +162,10 @@ func sensible(method string) ttrpc.Message {
 		return &agentpb.UpdateEphemeralMountsRequest{Storages: []*agentpb.Storage{
 			{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: x, Options: []string{"size=1048576"}},
 		}}
+	case "SetGuestDateTime":
+		return &agentpb.SetGuestDateTimeRequest{Sec: time.Now().Unix(), Usec: 1}
+	case "GetDiagnosticData":
+		return &agentpb.GetDiagnosticDataRequest{LogType: "termination-log", ContainerId: victim}
 	case "UpdateRoutes":
 		return &agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{Routes: []*typespb.Route{{Dest: "10.1.0.0/16", Device: "lo"}}}}
 	case "UpdateInterface":

@@ -68,7 +68,7 @@ func (r *Root) bind(dest string, tree *mount.Tree, o *mount.Options) error {
 func (r *Root) mountFS(dest, fstype, source string, o *mount.Options, tree *mount.Tree) error {
 	switch fstype {
 	case "":
-		return errors.New("the mount has no type")
+		return refuse("the mount has no type")
 	case "cgroup", "cgroup2":
 		// What the process may see of it is decided by its cgroup namespace.
 		// Options of version 1 mean nothing to version 2.
@@ -155,12 +155,15 @@ var overProc = []string{
 
 const procRootInode = 1 // PROC_ROOT_INO, include/linux/proc_ns.h
 
+// refuse is the error of a mount that makes no sense.
+func refuse(why string) error { return &mount.InvalidError{Err: errors.New(why)} }
+
 // checkProcPath decides by its name whether something may be mounted on dest:
 // on /proc only procfs, in it only files that may be replaced.
 func checkProcPath(dest string, procfs, isDir bool) error {
 	if dest == "/proc" {
 		if !procfs {
-			return errors.New("only procfs can be mounted on /proc")
+			return refuse("only procfs can be mounted on /proc")
 		}
 		return nil
 	}
@@ -172,7 +175,7 @@ func checkProcPath(dest string, procfs, isDir bool) error {
 			return nil
 		}
 	}
-	return errors.New("this cannot be mounted inside /proc")
+	return refuse("this cannot be mounted inside /proc")
 }
 
 // checkTarget decides by what it has been resolved to whether target may be
@@ -182,7 +185,7 @@ func (r *Root) checkTarget(dest string, target int) error {
 		return nil
 	}
 	if !strings.HasPrefix(dest, "/proc/") {
-		return errors.New("the destination leads into /proc")
+		return refuse("the destination leads into /proc")
 	}
 	// The name is one that may be replaced (checkProcPath). It is that file if
 	// /proc is the root of this very procfs and no link.

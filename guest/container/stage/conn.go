@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/fmt"
+	"kata/guest/mount"
 )
 
 // Kinds of message from a stage to the runtime. A message is one byte with its
@@ -111,10 +112,11 @@ func (c conn) fail(err error) {
 	kind := byte(Failed)
 	var command commandError
 	var refused refusedError
+	var mounted *mount.InvalidError
 	switch {
 	case errors.As(err, &command):
 		kind = ExecFailed
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.As(err, &mounted):
 		kind = Refused
 	}
 	_ = c.send(kind, []byte(err.Error())) // the runtime is gone if this fails
