@@ -60,6 +60,7 @@ func (q *Queue) arm() error {
 		q.quiet = false
 		q.storeUsed(q.published)
 	}
+	q.late.Reset(lateAfter)
 	return q.poll()
 }
 
@@ -89,7 +90,9 @@ func (b *Batch) Flush() (err error) {
 	q.storeUsed(q.used)
 	q.published = q.used
 	if q.wantsInterrupt(old) {
-		q.call.interrupt()
+		q.interrupt()
+	} else {
+		q.late.Reset(lateAfter)
 	}
 	q.signalled = true
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ErrStopped is returned by [Queue.Do] while the driver or the VMM has the
@@ -47,6 +48,8 @@ type Queue struct {
 	published uint16 // used as the driver last saw it
 	signalled bool   // the driver was interrupted since the start
 	quiet     bool   // the driver was asked not to kick
+	told      uint16 // used when the driver was last interrupted
+	late      *time.Timer
 
 	// Where it stood when it was stopped, to tell a resumed queue from one
 	// that a new driver set up.
@@ -69,7 +72,55 @@ type Queue struct {
 func newQueue(index int, s *space, fail func(error)) *Queue {
 	q := &Queue{index: index, space: s, fail: fail, call: caller{fd: -1}}
 	q.batch.q = q
+	q.late = time.AfterFunc(lateAfter, q.lookAgain)
+	q.late.Stop()
 	return q
+}
+
+// lateAfter is when a queue is looked at again after a decision that would leave
+// the driver, or us, asleep. It is long against what a processor may take to show
+// its writes to the others, and short against what a person notices.
+const lateAfter = time.Millisecond
+
+// lookAgain repeats the last decisions of a queue: not to interrupt the driver,
+// and to wait for its kick. They rest on memory barriers on both sides, between
+// the write of one index and the look at the other's wish. QEMU leaves those of
+// the driver out where it emulates a single processor (CF_PARALLEL in its TCG),
+// although we are a processor too: about one boot in fifty stood still, each side
+// waiting for the other. An interrupt or a look too many does no harm.
+func (q *Queue) lookAgain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dead != nil || !q.running {
+		return
+	}
+	p := q.space.acquire()
+	defer q.space.release(p)
+	err := q.look(p)
+	if err == nil {
+		err = q.decideAgain()
+	}
+	if err != nil {
+		q.dead = fmt.Errorf("queue %d: %w", q.index, err)
+		q.fail(q.dead)
+	}
+}
+
+func (q *Queue) decideAgain() (err error) {
+	defer recoverFault(&err, guard())
+	if q.windows.avail.Load16(ringIdx) != q.lastAvail {
+		q.Wake()
+	}
+	if q.published != q.told && q.wantsInterrupt(q.told) {
+		q.interrupt()
+	}
+	return nil
+}
+
+// interrupt interrupts the driver.
+func (q *Queue) interrupt() {
+	q.told = q.published
+	q.call.interrupt()
 }
 
 // Do runs f with exclusive use of the queue and a fixed picture of guest
@@ -169,7 +220,7 @@ func (q *Queue) start() (err error) {
 	}
 	defer recoverFault(&err, guard())
 	q.used = q.windows.used.Load16(ringIdx)
-	q.published, q.cached = q.used, q.lastAvail
+	q.published, q.cached, q.told = q.used, q.lastAvail, q.used
 	q.signalled, q.quiet = false, false
 	q.running = true
 	q.Wake()
@@ -183,6 +234,7 @@ func (q *Queue) halt() (base uint16, was bool) {
 	defer q.mu.Unlock()
 	was = q.running
 	q.running = false
+	q.late.Stop()
 	q.windows.of = nil
 	if was {
 		q.stopped.valid, q.stopped.base, q.stopped.addr = true, q.lastAvail, q.addr

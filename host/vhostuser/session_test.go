@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -359,5 +360,49 @@ func TestGuestMemoryThatVanishes(t *testing.T) {
 	q.Kick()
 	if err := s.end(); !errors.Is(err, ErrFrontend) || !strings.Contains(err.Error(), "vanished") {
 		t.Errorf("Serve = %v", err)
+	}
+}
+
+// TestWishesThatAreSeenLate is about a driver whose writes another processor sees
+// only after it has looked at ours, which no barrier of ours can help.
+func TestWishesThatAreSeenLate(t *testing.T) {
+	dev := &echo{}
+	s := serve(t, dev)
+	s.Boot(2, 8)
+	s.roundTrip(1, "hello") // the first answer always interrupts
+	q, call := s.Queue(1), s.Queue(1).Events()[1]
+	wish := func(idx uint16) {
+		binary.LittleEndian.PutUint16(s.Bytes(q.AvailAddr+4+2*uint64(q.Size), 2), idx)
+	}
+	interrupted := func() bool {
+		t.Helper()
+		var n [8]byte
+		if err := call.SetReadDeadline(time.Now().Add(vhostusertest.Timeout)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := call.Read(n[:])
+		return err == nil
+	}
+
+	wish(1 << 14) // no interrupt soon
+	q.Offer([][]byte{[]byte("again")}, 64)
+	q.Kick()
+	for q.UsedIdx() != 2 {
+		runtime.Gosched()
+	}
+	wish(1) // one at the second answer, which is there already
+	dev.queues[1].lookAgain()
+	if !interrupted() {
+		t.Error("no interrupt for an answer that the driver has not seen")
+	}
+
+	q.Offer([][]byte{[]byte("once more")}, 64) // without a kick
+	wish(2)
+	dev.queues[1].lookAgain()
+	if !interrupted() {
+		t.Error("a buffer without a kick is not seen")
+	}
+	if err := s.hangUp(); err != nil {
+		t.Error(err)
 	}
 }
