@@ -304,7 +304,7 @@ func (p *pod) fileSystems(t *testing.T, at, source string) {
 	if want := host.Blocks * uint64(host.Bsize); got.Blocks != want {
 		t.Errorf("df says %d bytes, the host %d", got.Blocks, want)
 	}
-	// One file system to the guest: see arguments.
+	// One file system to the guest: see daemonArgs.
 	outer, inner, top := p.stat(at), p.stat(filepath.Dir(at)+"/inner/file"), p.stat(root)
 	if outer.Dev != inner.Dev || outer.Dev != top.Dev {
 		t.Errorf("devices of top %x, rootfs %x and a mount inside %x are not one", top.Dev, outer.Dev, inner.Dev)

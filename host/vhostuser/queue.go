@@ -86,8 +86,8 @@ const lateAfter = time.Millisecond
 // and to wait for its kick. They rest on memory barriers on both sides, between
 // the write of one index and the look at the other's wish. QEMU leaves those of
 // the driver out where it emulates a single processor (CF_PARALLEL in its TCG),
-// although we are a processor too: about one boot in fifty stood still, each side
-// waiting for the other. An interrupt or a look too many does no harm.
+// although we are a processor too: each side could wait for the other for ever.
+// An interrupt or a look too many does no harm.
 func (q *Queue) lookAgain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
