@@ -7,8 +7,8 @@ import "golang.org/x/sys/unix"
 // remembers its name, also one of a container that has been removed; then the
 // host cannot unmount it. It is to be called when a container has gone.
 //
-// Folders below are file systems of their own, where the server announces
-// mounts, so other containers' files stay known.
+// Where the server announces mounts, folders below are file systems of their own,
+// and other containers' files stay known; ours does not (host/share).
 func (m *Manager) LetGo() {
 	var points []string
 	m.mu.Lock()

@@ -80,8 +80,8 @@ func (g *guest) do(q *Request, r *Reply) (err error) {
 			return err
 		}
 		return syscall.Mount(q.Other, q.Path, "virtiofs", 0, "")
-	case "unmount":
-		return syscall.Unmount(q.Path, 0)
+	case "drop": // the names that nobody uses, as a reconfiguration does
+		return syscall.Mount("", q.Path, "", syscall.MS_REMOUNT, "")
 	case "read":
 		r.Data, err = os.ReadFile(q.Path)
 		return err
