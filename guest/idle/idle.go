@@ -116,26 +116,40 @@ func keep(*[cachedPages]*[heapPage]byte) {}
 // mapping is a part of the address space.
 type mapping struct{ start, size uintptr }
 
-// programText returns the mappings of files that cannot be written to: the
-// program's code and constants.
+// programText returns the mappings of files that cannot be written to and have
+// not been: the program's code and constants. What was written before it was made
+// read-only, as relocations are by a dynamic loader, would be lost.
 func programText() ([]mapping, error) {
-	maps, err := os.ReadFile("/proc/self/maps")
+	smaps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return nil, fmt.Errorf("find the program's pages: %w", err)
 	}
 	var found []mapping
-	for line := range strings.Lines(string(maps)) {
-		// start-end perms offset device inode path (proc(5))
+	var current mapping
+	for line := range strings.Lines(string(smaps)) {
+		// start-end perms offset device inode path, then lines with figures
+		// (proc(5)).
 		f := strings.Fields(line)
-		if len(f) < 6 || !strings.HasPrefix(f[5], "/") || strings.Contains(f[1], "w") || !strings.HasSuffix(f[1], "p") {
-			continue
-		}
-		from, to, _ := strings.Cut(f[0], "-")
-		start, err1 := strconv.ParseUint(from, 16, 64)
-		end, err2 := strconv.ParseUint(to, 16, 64)
-		if err1 == nil && err2 == nil && end > start {
-			found = append(found, mapping{uintptr(start), uintptr(end - start)})
+		switch {
+		case len(f) >= 2 && strings.Contains(f[0], "-"):
+			current = mapping{}
+			if len(f) >= 6 && strings.HasPrefix(f[5], "/") && !strings.Contains(f[1], "w") && strings.HasSuffix(f[1], "p") {
+				current = parseRange(f[0])
+			}
+		case len(f) >= 2 && f[0] == "Anonymous:" && f[1] == "0" && current.size > 0:
+			found = append(found, current)
 		}
 	}
 	return found, nil
+}
+
+// parseRange parses "start-end"; what is no range is empty.
+func parseRange(text string) mapping {
+	from, to, _ := strings.Cut(text, "-")
+	start, err := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	if err != nil || err2 != nil || end < start {
+		return mapping{}
+	}
+	return mapping{uintptr(start), uintptr(end - start)}
 }
