@@ -70,15 +70,16 @@ func (p *Probe) Await(enough func(Memory) bool) Memory {
 	}
 }
 
-// Settled looks at the agent's memory until it does not change any more.
+// Settled looks at the agent's memory until it does not change any more, but for
+// what comes and goes with each look.
 func (p *Probe) Settled() Memory {
 	p.v.Helper()
-	const page = 4 << 10
+	const slack = 128 << 10 // a look takes a buffer of a stream
 	var before [3]Memory
 	return p.Await(func(m Memory) bool {
 		steady := true
 		for _, b := range before {
-			steady = steady && b.Resident-m.Resident < 4*page && m.Resident-b.Resident < 4*page
+			steady = steady && b.Anonymous-m.Anonymous < slack && m.Anonymous-b.Anonymous < slack
 		}
 		copy(before[:], before[1:])
 		before[len(before)-1] = m
