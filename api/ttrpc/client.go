@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"kata/api/fmt"
+	"kata/lib/fmt"
 )
 
 // maxQueued is how many bytes of requests may wait for the connection before

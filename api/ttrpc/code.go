@@ -5,7 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
-	"kata/api/fmt"
+	"kata/lib/fmt"
 )
 
 // Code says in which way a call failed. The numbers are gRPC's.

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"kata/api/fmt"
 	"kata/api/wire"
+	"kata/lib/fmt"
 )
 
 // serverConn is one connection of a server. Its reader decodes requests and

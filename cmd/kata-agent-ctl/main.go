@@ -6,7 +6,7 @@ import (
 	"context"
 	"os"
 
-	"kata/host/agentctl"
+	"kata/cli/agentctl"
 	"kata/host/version"
 )
 

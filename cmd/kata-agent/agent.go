@@ -12,20 +12,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ttrpc"
 	service "kata/guest/agent"
-	"kata/guest/boot"
+	"kata/guest/agent/boot"
+	"kata/guest/agent/idle"
+	"kata/guest/agent/log"
+	"kata/guest/agent/reaper"
+	"kata/guest/agent/vsock"
 	"kata/guest/container"
-	"kata/guest/device"
-	"kata/guest/idle"
-	"kata/guest/log"
-	"kata/guest/oom"
-	"kata/guest/reaper"
+	"kata/guest/container/oom"
+	"kata/guest/container/stream"
+	"kata/guest/machine/device"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
-	"kata/guest/stream"
-	"kata/guest/vsock"
+	"kata/lib/fmt"
 )
 
 const (

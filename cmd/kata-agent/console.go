@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 
-	"kata/guest/console"
-	"kata/guest/reaper"
-	"kata/guest/vsock"
+	"kata/guest/agent/console"
+	"kata/guest/agent/reaper"
+	"kata/guest/agent/vsock"
 )
 
 // listenConsole listens for the debug console, if there is to be one that is

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"kata/guest/vsock"
+	"kata/guest/agent/vsock"
 )
 
 const (

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"kata/guest/vsock"
+	"kata/guest/agent/vsock"
 )
 
 const (

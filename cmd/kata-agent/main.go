@@ -19,8 +19,8 @@ import (
 	"runtime"
 	"time"
 
+	"kata/guest/agent/log"
 	"kata/guest/container"
-	"kata/guest/log"
 )
 
 // version is what GetGuestDetails and Version tell; the linker sets it (-X).

@@ -6,10 +6,10 @@ import (
 	"time"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/guest/container"
+	"kata/guest/container/stream"
 	"kata/guest/sandbox"
-	"kata/guest/stream"
+	"kata/lib/fmt"
 )
 
 // maxID is the longest name of a file.

@@ -8,7 +8,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/sharedfile"
+	"kata/guest/storage/sharedfile"
 )
 
 // registerFiles registers the calls that bring files in.

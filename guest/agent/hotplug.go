@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ttrpc"
-	"kata/guest/device"
-	"kata/guest/hotplug"
+	"kata/guest/machine/device"
+	"kata/guest/machine/hotplug"
+	"kata/lib/fmt"
 )
 
 // registerHotplug registers the calls about CPUs, memory and swap that come at run time.

@@ -8,7 +8,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/iptables"
+	"kata/guest/network/iptables"
 )
 
 // registerIPTables registers the calls that read and write the pod's packet filter.

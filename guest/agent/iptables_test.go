@@ -9,7 +9,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/iptables"
+	"kata/guest/network/iptables"
 )
 
 func TestThePacketFilterOfAnotherMachineIsLeftAlone(t *testing.T) {

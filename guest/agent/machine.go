@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ttrpc"
-	"kata/guest/device/assign"
+	"kata/guest/machine/device/assign"
 	"kata/guest/storage"
+	"kata/lib/fmt"
 )
 
 // needInit refuses what changes the machine when it is not the agent's.

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ttrpc"
 	"kata/api/typespb"
-	"kata/guest/device"
-	"kata/guest/netdev"
-	"kata/guest/netlink"
-	"kata/guest/uevent"
+	"kata/guest/machine/device"
+	"kata/guest/machine/uevent"
+	"kata/guest/network/netdev"
+	"kata/guest/network/netlink"
+	"kata/lib/fmt"
 )
 
 // registerNetwork registers the calls that set the pod's network up.

@@ -7,7 +7,7 @@ import (
 
 	"kata/api/ttrpc"
 	"kata/api/typespb"
-	"kata/guest/netdev"
+	"kata/guest/network/netdev"
 )
 
 // maxEntries bounds the addresses, routes or neighbours of a request.

@@ -18,9 +18,9 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/api/typespb"
-	"kata/guest/device"
-	"kata/guest/log"
-	"kata/guest/netdev"
+	"kata/guest/agent/log"
+	"kata/guest/machine/device"
+	"kata/guest/network/netdev"
 	"kata/test/netlab"
 )
 

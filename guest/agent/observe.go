@@ -8,9 +8,9 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/guest/container"
-	"kata/guest/diagnostic"
-	"kata/guest/metrics"
-	"kata/guest/oom"
+	"kata/guest/container/oom"
+	"kata/guest/observe/diagnostic"
+	"kata/guest/observe/metrics"
 )
 
 // registerObservation registers the calls that tell what happens in the guest.

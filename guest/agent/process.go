@@ -10,8 +10,8 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/guest/container/stream"
 	"kata/guest/sandbox"
-	"kata/guest/stream"
 )
 
 const (

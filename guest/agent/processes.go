@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
+	"kata/lib/fmt"
 )
 
 // ticks is the unit of times in /proc (USER_HZ), the same on every x86 and arm64

@@ -7,10 +7,10 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/csipb"
-	"kata/api/fmt"
-	"kata/guest/sharedfile"
 	"kata/guest/storage"
-	"kata/guest/volume"
+	"kata/guest/storage/sharedfile"
+	"kata/guest/storage/volume"
+	"kata/lib/fmt"
 )
 
 // registerVolumes registers the calls about what is mounted.

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/cgroup"
-	"kata/guest/container/birth"
+	"kata/guest/container/cgroup"
+	"kata/guest/container/nsexec"
 	"kata/guest/container/stage"
+	"kata/lib/fmt"
 )
 
 // Status is where a container is in its life.
@@ -179,7 +179,7 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 
 // specialExec returns how to start the stage of an exec in the container's user
 // and time namespaces, nil if it has none.
-func (c *Container) specialExec(init int) *birth.Program {
+func (c *Container) specialExec(init int) *nsexec.Program {
 	flags := 0
 	if c.ownUsers {
 		flags |= unix.CLONE_NEWUSER
@@ -190,9 +190,9 @@ func (c *Container) specialExec(init int) *birth.Program {
 	if flags == 0 {
 		return nil
 	}
-	return &birth.Program{
-		Enter: []birth.Namespaces{{FD: init, Flags: stage.OtherNamespaces}},
-		Join:  []birth.Namespaces{{FD: init, Flags: flags}},
+	return &nsexec.Program{
+		Enter: []nsexec.Namespaces{{FD: init, Flags: stage.OtherNamespaces}},
+		Join:  []nsexec.Namespaces{{FD: init, Flags: flags}},
 	}
 }
 

@@ -52,7 +52,7 @@
 // device nodes and the file systems that show namespaces of the pod, and hands
 // all of it to the stage as mounts that are attached nowhere (package rootfs);
 // it sets limits, priorities and kernel parameters from outside. Go has no way to
-// start a process in a user or time namespace that exists: see package birth.
+// start a process in a user or time namespace that exists: see package nsexec.
 //
 // A container that joins a mount namespace has the root and the mounts of that
 // namespace, and none of the spec's.

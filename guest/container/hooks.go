@@ -6,10 +6,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
+	"kata/guest/agent/reaper"
 	"kata/guest/container/hooks"
 	"kata/guest/container/stage"
-	"kata/guest/reaper"
+	"kata/lib/fmt"
 )
 
 // createHooks runs the hooks of a container whose environment is there.

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
 )
 
 // guestBinary returns this program on a file system as the guest's root is: read

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"kata/api/ocipb"
-	"kata/guest/reaper"
+	"kata/guest/agent/reaper"
 )
 
 func init() { runtime.LockOSThread() }

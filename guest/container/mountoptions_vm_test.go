@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
 )
 
 // mountedTree returns a directory with a tmpfs on it and another one below, in

@@ -8,18 +8,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/container/birth"
+	"kata/guest/container/nsexec"
 	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // special returns how to start the stage of a container with a user or time
 // namespace, or nil for others. The function releases what it holds.
-func (c *Container) special(opts Options) (*birth.Program, func(), error) {
+func (c *Container) special(opts Options) (*nsexec.Program, func(), error) {
 	namespaces := c.spec.Linux.GetNamespaces()
 	for _, n := range namespaces {
 		c.ownUsers = c.ownUsers || n.Type == "user"
@@ -35,7 +35,7 @@ func (c *Container) special(opts Options) (*birth.Program, func(), error) {
 		}
 	}
 	linux := c.spec.Linux
-	p := &birth.Program{
+	p := &nsexec.Program{
 		UIDMap: mapText(linux.UIDMappings), GIDMap: mapText(linux.GIDMappings),
 		New: cloneFlags(c.spec), Offsets: offsets(linux.TimeOffsets),
 	}
@@ -59,7 +59,7 @@ func (c *Container) special(opts Options) (*birth.Program, func(), error) {
 }
 
 // joinPath adds a namespace that has a path.
-func joinPath(p *birth.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) error {
+func joinPath(p *nsexec.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) error {
 	if flag == unix.CLONE_NEWNS {
 		return nil // the stage does that
 	}
@@ -68,12 +68,12 @@ func joinPath(p *birth.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) e
 		return fmt.Errorf("%s namespace %s: %w", n.Type, n.Path, err)
 	}
 	*fds = append(*fds, fd)
-	joined := birth.Namespaces{FD: fd, Flags: flag}
+	joined := nsexec.Namespaces{FD: fd, Flags: flag}
 	switch flag {
 	case unix.CLONE_NEWUSER:
 		p.Join = append(p.Join, joined)
 	case unix.CLONE_NEWTIME: // with the rights of before
-		p.Join = append([]birth.Namespaces{joined}, p.Join...)
+		p.Join = append([]nsexec.Namespaces{joined}, p.Join...)
 	default:
 		p.Enter = append(p.Enter, joined)
 	}
@@ -82,7 +82,7 @@ func joinPath(p *birth.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) e
 
 // joinUsers makes a container that shares another one's pid namespace share its
 // users: a pid namespace belongs to one user namespace.
-func (c *Container) joinUsers(p *birth.Program, fds *[]int, other *Container) error {
+func (c *Container) joinUsers(p *nsexec.Program, fds *[]int, other *Container) error {
 	want := &users{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings}
 	if other.users == nil || !other.users.equal(want) {
 		return specErrorf("linux.uidMappings and gidMappings are not those of container %s, whose pid namespace is shared", other.id)
@@ -92,7 +92,7 @@ func (c *Container) joinUsers(p *birth.Program, fds *[]int, other *Container) er
 		return fmt.Errorf("join the user namespace of container %s: %w", other.id, err)
 	}
 	*fds = append(*fds, fd)
-	p.Join = append(p.Join, birth.Namespaces{FD: fd, Flags: unix.CLONE_NEWUSER})
+	p.Join = append(p.Join, nsexec.Namespaces{FD: fd, Flags: unix.CLONE_NEWUSER})
 	return nil
 }
 

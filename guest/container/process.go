@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
+	"kata/guest/agent/reaper"
 	"kata/guest/container/stage"
-	"kata/guest/reaper"
+	"kata/lib/fmt"
 )
 
 // Process is a process of a container: its init or an exec.

@@ -11,14 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/capability"
-	"kata/guest/cgroup"
+	"kata/guest/agent/log"
+	"kata/guest/agent/reaper"
+	"kata/guest/container/capability"
+	"kata/guest/container/cgroup"
 	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
-	"kata/guest/log"
-	"kata/guest/reaper"
+	"kata/lib/fmt"
 )
 
 // Errors that callers tell apart.

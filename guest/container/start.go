@@ -10,12 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
-	"kata/guest/cgroup"
-	"kata/guest/container/birth"
+	"kata/guest/agent/reaper"
+	"kata/guest/container/cgroup"
+	"kata/guest/container/nsexec"
 	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
-	"kata/guest/reaper"
+	"kata/lib/fmt"
 )
 
 // stageStart is how to start a stage.
@@ -31,7 +31,7 @@ type stageStart struct {
 	cgroup *cgroup.Group // nil: the agent's own
 	// born starts it in a user or time namespace, with the flags that are
 	// there; pidns 0 is none then.
-	born *birth.Program
+	born *nsexec.Program
 }
 
 // startStage starts a stage, which waits for its configuration.
@@ -104,9 +104,9 @@ func (r *Runtime) bear(s stageStart, files []uintptr, env []string) (*reaper.Pro
 		p.Cgroup = s.cgroup.FD()
 	}
 	if s.pidns > 0 {
-		p.Enter = append(p.Enter[:len(p.Enter):len(p.Enter)], birth.Namespaces{FD: s.pidns, Flags: unix.CLONE_NEWPID})
+		p.Enter = append(p.Enter[:len(p.Enter):len(p.Enter)], nsexec.Namespaces{FD: s.pidns, Flags: unix.CLONE_NEWPID})
 	}
-	return r.config.Reaper.Start(func() (int, error) { return birth.Start(&p) })
+	return r.config.Reaper.Start(func() (int, error) { return nsexec.Start(&p) })
 }
 
 // sendTrees sends the descriptors of trees, in the order of places.

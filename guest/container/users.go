@@ -8,11 +8,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/container/birth"
+	"kata/guest/container/nsexec"
 	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
+	"kata/lib/fmt"
 )
 
 // users are the IDs of a user namespace.
@@ -169,7 +169,7 @@ func (c *Container) outside(trees rootfs.Trees, sharesPIDs bool) error {
 func (r *Runtime) userNamespace(m *ocipb.Mount) (int, error) {
 	p, err := r.startStage(stageStart{
 		args: []string{"kata-agent", stage.Argument, stage.Create, "mapping"},
-		born: &birth.Program{New: unix.CLONE_NEWUSER, UIDMap: mapText(m.UIDMappings), GIDMap: mapText(m.GIDMappings)},
+		born: &nsexec.Program{New: unix.CLONE_NEWUSER, UIDMap: mapText(m.UIDMappings), GIDMap: mapText(m.GIDMappings)},
 	})
 	if err != nil {
 		return -1, fmt.Errorf("a user namespace for the ID mappings: %w", err)

@@ -7,8 +7,8 @@ import (
 
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
+	"kata/guest/container/seccomp"
 	"kata/guest/container/stage"
-	"kata/guest/seccomp"
 )
 
 // maxID is the longest container ID: it becomes the name of a directory.

@@ -6,9 +6,9 @@ import (
 	"strings"
 
 	"kata/api/ocipb"
-	"kata/guest/cgroup"
+	"kata/guest/container/cgroup"
 	"kata/guest/container/stage"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
 )
 
 const (

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container"
-	"kata/guest/device/assign"
-	"kata/guest/oom"
+	"kata/guest/container/oom"
+	"kata/guest/container/stream"
+	"kata/guest/machine/device/assign"
 	"kata/guest/storage"
-	"kata/guest/stream"
+	"kata/lib/fmt"
 )
 
 // Container is one container of the pod.

@@ -9,10 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container"
-	"kata/guest/stream"
+	"kata/guest/container/stream"
+	"kata/lib/fmt"
 )
 
 // ExecOptions are what an exec is made with.

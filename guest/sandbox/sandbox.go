@@ -9,15 +9,15 @@ import (
 	"sync"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/guest/agent/log"
 	"kata/guest/container"
 	"kata/guest/container/hooks"
-	"kata/guest/device"
-	"kata/guest/log"
-	"kata/guest/oom"
+	"kata/guest/container/oom"
+	"kata/guest/container/stream"
+	"kata/guest/machine/device"
 	"kata/guest/storage"
-	"kata/guest/stream"
+	"kata/lib/fmt"
 )
 
 // Config is what a sandbox works with. All of it is shared and outlives it.

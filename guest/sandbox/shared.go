@@ -5,9 +5,9 @@ import (
 	"strings"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/lib/fmt"
 )
 
 // nameAnnotation has the name that a container has in its pod. Shared mounts

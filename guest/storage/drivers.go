@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/guest/device"
-	"kata/guest/mount"
+	"kata/guest/machine/device"
+	"kata/guest/storage/mount"
 )
 
 // mountVirtioFS mounts the shared folder whose tag is the source.

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // mountHugePages reserves huge pages and mounts the file system that gives them

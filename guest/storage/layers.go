@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
 )
 
 // An overlay of disks is several storages that become one mount: those with the

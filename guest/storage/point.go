@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
 )
 
 // attach puts tree, of which it takes ownership, on the mount point of j. The

@@ -43,8 +43,8 @@ import (
 	"sync/atomic"
 
 	"kata/api/agentpb"
-	"kata/api/fmt"
-	"kata/guest/device"
+	"kata/guest/machine/device"
+	"kata/lib/fmt"
 )
 
 // Root is the directory below which mount points may lie; upstream's.

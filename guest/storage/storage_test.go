@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/guest/device"
+	"kata/guest/machine/device"
 )
 
 // TestMain gives the tests a mount namespace of their own.

@@ -4,7 +4,7 @@
 //	compiled, err := seccomp.Compile(spec.Linux.Seccomp)
 //
 // It is a pure function: no file, no system call, no C. It neither loads a
-// program (kata/guest/seccomp does, in the guest) nor chooses a profile
+// program (kata/guest/container/seccomp does, in the guest) nor chooses a profile
 // (containerd does). Host and guest are both x86_64.
 //
 // # What a profile means

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"kata/api/ttrpc"
-	"kata/host/agentctl/message"
+	"kata/cli/agentctl/message"
 )
 
 // Absurd makes requests that nobody should send. It is not safe for concurrent

@@ -13,7 +13,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/host/agentctl/message"
+	"kata/cli/agentctl/message"
 )
 
 // absurdities are values that make sense in few fields, by kind.

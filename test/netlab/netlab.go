@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/guest/netlink"
+	"kata/guest/network/netlink"
 )
 
 // Namespace gives the calling goroutine a network namespace of its own. Its

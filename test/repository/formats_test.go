@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// TestTheAgentFormatsWhatItCan finds the operands that kata/api/fmt, which has no
+// TestTheAgentFormatsWhatItCan finds the operands that kata/lib/fmt, which has no
 // reflection to fall back on, cannot write: what is no text, number, truth value,
 // error or list of these. A value with a String method has to be asked for it:
 // called through an interface, String is kept for every type there is.
@@ -55,7 +55,7 @@ func agentPackages(t *testing.T) []source {
 			t.Fatal(err)
 		}
 		exports[p.ImportPath] = p.Export
-		if p.exports = exports; strings.HasPrefix(p.ImportPath, "kata/") && p.ImportPath != "kata/api/fmt" {
+		if p.exports = exports; strings.HasPrefix(p.ImportPath, "kata/") && p.ImportPath != "kata/lib/fmt" {
 			own = append(own, p)
 		}
 	}
@@ -73,7 +73,7 @@ func (p *source) check(t *testing.T) {
 		}
 		for _, i := range f.Imports {
 			if i.Path.Value == `"fmt"` {
-				t.Errorf("%s imports fmt, which is 280 KB of the agent; kata/api/fmt is what it needs of it", positions.Position(f.Pos()))
+				t.Errorf("%s imports fmt, which is 280 KB of the agent; kata/lib/fmt is what it needs of it", positions.Position(f.Pos()))
 			}
 		}
 		files = append(files, f)

@@ -19,7 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	guest "kata/guest/seccomp"
+	guest "kata/guest/container/seccomp"
 	host "kata/host/seccomp"
 )
 

@@ -36,8 +36,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/lib/fmt"
 )
 
 // Kind is a point in a container's life, by the specification's name.

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/lib/fmt"
 )
 
 // maxTail is how much of the end of what a hook wrote is told when it fails.

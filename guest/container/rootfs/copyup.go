@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
+	"kata/lib/fmt"
 )
 
 // maxDepth bounds the directories that copyUp descends into; each holds two

@@ -6,10 +6,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // defaultDevices are in every container (OCI runtime specification, "Default

@@ -22,10 +22,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // Root is a root file system that is being built.

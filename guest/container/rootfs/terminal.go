@@ -5,9 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
-	"kata/guest/inroot"
-	"kata/guest/mount"
+	"kata/guest/storage/inroot"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // OpenTerminal allocates a pseudo-terminal in the devpts that is mounted on

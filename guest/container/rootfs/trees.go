@@ -7,9 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // Places of trees, beside the indices of the spec's mounts.

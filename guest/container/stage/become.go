@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/capability"
+	"kata/guest/container/capability"
 	"kata/guest/container/rootfs"
+	"kata/lib/fmt"
 )
 
 // become turns the stage into the process of the spec. It returns only with an

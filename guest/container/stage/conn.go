@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // Kinds of message from a stage to the runtime. A message is one byte with its

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
+	"kata/lib/fmt"
 )
 
 // environment returns the process's environment: of variables that are given

@@ -6,9 +6,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
+	"kata/lib/fmt"
 )
 
 // RunsHooks says whether a stage stops for the runtime to run hooks.

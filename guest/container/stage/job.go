@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container/rootfs"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // Job is what a stage is told to do.

@@ -3,9 +3,9 @@ package stage
 import (
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/seccomp"
+	"kata/guest/container/seccomp"
+	"kata/lib/fmt"
 )
 
 var rlimits = map[string]int{

@@ -5,9 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
-	"kata/guest/mount"
+	"kata/guest/storage/mount"
+	"kata/lib/fmt"
 )
 
 // namespaceFlags are the CLONE_NEW* flags of OCI's namespace types.

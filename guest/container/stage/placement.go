@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/lib/fmt"
 )
 
 // CPUSet is the set of processors in a list such as "0-3,7" (cpuset(7), "List

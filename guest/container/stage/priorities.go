@@ -3,8 +3,8 @@ package stage
 import (
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/lib/fmt"
 )
 
 var schedulers = map[string]uint32{

@@ -29,10 +29,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
 	"kata/guest/container/hooks"
 	"kata/guest/container/rootfs"
+	"kata/lib/fmt"
 )
 
 // Arguments of a stage: the program's name, Argument, a kind and the

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/fmt"
 	"kata/api/ocipb"
+	"kata/lib/fmt"
 )
 
 // resolve puts what names say in the place of the numbers of u. A user by name

@@ -1,0 +1,155 @@
+// Package idle gives memory back to the machine while the agent has nothing to
+// do: what its heap does not use, and, if asked, the pages of its own program,
+// which come back by themselves when they are executed.
+//
+// The runtime would give back its heap too, but some minutes later, and not what
+// lies in the allocator's own cache.
+//
+// Giving back costs two collections of a small heap, milliseconds, so it is not
+// done each time a container prints a line: see Config.
+package idle
+
+import (
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata/lib/fmt"
+)
+
+// Config says when and what.
+type Config struct {
+	// After is how long nothing has to happen.
+	After time.Duration
+	// Between is the least time between two times that little memory is given
+	// back. Much is given back at once.
+	Between time.Duration
+	// Text includes the program's pages. They are only unmapped, which is safe
+	// and cheap where the file is in memory anyway, as in a guest's initramfs.
+	Text bool
+}
+
+// Idle waits for idleness.
+type Idle struct {
+	cfg   Config
+	timer *time.Timer
+	text  []mapping
+
+	uses atomic.Int64
+
+	mu   sync.Mutex // one trim at a time; guards what follows
+	last time.Time
+	seen int64 // uses by then
+}
+
+// New returns an Idle that has been used just now. Without the list of the
+// process's mappings, in /proc, the program's pages stay.
+func New(cfg Config) (*Idle, error) {
+	i := &Idle{cfg: cfg}
+	var err error
+	if cfg.Text {
+		i.text, err = programText()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.timer = time.AfterFunc(cfg.After, i.trim)
+	return i, err
+}
+
+// Used says that something has happened. It is cheap.
+func (i *Idle) Used() {
+	i.uses.Add(1)
+	i.timer.Reset(i.cfg.After)
+}
+
+const (
+	// much is how many uses may leave more than the agent likes to keep. One use
+	// takes 64 KiB at most.
+	much = 32
+	// cachedPages is how many pages of the heap the allocator may keep in its
+	// cache, free and yet not given back (pageCachePages in runtime/mpagecache.go).
+	cachedPages = 64
+	heapPage    = 8 << 10
+)
+
+// trim gives back, or puts it off.
+func (i *Idle) trim() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	uses := i.uses.Load()
+	if wait := i.cfg.Between - time.Since(i.last); wait > 0 && uses-i.seen < much {
+		i.timer.Reset(max(wait, i.cfg.After))
+		return
+	}
+	debug.FreeOSMemory() // a sync.Pool survives one collection
+	drainPageCache()
+	debug.FreeOSMemory()
+	for _, m := range i.text {
+		// A mapping that was there before is still there.
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.size, unix.MADV_DONTNEED)
+	}
+	i.last, i.seen = time.Now(), uses
+}
+
+// drainPageCache takes the pages in the allocator's cache and drops them, so that
+// the next collection frees them for good: a forced release does not reach those
+// of the processor that it runs on.
+func drainPageCache() {
+	var pages [cachedPages]*[heapPage]byte
+	for n := range pages {
+		pages[n] = new([heapPage]byte)
+	}
+	keep(&pages)
+}
+
+// keep makes the compiler put what p points to on the heap.
+//
+//go:noinline
+func keep(*[cachedPages]*[heapPage]byte) {}
+
+// mapping is a part of the address space.
+type mapping struct{ start, size uintptr }
+
+// programText returns the mappings of files that cannot be written to and have
+// not been: the program's code and constants. What was written before it was made
+// read-only, as relocations are by a dynamic loader, would be lost.
+func programText() ([]mapping, error) {
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		return nil, fmt.Errorf("find the program's pages: %w", err)
+	}
+	var found []mapping
+	var current mapping
+	for line := range strings.Lines(string(smaps)) {
+		// start-end perms offset device inode path, then lines with figures
+		// (proc(5)).
+		f := strings.Fields(line)
+		switch {
+		case len(f) >= 2 && strings.Contains(f[0], "-"):
+			current = mapping{}
+			if len(f) >= 6 && strings.HasPrefix(f[5], "/") && !strings.Contains(f[1], "w") && strings.HasSuffix(f[1], "p") {
+				current = parseRange(f[0])
+			}
+		case len(f) >= 2 && f[0] == "Anonymous:" && f[1] == "0" && current.size > 0:
+			found = append(found, current)
+		}
+	}
+	return found, nil
+}
+
+// parseRange parses "start-end"; what is no range is empty.
+func parseRange(text string) mapping {
+	from, to, _ := strings.Cut(text, "-")
+	start, err := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	if err != nil || err2 != nil || end < start {
+		return mapping{}
+	}
+	return mapping{uintptr(start), uintptr(end - start)}
+}

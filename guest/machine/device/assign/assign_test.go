@@ -1,0 +1,152 @@
+package assign
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"kata/api/agentpb"
+	"kata/api/ocipb"
+	"kata/guest/machine/device"
+)
+
+// made is an assignment of devices that have been found.
+func made(found map[string]found) *assignment {
+	return &assignment{set: new(Set), found: found, addresses: map[string]string{}}
+}
+
+func node(path, kind string, major, minor int64) *ocipb.LinuxDevice {
+	return &ocipb.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor}
+}
+
+func rule(allow bool, kind string, major, minor int64, access string) *ocipb.LinuxDeviceCgroup {
+	return &ocipb.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: major, Minor: minor, Access: access}
+}
+
+func rules(spec *ocipb.Spec) (texts []string) {
+	for _, r := range spec.Linux.Resources.Devices {
+		texts = append(texts, fmt.Sprint(r.Allow, r.Type, " ", r.Major, ":", r.Minor, r.Access))
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+func TestNumbersOfTheHostBecomeTheGuests(t *testing.T) {
+	spec := &ocipb.Spec{Linux: &ocipb.Linux{
+		Devices: []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 0), node("/dev/b", "b", 8, 16), node("/dev/null", "c", 8, 0), node("/dev/v", "u", 511, 0), node("/dev/bare", "b", 7, 7)},
+		Resources: &ocipb.LinuxResources{
+			Devices: []*ocipb.LinuxDeviceCgroup{
+				rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, 0, "r"), rule(true, "b", 8, 16, "rw"),
+				rule(true, "c", 8, 0, "m"), rule(true, "b", 8, -1, "m"), rule(true, "c", 511, 0, "rw"),
+			},
+			BlockIO: &ocipb.LinuxBlockIO{
+				WeightDevice:          []*ocipb.LinuxWeightDevice{{Major: 8, Minor: 0, Weight: 5}},
+				ThrottleReadBpsDevice: []*ocipb.LinuxThrottleDevice{{Major: 8, Minor: 16, Rate: 6}, {Major: 9, Minor: 9}},
+			},
+		},
+	}}
+	a := made(map[string]found{
+		"/dev/a": {kind: "b", major: 8, minor: 16}, "/dev/b": {kind: "b", major: 254, minor: 0},
+		"/dev/v": {kind: "c", major: 240, minor: 1, path: "/dev/vfio/12"}, "/dev/bare": {kind: "b", major: 254, minor: 32},
+		"/dev/none": {}, // of a device without a node
+	})
+	if err := a.rewrite(spec); err != nil {
+		t.Fatal(err)
+	}
+	want := []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 16), node("/dev/b", "b", 254, 0), node("/dev/null", "c", 8, 0), node("/dev/vfio/12", "c", 240, 1), node("/dev/bare", "b", 254, 32)}
+	for i, w := range want {
+		if d := spec.Linux.Devices[i]; d.Path != w.Path || d.Type != w.Type || d.Major != w.Major || d.Minor != w.Minor {
+			t.Errorf("device %d is %s %s %d:%d, want %s %s %d:%d", i, d.Path, d.Type, d.Major, d.Minor, w.Path, w.Type, w.Major, w.Minor)
+		}
+	}
+	wantSpec := &ocipb.Spec{Linux: &ocipb.Linux{Resources: &ocipb.LinuxResources{Devices: []*ocipb.LinuxDeviceCgroup{
+		rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, 16, "r"), rule(true, "b", 254, 0, "rw"), rule(true, "c", 8, 0, "m"),
+		rule(true, "b", 8, -1, "m"), rule(true, "c", 240, 1, "rw"), rule(true, "b", 254, 32, "rwm"),
+	}}}}
+	if got, want := rules(spec), rules(wantSpec); !slices.Equal(got, want) {
+		t.Errorf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	io := spec.Linux.Resources.BlockIO
+	if w := io.WeightDevice[0]; w.Major != 8 || w.Minor != 16 {
+		t.Errorf("weight of %d:%d", w.Major, w.Minor)
+	}
+	if l := io.ThrottleReadBpsDevice; l[0].Major != 254 || l[0].Minor != 0 || l[1].Major != 9 {
+		t.Errorf("limits: %v", l)
+	}
+}
+
+func TestOneNumberCannotBecomeTwo(t *testing.T) {
+	spec := func() *ocipb.Spec {
+		return &ocipb.Spec{Linux: &ocipb.Linux{Devices: []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 0), node("/dev/b", "b", 8, 0)}}}
+	}
+	var bad *InvalidError
+	a := made(map[string]found{"/dev/a": {kind: "b", major: 254}, "/dev/b": {kind: "b", major: 254, minor: 16}})
+	if err := a.rewrite(spec()); !errors.As(err, &bad) {
+		t.Errorf("two devices: %v", err)
+	}
+	a = made(map[string]found{"/dev/a": {kind: "b", major: 254}, "/dev/b": {kind: "b", major: 254}})
+	if err := a.rewrite(spec()); err != nil {
+		t.Errorf("one device with two names: %v", err)
+	}
+}
+
+func TestVariablesGetTheGuestsAddresses(t *testing.T) {
+	a := made(nil)
+	a.addresses = map[string]string{"0000:3b:00.0": "0000:01:00.0", "0000:01:00.0": "0000:02:00.0"}
+	env := []string{
+		"PATH=/bin", "PCIDEVICE_X=0000:3B:00.0,01:00.0", `PCIDEVICE_X_INFO={"0000:3b:00.0":"0000:01:00.0"}`,
+		"PCIDEVICE_Y=", "PCIDEVICE_Z=mlx5_0", "PCIDEVICE_W_INFO=0000:3b:00.0", "empty",
+	}
+	want := []string{
+		"PATH=/bin", "PCIDEVICE_X=0000:01:00.0,0000:02:00.0", `PCIDEVICE_X_INFO={"0000:01:00.0":"0000:02:00.0"}`,
+		"PCIDEVICE_Y=", "PCIDEVICE_Z=mlx5_0", "PCIDEVICE_W_INFO=0000:3b:00.0", "empty",
+	}
+	if err := a.translate(env); err != nil || !slices.Equal(env, want) {
+		t.Errorf("%q, %v, want %q", env, err, want)
+	}
+	var bad *InvalidError
+	if err := a.translate([]string{"PCIDEVICE_X=0000:99:00.0"}); !errors.As(err, &bad) {
+		t.Errorf("an address of no device: %v", err)
+	}
+	if err := made(nil).translate([]string{"PCIDEVICE_X=0000:99:00.0"}); err != nil {
+		t.Errorf("without devices: %v", err)
+	}
+}
+
+func TestSenselessDevicesAreRefusedBeforeAnyIsAwaited(t *testing.T) {
+	spec := &ocipb.Spec{Linux: &ocipb.Linux{Devices: []*ocipb.LinuxDevice{nil, node("/dev/x", "b", 8, 0)}}}
+	awaited := &agentpb.Device{Type: "blk", Id: "1f/1f/1f", ContainerPath: "/dev/x"}
+	for _, tt := range []struct {
+		device *agentpb.Device
+		want   string
+	}{
+		{nil, `devices[1].type ""`},
+		{&agentpb.Device{Type: "vfio-ap", ContainerPath: "/dev/x"}, `devices[1].type "vfio-ap" is not one of blk, mmioblk, nvdimm, scsi, vfio-pci, vfio-pci-gk`},
+		{&agentpb.Device{Type: "mmioblk", ContainerPath: "/dev/x", VmPath: "/etc/passwd"}, `devices[1].vm_path "/etc/passwd"`},
+		{&agentpb.Device{Type: "blk", ContainerPath: "/dev/x", VmPath: "/dev/../etc"}, "devices[1].vm_path"},
+		{&agentpb.Device{Type: "blk", ContainerPath: "/dev/other", Id: "01"}, `devices[1].container_path "/dev/other"`},
+		{&agentpb.Device{Type: "vfio-pci", ContainerPath: "/dev/x", Options: []string{"3b:00.0=01/00=2"}}, "devices[1].options"},
+		{&agentpb.Device{Type: "vfio-pci", ContainerPath: "/dev/x", Options: []string{"3b:00=01/00"}}, "devices[1].options"},
+	} {
+		set, err := Assign(t.Context(), device.NewFinder(0), []*agentpb.Device{awaited, tt.device}, spec)
+		var bad *InvalidError
+		if !errors.As(err, &bad) || !strings.Contains(err.Error(), tt.want) || set != nil {
+			t.Errorf("%v: %v, want %q in it", tt.device, err, tt.want)
+		}
+		if err := set.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNoDevicesAreNoWork(t *testing.T) {
+	set, err := Assign(t.Context(), nil, nil, &ocipb.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Release(); err != nil {
+		t.Error(err)
+	}
+}

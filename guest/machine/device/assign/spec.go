@@ -1,0 +1,186 @@
+package assign
+
+import (
+	"path"
+	"strings"
+
+	"kata/api/ocipb"
+	"kata/guest/machine/device"
+)
+
+// number is a device as the spec has it from the host.
+type number struct {
+	kind         string
+	major, minor int64
+}
+
+// index returns the place of a device in linux.devices, or -1.
+func index(spec *ocipb.Spec, containerPath string) int {
+	for i, d := range spec.GetLinux().GetDevices() {
+		if d != nil && path.Clean(d.Path) == path.Clean(containerPath) {
+			return i
+		}
+	}
+	return -1
+}
+
+// rewrite writes what has been found into the spec. Numbers are looked up as
+// they were before, so that the new number of one device is not taken for the
+// old one of another.
+func (a *assignment) rewrite(spec *ocipb.Spec) error {
+	renumbered := make(map[number]found)
+	for containerPath, f := range a.found {
+		if f.kind == "" {
+			continue
+		}
+		d := spec.Linux.Devices[index(spec, containerPath)]
+		old := number{nodeKind(d.Type), d.Major, d.Minor}
+		if other, conflict := renumbered[old]; conflict && (other.major != f.major || other.minor != f.minor) {
+			return invalid("devices.container_path", containerPath, "has the host's number of another device")
+		}
+		renumbered[old] = f
+	}
+	for containerPath, f := range a.found {
+		if f.kind == "" {
+			continue
+		}
+		d := spec.Linux.Devices[index(spec, containerPath)]
+		d.Type, d.Major, d.Minor = f.kind, f.major, f.minor
+	}
+	for containerPath, f := range a.found { // only now, since it is what index looks for
+		if f.path != "" {
+			spec.Linux.Devices[index(spec, containerPath)].Path = f.path
+		}
+	}
+	if len(renumbered) > 0 {
+		if spec.Linux.Resources == nil {
+			spec.Linux.Resources = new(ocipb.LinuxResources)
+		}
+		renumberRules(spec.Linux.Resources, renumbered)
+		renumberLimits(spec.Linux.Resources.BlockIO, renumbered)
+	}
+	if spec.Process != nil {
+		return a.translate(spec.Process.Env)
+	}
+	return nil
+}
+
+// nodeKind returns the kind of node as rules have it: "u" is another name of "c".
+func nodeKind(kind string) string {
+	if kind == "u" {
+		return "c"
+	}
+	return kind
+}
+
+// renumberRules gives the rules about the devices their numbers in the guest. A
+// device that no rule names gets one that allows everything.
+func renumberRules(resources *ocipb.LinuxResources, renumbered map[number]found) {
+	ruled := make(map[number]bool)
+	for _, rule := range resources.Devices {
+		if rule == nil {
+			continue
+		}
+		old := number{rule.Type, rule.Major, rule.Minor}
+		if f, ok := renumbered[old]; ok {
+			rule.Type, rule.Major, rule.Minor = f.kind, f.major, f.minor
+			ruled[old] = true
+		}
+	}
+	for old, f := range renumbered {
+		if !ruled[old] {
+			resources.Devices = append(resources.Devices, &ocipb.LinuxDeviceCgroup{
+				Allow: true, Type: f.kind, Major: f.major, Minor: f.minor, Access: "rwm",
+			})
+		}
+	}
+}
+
+// renumberLimits does the same for io weights and throttles.
+func renumberLimits(io *ocipb.LinuxBlockIO, renumbered map[number]found) {
+	if io == nil {
+		return
+	}
+	renumber := func(major, minor *int64) {
+		if f, ok := renumbered[number{"b", *major, *minor}]; ok {
+			*major, *minor = f.major, f.minor
+		}
+	}
+	for _, w := range io.WeightDevice {
+		if w != nil {
+			renumber(&w.Major, &w.Minor)
+		}
+	}
+	for _, list := range [...][]*ocipb.LinuxThrottleDevice{
+		io.ThrottleReadBpsDevice, io.ThrottleWriteBpsDevice, io.ThrottleReadIOPSDevice, io.ThrottleWriteIOPSDevice,
+	} {
+		for _, t := range list {
+			if t != nil {
+				renumber(&t.Major, &t.Minor)
+			}
+		}
+	}
+}
+
+// Variables by which the device plugin of SR-IOV tells a container its devices.
+const (
+	variablePrefix = "PCIDEVICE_"
+	variableInfo   = "_INFO"
+)
+
+// translate gives the variables PCIDEVICE_NAME=ADDRESS,… the guest's addresses,
+// and PCIDEVICE_NAME_INFO, which has the same addresses in JSON, with them. What
+// is not a list of addresses stays, and so does all without a PCI device in the
+// request.
+func (a *assignment) translate(env []string) error {
+	if len(a.addresses) == 0 {
+		return nil
+	}
+	info := make(map[string]bool)
+	for i, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, variablePrefix) || strings.HasSuffix(name, variableInfo) {
+			continue
+		}
+		var guests []string
+		for _, text := range strings.Split(value, ",") {
+			host, err := device.ParsePCIAddress(text)
+			if err != nil {
+				guests = nil
+				break
+			}
+			guest, ok := a.addresses[host]
+			if !ok {
+				return invalid("OCI.Process.Env", variable, "has an address that no device of the request has")
+			}
+			guests = append(guests, guest)
+		}
+		if guests != nil {
+			env[i] = name + "=" + strings.Join(guests, ",")
+			info[name+variableInfo] = true
+		}
+	}
+	for i, variable := range env {
+		if name, value, _ := strings.Cut(variable, "="); info[name] {
+			env[i] = name + "=" + a.replace(value)
+		}
+	}
+	return nil
+}
+
+// replace replaces the host's addresses in a text by the guest's.
+func (a *assignment) replace(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		n := 1
+		to := text[:1]
+		for host, guest := range a.addresses {
+			if len(text) >= len(host) && strings.EqualFold(text[:len(host)], host) {
+				n, to = len(host), guest
+			}
+		}
+		b.WriteString(to)
+		text = text[n:]
+	}
+	return b.String()
+}

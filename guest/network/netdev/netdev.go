@@ -1,0 +1,63 @@
+// Package netdev sets up the network of the guest: the names, addresses and MTU
+// of its devices, the routes, the neighbours.
+//
+// What is asked for is a state, not a step: [Network.SetInterface] and
+// [Network.SetRoutes] look at what is there and change what differs, so that the
+// same call again changes nothing, and nothing is interrupted that stays. When
+// a change fails in the middle, what had been changed before is put back, and
+// the error says which part failed. What makes no sense is an [InvalidError] and
+// found before anything is changed.
+//
+// The loopback device is set up at boot ([Up]) and never touched afterwards. What
+// the kernel makes by itself, connected routes and link-local addresses, stays
+// the kernel's.
+//
+// The package knows nothing of network namespaces: it acts on the one of the
+// calling thread.
+package netdev
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"kata/lib/fmt"
+)
+
+// Network is the network of this machine. Its methods may be called
+// concurrently; changes are made one after the other.
+type Network struct {
+	changing chan struct{} // has room while no change is made
+}
+
+// New returns the network.
+func New() *Network { return &Network{changing: make(chan struct{}, 1)} }
+
+// ErrNotFound is a device that is not there.
+var ErrNotFound = errors.New("no such network device")
+
+// InvalidError is a value that makes no sense.
+type InvalidError struct {
+	// Index is that of the list's element, where there is a list.
+	Index int
+	// Field names the value.
+	Field string
+	Value string
+	// Reason says what is wrong with the value: "is …".
+	Reason string
+}
+
+func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, e.Value, e.Reason) }
+
+// Up sets the device called name up, as in ip link set NAME up.
+func Up(name string) error {
+	err := New().look(func(s *session) error {
+		r := linkRequest(0, unix.IFF_UP, unix.IFF_UP)
+		r.String(unix.IFLA_IFNAME, name)
+		return s.conn.Do(r)
+	})
+	if err != nil {
+		return fmt.Errorf("set network device %q up: %w", name, err)
+	}
+	return nil
+}
