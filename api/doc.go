@@ -4,7 +4,8 @@
 // numbers (agent, health) and what their messages are made of (oci, types,
 // csi). The packages agentpb, healthpb, ocipb, typespb and csipb hold the
 // messages generated from it, package wire is their encoding, package ttrpc
-// carries them. Both wings import these packages and nothing of each other.
+// carries them. This package holds the rest of what both sides have to agree on:
+// ports, the tag of the share, paths in the guest. Both wings import these packages and nothing of each other.
 //
 // The generator is tools/protogen, a module of its own; it needs no protoc. It
 // takes the types and getters from protobuf-go-lite's generator and adds an

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/cli/agentctl/command"
 	"kata/cli/agentctl/console"
@@ -18,24 +19,17 @@ import (
 	"kata/host/config"
 	"kata/host/process"
 	"kata/host/sandbox"
-	"kata/host/share"
 )
 
 // stateRoot is where running pods have their folders, as the shim makes them.
 const stateRoot = "/run/kata"
-
-// Ports of the agent in a guest (design.md).
-const (
-	portAgent   = 1024
-	portConsole = 1026
-)
 
 // stopTimeout bounds the end of our own machine.
 const stopTimeout = 15 * time.Second
 
 // connect runs the commands on an agent that runs already.
 func (r *runner) connect(ctx context.Context) error {
-	conn, name, err := r.reach(ctx, "connect", portAgent)
+	conn, name, err := r.reach(ctx, "connect", api.PortAgent)
 	if err != nil {
 		return err
 	}
@@ -44,7 +38,7 @@ func (r *runner) connect(ctx context.Context) error {
 
 // console lets a person type into a shell in a guest.
 func (r *runner) console(ctx context.Context) error {
-	conn, name, err := r.reach(ctx, "console", portConsole)
+	conn, name, err := r.reach(ctx, "console", api.PortConsole)
 	if err != nil {
 		if usage := (*usageError)(nil); errors.As(err, &usage) {
 			return err
@@ -148,7 +142,7 @@ func (r *runner) bootAndRun(ctx context.Context) (err error) {
 	if tree := machine.Tree(); tree != nil {
 		session.Share = tree
 		session.Storages = []*agentpb.Storage{
-			{Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir},
+			{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: api.GuestShare},
 		}
 	}
 	return r.run(ctx, conn, session)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api"
 	"kata/api/ttrpc"
 	service "kata/guest/agent"
 	"kata/guest/agent/boot"
@@ -29,8 +30,6 @@ import (
 )
 
 const (
-	// streamPort is the vsock port of stream connections.
-	streamPort = 1027
 	// maxProcs bounds threads: the agent waits, it does not compute.
 	maxProcs = 2
 	// gcPercent makes the smallest heap that is collected 1 MiB instead of 4.
@@ -161,7 +160,7 @@ func (a *agent) listen() (err error) {
 	if a.calls, err = vsock.Listen(addr.Port); err != nil {
 		return err
 	}
-	if a.streams, err = vsock.Listen(streamPort); err != nil {
+	if a.streams, err = vsock.Listen(api.PortStreams); err != nil {
 		return err
 	}
 	return a.listenConsole()

@@ -42,13 +42,14 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/guest/machine/device"
 	"kata/lib/fmt"
 )
 
-// Root is the directory below which mount points may lie; upstream's.
-const Root = "/run/kata-containers"
+// Root is the directory below which mount points may lie.
+const Root = api.GuestRoot
 
 // InvalidError is a storage that makes no sense.
 type InvalidError struct{ Field, Value, Reason string }

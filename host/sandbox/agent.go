@@ -11,24 +11,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 )
 
-// Ports of the guest's vsock (design.md); 1028 is the host's.
 const (
-	portAgent   = 1024
-	portConsole = 1026
-	portStreams = 1027
-	portReady   = 1028
-)
-
-// Places in the guest, upstream's.
-const (
-	guestShare  = "/run/kata-containers/shared/containers/"
-	guestShm    = "/run/kata-containers/sandbox/shm"
-	shareTag    = "kataShared"
 	shmSize     = 64 << 20
 	entropySize = 512
 )
@@ -79,9 +68,9 @@ func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname, hooks string
 		_, err := a.service.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
 			SandboxId: sandboxID, Hostname: hostname, GuestHookPath: hooks,
 			Storages: []*agentpb.Storage{
-				{Driver: "virtio-fs", Source: shareTag, Fstype: "virtiofs", MountPoint: guestShare},
+				{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: api.GuestShare},
 				{
-					Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestShm,
+					Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: api.GuestShm,
 					Options: []string{"noexec", "nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)},
 				},
 			},

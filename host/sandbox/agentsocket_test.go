@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/host/vsock"
 )
 
@@ -28,7 +29,7 @@ type guest struct {
 	accepted chan *net.UnixConn
 }
 
-const openPort = 1024
+const openPort = api.PortAgent
 
 func newGuest(t *testing.T) *guest {
 	t.Helper()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"kata/api"
 	"kata/host/config"
 	"kata/host/process"
 	"kata/host/share"
@@ -23,7 +24,6 @@ const (
 	vsockSocket = "vsock.sock"
 	shareSocket = "fs.sock"
 	shareDir    = "shared"
-	guestCID    = 3
 )
 
 // boot brings up the sandbox's parts, each with its release on the undo stack,
@@ -69,7 +69,7 @@ func hostname(o Options) string {
 // before there is a guest that could knock.
 func (s *Sandbox) startDevice() (net.Listener, error) {
 	device, err := vsock.New(vsock.Config{
-		Socket: filepath.Join(s.store.dir, vsockSocket), GuestCID: guestCID, Log: s.log,
+		Socket: filepath.Join(s.store.dir, vsockSocket), GuestCID: api.GuestCID, Log: s.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the vsock device: %w", err)
@@ -87,7 +87,7 @@ func (s *Sandbox) startDevice() (net.Listener, error) {
 			s.deviceFailed <- fmt.Errorf("vsock device: %w", err)
 		}
 	}()
-	ready, err := device.Listen(portReady)
+	ready, err := device.Listen(api.PortReady)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the agent: %w", err)
 	}
@@ -154,12 +154,12 @@ func qemuConfig(h *config.Hypervisor) qemu.Config {
 
 func (s *Sandbox) machineSpec(accelerator string) vmm.Spec {
 	h := &s.cfg.Hypervisor
-	params := []string{fmt.Sprintf("agent.ready_vport=%d", portReady)}
+	params := []string{fmt.Sprintf("agent.ready_vport=%d", api.PortReady)}
 	if s.cfg.Agent.Debug {
 		params = append(params, "agent.log=debug")
 	}
 	if s.cfg.Agent.DebugConsole {
-		params = append(params, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", portConsole))
+		params = append(params, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", api.PortConsole))
 	}
 	spec := vmm.Spec{
 		ID: s.id, Dir: s.store.dir,
@@ -169,7 +169,7 @@ func (s *Sandbox) machineSpec(accelerator string) vmm.Spec {
 		Accel:        accelerator,
 		Vsock:        &vmm.Vsock{Socket: filepath.Join(s.store.dir, vsockSocket)},
 		Shares: []vmm.Share{{
-			Socket: filepath.Join(s.store.dir, shareSocket), Tag: shareTag, QueueSize: int(h.VirtioFSQueueSize),
+			Socket: filepath.Join(s.store.dir, shareSocket), Tag: api.ShareTag, QueueSize: int(h.VirtioFSQueueSize),
 		}},
 		Debug: h.Debug,
 	}
@@ -208,7 +208,7 @@ func (s *Sandbox) connectAgent(ctx context.Context, ready net.Listener) error {
 	if err != nil {
 		return s.bootError(fmt.Errorf("wait for the agent: %w", err))
 	}
-	conn, err := s.device.Dial(ctx, portAgent)
+	conn, err := s.device.Dial(ctx, api.PortAgent)
 	if err != nil {
 		return s.bootError(fmt.Errorf("connect to the agent: %w", err))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/host/rootfs"
 	"kata/host/sandbox/guestspec"
@@ -170,7 +171,7 @@ func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec
 	out, err := guestspec.Convert(spec, guestspec.Options{
 		Rootfs:       path,
 		DropSeccomp:  c.sandbox.cfg.Runtime.DisableGuestSeccomp,
-		SharedShm:    guestShm,
+		SharedShm:    api.GuestShm,
 		SandboxPidns: false,
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
@@ -76,7 +77,7 @@ func (p *Process) connect(ctx context.Context) (err error) {
 	group, dialing := errgroup.WithContext(ctx)
 	dial := func(conn *net.Conn) {
 		group.Go(func() (err error) {
-			*conn, err = p.container.sandbox.device.Dial(dialing, portStreams)
+			*conn, err = p.container.sandbox.device.Dial(dialing, api.PortStreams)
 			return err
 		})
 	}

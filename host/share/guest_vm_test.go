@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/host/process"
 	"kata/host/share/sharetest"
 	"kata/host/vmm"
@@ -76,7 +77,7 @@ func startPod(t *testing.T, change func(*DaemonConfig)) *pod {
 	p.machine, err = qemu.New(vmm.Spec{
 		ID: "share", Dir: dir, VCPUs: 1, MemoryMiB: 256, Kernel: kernel, Initrd: initrd, Accel: vmm.AccelTCG,
 		Vsock:  &vmm.Vsock{Socket: filepath.Join(dir, "vsock.sock")},
-		Shares: []vmm.Share{{Socket: cfg.Socket, Tag: Tag}},
+		Shares: []vmm.Share{{Socket: cfg.Socket, Tag: api.ShareTag}},
 	}, qemu.Config{}, newSpawner(t), log)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func startPod(t *testing.T, change func(*DaemonConfig)) *pod {
 	}
 	_ = p.conn.SetDeadline(time.Now().Add(vmmtest.Limit))
 	p.out, p.in = json.NewEncoder(p.conn), json.NewDecoder(p.conn)
-	p.ok(sharetest.Request{Op: "mount", Path: root, Other: Tag})
+	p.ok(sharetest.Request{Op: "mount", Path: root, Other: api.ShareTag})
 	return p
 }
 
@@ -159,7 +160,7 @@ func (p *pod) write(path, content string) {
 }
 
 // inGuest turns a path that the tree returned into where this guest has it.
-func inGuest(path string) string { return root + strings.TrimPrefix(path, GuestDir) }
+func inGuest(path string) string { return root + strings.TrimPrefix(path, api.GuestShare) }
 
 func (p *pod) addRootfs(cid, source string, readonly bool) string {
 	p.t.Helper()

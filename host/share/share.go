@@ -7,15 +7,9 @@
 //     in the C or the Rust flavour.
 //
 // It does not mount images or volumes (its sources are mounted already) and
-// knows nothing of the guest but the paths under [GuestDir].
+// knows nothing of the guest but the paths under api.GuestShare.
 //
 // Life cycle: NewTree, StartDaemon on Tree.Export(), then the VMM attaches to
 // the daemon's socket; binds come and go while the guest runs; at the end the
 // VMM stops, the daemon ends with its connection, Tree.Close unmounts all.
 package share
-
-// GuestDir is where the agent mounts the tree in the guest.
-const GuestDir = "/run/kata-containers/shared/containers"
-
-// Tag is the name under which the guest mounts the tree.
-const Tag = "kataShared"

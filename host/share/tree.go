@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api"
 )
 
 const (
@@ -129,7 +131,7 @@ func (t *Tree) add(cid, name, source string, readonly, recursive bool) (string, 
 	}
 	t.binds[cid] = append(t.binds[cid], target)
 	undo := func() error { return t.remove(cid, target) }
-	return filepath.Join(GuestDir, folder, name), undo, nil
+	return filepath.Join(api.GuestShare, folder, name), undo, nil
 }
 
 // folder names the container's directory: its id, and something new each time

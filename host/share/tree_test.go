@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api"
 )
 
 func newTree(t *testing.T) *Tree {
@@ -88,7 +90,7 @@ func wantWrite(t *testing.T, path string, want error) {
 // exported turns a path of the guest into the one that virtiofsd serves.
 func exported(t *testing.T, tree *Tree, guest string) string {
 	t.Helper()
-	rest, ok := strings.CutPrefix(guest, GuestDir+"/")
+	rest, ok := strings.CutPrefix(guest, api.GuestShare+"/")
 	if !ok {
 		t.Fatalf("guest path %q", guest)
 	}
@@ -101,7 +103,7 @@ func TestTreeRootfs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := GuestDir + "/c1/rootfs"; guest != want {
+	if want := api.GuestShare + "/c1/rootfs"; guest != want {
 		t.Errorf("guest path %q, want %q", guest, want)
 	}
 	at := exported(t, tree, guest)
@@ -195,7 +197,7 @@ func TestTreeBinds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := GuestDir + "/" + cid + "/" + test.guest; guest != want {
+			if want := api.GuestShare + "/" + cid + "/" + test.guest; guest != want {
 				t.Errorf("guest path %q, want %q", guest, want)
 			}
 			test.check(t, exported(t, tree, guest))
@@ -298,7 +300,7 @@ func TestTreeRemoveContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantContent(t, exported(t, tree, again)+"/file", "outer")
-	if want := GuestDir + "/c1~1/rootfs"; again != want {
+	if want := api.GuestShare + "/c1~1/rootfs"; again != want {
 		t.Errorf("guest path %q, want %q", again, want)
 	}
 	if err := undo(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/host/vsock"
@@ -55,7 +56,7 @@ func (v *VM) Stream() net.Conn {
 	v.Helper()
 	ctx, cancel := context.WithTimeout(v.Context(), waitLimit)
 	defer cancel()
-	conn, err := v.device.Dial(ctx, portStreams)
+	conn, err := v.device.Dial(ctx, api.PortStreams)
 	v.must(err)
 	v.Cleanup(func() { _ = conn.Close() })
 	return conn

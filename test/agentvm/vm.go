@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
@@ -24,12 +25,6 @@ import (
 )
 
 const (
-	guestCID = 3
-	// The ports of design.md.
-	portCalls   = 1024
-	portStreams = 1027
-	portReady   = 1028
-
 	bootLimit = 2 * time.Minute
 	stopLimit = 30 * time.Second
 )
@@ -67,7 +62,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	dir, err := os.MkdirTemp("", "agentvm") // short: sockets lie below it
 	v.must(err)
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: guestCID, Log: slog.New(slog.DiscardHandler)})
+	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: api.GuestCID, Log: slog.New(slog.DiscardHandler)})
 	v.must(err)
 	ended := make(chan struct{})
 	go func() {
@@ -81,7 +76,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	if o.Device != nil {
 		o.Device(v.device)
 	}
-	ready, err := v.device.Listen(portReady)
+	ready, err := v.device.Listen(api.PortReady)
 	v.must(err)
 	defer ready.Close()
 	v.start(dir, o)
@@ -103,7 +98,7 @@ func (v *VM) start(dir string, o Options) {
 	v.Machine, err = qemu.New(vmm.Spec{
 		ID: "agentvm", Dir: dir, VCPUs: max(o.VCPUs, 1), MemoryMiB: 512,
 		Kernel: repo.Kernel(), Initrd: image, Accel: verdict.Name,
-		KernelParams: append([]string{fmt.Sprintf("agent.ready_vport=%d", portReady)}, o.Params...),
+		KernelParams: append([]string{fmt.Sprintf("agent.ready_vport=%d", api.PortReady)}, o.Params...),
 		Vsock:        &vmm.Vsock{Socket: filepath.Join(dir, "vsock.sock")},
 	}, qemu.Config{}, process.NewSpawner(), slog.New(slog.DiscardHandler))
 	v.must(err)
@@ -164,7 +159,7 @@ func (v *VM) Connect() *ttrpc.Client {
 }
 
 // Dial opens a connection to the port for calls.
-func (v *VM) Dial() (net.Conn, error) { return v.DialPort(portCalls) }
+func (v *VM) Dial() (net.Conn, error) { return v.DialPort(api.PortAgent) }
 
 // DialPort opens a connection to a port of the guest.
 func (v *VM) DialPort(port uint32) (net.Conn, error) {

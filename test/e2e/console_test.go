@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/host/sandbox"
 	"kata/host/vsock"
 	"kata/test/harness"
@@ -55,7 +56,7 @@ func (t *test) console(id string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := (&vsock.Hybrid{Path: pod.AgentSocket()}).Dial(ctx, 1026)
+	conn, err := (&vsock.Hybrid{Path: pod.AgentSocket()}).Dial(ctx, api.PortConsole)
 	if err != nil {
 		t.Fatal(err)
 	}

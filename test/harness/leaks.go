@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"kata/api"
 )
 
 // place is a directory outside the node's own where runtimes keep things.
@@ -25,7 +27,7 @@ type place struct {
 var places = []place{
 	{"/run/kata", 2, true},
 	{"/run/vc", 3, true},
-	{"/run/kata-containers", 3, true},
+	{api.GuestRoot, 3, true},
 	{"/dev/shm", 1, true},
 	{"/sys/fs/cgroup", 4, true},
 	{"/run/containerd/s", 1, false}, // names are hashes

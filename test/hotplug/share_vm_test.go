@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/host/process"
 	"kata/host/share"
@@ -22,7 +23,7 @@ import (
 )
 
 // shared is where the guest has the shared folder.
-const shared = "/run/kata-containers/shared/containers"
+const shared = api.GuestShare
 
 // startShare serves a tree and returns it, the pid of its server, and what makes
 // QEMU attach it.
@@ -56,7 +57,7 @@ func startShare(t *testing.T, cache string) (tree *share.Tree, pid int, args []s
 	})
 	return tree, daemon.ID().PID, []string{
 		"-chardev", "socket,id=fs,path=" + socket,
-		"-device", "vhost-user-fs-pci,chardev=fs,queue-size=1024,addr=0b,tag=" + share.Tag,
+		"-device", "vhost-user-fs-pci,chardev=fs,queue-size=1024,addr=0b,tag=" + api.ShareTag,
 	}
 }
 
@@ -90,7 +91,7 @@ func TestTheShareLetsRemovedContainersGo(t *testing.T) {
 			tree, pid, args := startShare(t, cache)
 			v := Boot(t, Options{Args: args})
 			_, err := v.Agent.CreateSandbox(v.Call(), &agentpb.CreateSandboxRequest{SandboxId: "pod", Storages: []*agentpb.Storage{
-				{Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: shared + "/"},
+				{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: shared + "/"},
 			}})
 			v.Must(err)
 			sources := map[string]string{}

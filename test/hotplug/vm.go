@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/host/vmm/qemu/qmp"
@@ -26,11 +27,6 @@ import (
 )
 
 const (
-	guestCID = 3
-	// The ports of design.md.
-	portCalls = 1024
-	portReady = 1028
-
 	// limit bounds what has to happen soon, on a machine of any speed.
 	limit = 2 * time.Minute
 
@@ -99,7 +95,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	v := &VM{TB: tb, Dir: dir, exited: make(chan struct{}), console: filepath.Join(dir, "console")}
-	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: guestCID, Log: slog.New(slog.DiscardHandler)})
+	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: api.GuestCID, Log: slog.New(slog.DiscardHandler)})
 	v.Must(err)
 	served := make(chan struct{})
 	go func() {
@@ -110,7 +106,7 @@ func Boot(tb testing.TB, o Options) *VM {
 		_ = v.device.Close()
 		<-served
 	})
-	ready, err := v.device.Listen(portReady)
+	ready, err := v.device.Listen(api.PortReady)
 	v.Must(err)
 	defer ready.Close()
 	v.start(o)
@@ -118,7 +114,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	v.await(ready)
 	ctx, cancel := context.WithTimeout(v.Context(), limit)
 	defer cancel()
-	conn, err := v.device.Dial(ctx, portCalls)
+	conn, err := v.device.Dial(ctx, api.PortAgent)
 	v.Must(err)
 	client := ttrpc.NewClient(conn)
 	v.Cleanup(func() { _ = client.Close() })
@@ -139,7 +135,7 @@ func (v *VM) start(o Options) {
 	v.Must(writeInitrd(image, agent))
 	params := append([]string{
 		"console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp tsc=reliable transparent_hugepage=madvise",
-		fmt.Sprintf("agent.ready_vport=%d agent.hotplug_timeout=60", portReady),
+		fmt.Sprintf("agent.ready_vport=%d agent.hotplug_timeout=60", api.PortReady),
 	}, o.Params...)
 	memory, smp := o.Memory, o.SMP
 	if memory == "" {

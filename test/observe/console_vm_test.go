@@ -13,11 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/image/initrd"
 	"kata/test/agentvm"
 )
-
-const consolePort = 1026
 
 // shell is what the debug variant of the image has in addition, more or less.
 func shell(t *testing.T) []initrd.Entry {
@@ -36,7 +35,7 @@ func shell(t *testing.T) []initrd.Entry {
 // dial opens a session.
 func dial(t *testing.T, v *agentvm.VM) (net.Conn, *bufio.Reader) {
 	t.Helper()
-	conn, err := v.DialPort(consolePort)
+	conn, err := v.DialPort(api.PortConsole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +63,7 @@ func answer(t *testing.T, from *bufio.Reader, prefix string) string {
 
 func TestDebugConsole(t *testing.T) {
 	v := agentvm.Boot(t, agentvm.Options{
-		Params: []string{"agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", consolePort)}, Files: shell(t),
+		Params: []string{"agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", api.PortConsole)}, Files: shell(t),
 	}).Sandbox()
 	v.Run("c", agentvm.Spec(agentvm.Shell("sleep 100000")), agentvm.Streams{})
 	type session struct {
@@ -123,7 +122,7 @@ func TestDebugConsole(t *testing.T) {
 }
 
 func TestDebugConsoleWithoutAShell(t *testing.T) {
-	v := agentvm.Boot(t, agentvm.Options{Params: []string{fmt.Sprintf("agent.debug_console_vport=%d", consolePort)}})
+	v := agentvm.Boot(t, agentvm.Options{Params: []string{fmt.Sprintf("agent.debug_console_vport=%d", api.PortConsole)}})
 	for range 2 {
 		_, out := dial(t, v)
 		text, err := io.ReadAll(out)
@@ -136,7 +135,7 @@ func TestDebugConsoleWithoutAShell(t *testing.T) {
 
 func TestNoDebugConsoleUnlessAsked(t *testing.T) {
 	v := agentvm.Boot(t, agentvm.Options{Files: shell(t)})
-	if conn, err := v.DialPort(consolePort); err == nil {
+	if conn, err := v.DialPort(api.PortConsole); err == nil {
 		_ = conn.Close()
 		t.Error("there is one")
 	}

@@ -15,12 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"kata/api"
 	"kata/host/vsock"
 )
 
 const (
 	bootLimit = 60 * time.Second
-	guestCID  = 3
+	guestCID  = api.GuestCID
 
 	portEcho    = 100
 	portSink    = 101
@@ -30,7 +31,7 @@ const (
 	portConnect = 105
 	portReset   = 106
 	portOff     = 107
-	portReady   = 1028
+	portReady   = api.PortReady
 )
 
 // machine is a booted guest.

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"kata/api"
 	"kata/host/config"
 	"kata/host/process"
 	"kata/host/share"
@@ -24,13 +25,6 @@ import (
 	"kata/host/vmm/accel"
 	"kata/host/vmm/qemu"
 	"kata/host/vsock"
-)
-
-// Numbers of the guest's vsock (design.md).
-const (
-	guestCID  = 3
-	portAgent = 1024
-	portReady = 1028
 )
 
 // Config says what to boot.
@@ -118,7 +112,7 @@ func (v *VM) push(what string, run func(context.Context) error) {
 
 // startDevice serves the vsock device and listens for the agent's readiness.
 func (v *VM) startDevice() (net.Listener, error) {
-	device, err := vsock.New(vsock.Config{Socket: v.path("vsock.sock"), GuestCID: guestCID, Log: v.cfg.Log})
+	device, err := vsock.New(vsock.Config{Socket: v.path("vsock.sock"), GuestCID: api.GuestCID, Log: v.cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +129,7 @@ func (v *VM) startDevice() (net.Listener, error) {
 			v.cfg.Log.Debug("vsock device ended", "error", err)
 		}
 	}()
-	return device.Listen(portReady)
+	return device.Listen(api.PortReady)
 }
 
 func (v *VM) startShare(ctx context.Context) error {
@@ -161,7 +155,7 @@ func (v *VM) path(name string) string { return filepath.Join(v.dir, name) }
 
 func (v *VM) spec(accelerator string) vmm.Spec {
 	h := &v.cfg.Runtime.Hypervisor
-	params := []string{fmt.Sprintf("agent.ready_vport=%d", portReady)}
+	params := []string{fmt.Sprintf("agent.ready_vport=%d", api.PortReady)}
 	if v.cfg.Debug {
 		params = append(params, "agent.log=debug")
 	}
@@ -173,7 +167,7 @@ func (v *VM) spec(accelerator string) vmm.Spec {
 		Vsock: &vmm.Vsock{Socket: v.path("vsock.sock")},
 	}
 	if v.cfg.Share {
-		spec.Shares = []vmm.Share{{Socket: v.path("fs.sock"), Tag: share.Tag, QueueSize: int(h.VirtioFSQueueSize)}}
+		spec.Shares = []vmm.Share{{Socket: v.path("fs.sock"), Tag: api.ShareTag, QueueSize: int(h.VirtioFSQueueSize)}}
 	}
 	return spec
 }
@@ -217,12 +211,12 @@ func (v *VM) death(ctx context.Context, other error) error {
 
 // Address names the agent, for people.
 func (v *VM) Address() string {
-	return fmt.Sprintf("vsock://%d:%d (our own machine)", guestCID, portAgent)
+	return fmt.Sprintf("vsock://%d:%d (our own machine)", api.GuestCID, api.PortAgent)
 }
 
 // Dial connects to the agent.
 func (v *VM) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
-	conn, err := v.device.Dial(ctx, portAgent)
+	conn, err := v.device.Dial(ctx, api.PortAgent)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the agent: %w", err)
 	}

@@ -6,13 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"kata/api"
 	"kata/guest/agent/log"
 	"kata/lib/fmt"
 )
-
-// defaultPort is the vsock port on which the agent listens unless told
-// otherwise; upstream's.
-const defaultPort = 1024
 
 // maxPipeSize bounds agent.container_pipe_size: what the kernel lets every user
 // have (/proc/sys/fs/pipe-max-size).
@@ -60,7 +57,7 @@ var errUnknownKey = errors.New("unknown parameter")
 // (Documentation/admin-guide/kernel-parameters.rst). Parameters of others are
 // skipped; of one given twice the last counts, as for the kernel.
 func ParseCommandLine(line string) Params {
-	p := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: Addr{Port: defaultPort}}
+	p := Params{LogLevel: log.LevelInfo, HotplugTimeout: 3 * time.Second, ServerAddr: Addr{Port: api.PortAgent}}
 	for _, word := range words(line) {
 		if word == "--" {
 			break // what follows is for init, not parameters

@@ -34,11 +34,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api"
 )
 
 const (
 	// Root is the directory that upstream's hosts copy to.
-	Root = "/run/kata-containers/shared/containers"
+	Root = api.GuestShare
 	// MaxSize is the size of the largest file.
 	MaxSize = 1 << 40
 	// MaxUnfinished is the number of files that have begun to come.

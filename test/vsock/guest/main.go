@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/api"
 )
 
 // Ports that the guest serves, and the host's port that it reports to.
@@ -25,7 +27,7 @@ const (
 	portConnect = 105 // reads a host port and a number, makes that many connections to it, echoes on each
 	portReset   = 106 // reads one byte, then closes with data unread
 	portOff     = 107 // powers the machine off
-	portReady   = 1028
+	portReady   = api.PortReady
 )
 
 const lifetime = 10 * time.Minute
