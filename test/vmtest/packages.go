@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"kata/test/vmtest/vm"
@@ -21,6 +22,7 @@ type options struct {
 	memory, cpus                int
 	timeout                     time.Duration
 	packages, testFlags         []string
+	overlay                     string // of the agent's Go runtime
 }
 
 // split divides the arguments at "--".
@@ -54,6 +56,9 @@ func (o *options) run(ctx context.Context) (int, error) {
 	if err := goTool(ctx, os.Stderr, "build", "-trimpath", "-ldflags=-s -w", "-o", initBinary, "kata/test/vmtest/init"); err != nil {
 		return 2, fmt.Errorf("build the init: %w", err)
 	}
+	if o.overlay, err = agentRuntime(ctx, dir); err != nil {
+		return 2, err
+	}
 	first := 0
 	for _, p := range packages {
 		status := o.test(ctx, p, dir, initBinary, busybox)
@@ -78,7 +83,8 @@ func (o *options) test(ctx context.Context, p pkg, dir, initBinary, busybox stri
 		return 0
 	}
 	binary, image := filepath.Join(dir, "package.test"), filepath.Join(dir, "initrd.img")
-	if err := goTool(ctx, os.Stderr, "test", "-c", "-trimpath", "-tags", o.tags, "-o", binary, p.ImportPath); err != nil {
+	if err := goTool(ctx, os.Stderr, "test", "-c", "-trimpath", "-tags", o.tags, "-overlay", o.overlay,
+		"-gcflags", compilerFlags, "-o", binary, p.ImportPath); err != nil {
 		fmt.Printf("FAIL\t%s [build failed]\n", p.ImportPath)
 		return 2
 	}
@@ -158,6 +164,20 @@ func (o *options) list(ctx context.Context) ([]pkg, error) {
 		}
 		out = append(out, p)
 	}
+}
+
+// compilerFlags are those that the agent ships with (Makefile), and checks of
+// every conversion of an unsafe.Pointer.
+const compilerFlags = "all=-l -d=checkptr"
+
+// agentRuntime writes the overlay of the Go runtime that the agent ships with
+// into dir, and returns its name.
+func agentRuntime(ctx context.Context, dir string) (string, error) {
+	var name strings.Builder
+	if err := goTool(ctx, &name, "run", "kata/tools/agentruntime", "-output", filepath.Join(dir, "runtime")); err != nil {
+		return "", fmt.Errorf("prepare the agent's Go runtime: %w", err)
+	}
+	return strings.TrimSpace(name.String()), nil
 }
 
 func goTool(ctx context.Context, out io.Writer, args ...string) error {

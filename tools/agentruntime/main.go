@@ -20,8 +20,8 @@
 // of all types, and with time.Time's all formats of times and the time zones, in
 // all 65 KB. The agent panics with errors and strings.
 //
-// A runtime that does not have these lines is left as it is, with a warning: the
-// agent works, and is bigger.
+// A runtime that does not have these lines is an error: the Go version is pinned
+// (go.mod), and a new one needs a look at its runtime first.
 package main
 
 import (
@@ -79,7 +79,7 @@ func overlay(dir string) (string, error) {
 	replaced := make(map[string]string)
 	files, err := apply(sources)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "agentruntime: this Go's runtime stays as it is: %v\n", err)
+		return "", fmt.Errorf("%s is not the runtime that the changes were made for (toolchain in go.mod): %w", sources, err)
 	}
 	for name, text := range files {
 		path := filepath.Join(dir, name)

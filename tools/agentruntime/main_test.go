@@ -25,7 +25,7 @@ func TestTheChangesFitThisGo(t *testing.T) {
 	}
 }
 
-func TestARuntimeThatIsNotKnownStaysAsItIs(t *testing.T) {
+func TestAnUnknownRuntimeIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range changes {
 		if err := os.WriteFile(filepath.Join(dir, c.file), []byte("package runtime\n"), 0o600); err != nil {
