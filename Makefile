@@ -69,14 +69,14 @@ setup: ## install what is missing from the distribution
 	install() { apt install --no-install-recommends "$${missing[@]}"; }; \
 	install || { echo "updating the package lists first"; apt update && install; }
 
-# The agent is built for size: without inlining and with functions close together,
+# What runs in the guest is built for size: without inlining and with functions close together,
 # 0.3 MB; and with a runtime for a small heap.
 .PHONY: build
 build: ## build the binaries into bin/
 	@overlay=$$($(GO) run ./tools/agentruntime -output build/_agentruntime); \
 	for c in $(COMMANDS); do \
 		flags=(-ldflags '$(LDFLAGS_)'); \
-		[[ $$c != kata-agent ]] || flags=(-overlay "$$overlay" -gcflags 'all=-l' -ldflags '$(LDFLAGS_) -funcalign=8'); \
+		[[ $$c != kata-agent && $$c != kata-guest-* ]] || flags=(-overlay "$$overlay" -gcflags 'all=-l' -ldflags '$(LDFLAGS_) -funcalign=8'); \
 		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) "$${flags[@]}" -o $(BIN)/$$c ./cmd/$$c; \
 	done
 

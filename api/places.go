@@ -34,3 +34,13 @@ const (
 	// GuestShm is the pod's /dev/shm.
 	GuestShm = GuestRoot + "/sandbox/shm"
 )
+
+// The guest's image, which package image/initrd writes and the agent reads.
+const (
+	// HelperDir is where programs lie that the agent starts for rare calls.
+	HelperDir = "/usr/libexec/kata"
+	// HelperPacked is what the names of packed ones end with (lib/lzma).
+	HelperPacked = ".packed"
+	// HelperIPTables is the one of GetIPTables and SetIPTables.
+	HelperIPTables = "iptables"
+)

@@ -16,6 +16,7 @@ import (
 	"kata/api/ttrpc"
 	service "kata/guest/agent"
 	"kata/guest/agent/boot"
+	"kata/guest/agent/helper"
 	"kata/guest/agent/idle"
 	"kata/guest/agent/log"
 	"kata/guest/agent/reaper"
@@ -43,6 +44,8 @@ const (
 	maxFiles = 1 << 20
 	// shutdownTimeout bounds the wait for the last answers to be sent.
 	shutdownTimeout = time.Second
+	// helperTimeout bounds a helper: the kernel takes big tables in seconds.
+	helperTimeout = 30 * time.Second
 	// maxUnclaimed and patience bound stream connections that no request has
 	// named yet.
 	maxUnclaimed = 256
@@ -211,9 +214,10 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	defer kills.Close()
 	pod := a.newSandbox(children, hub, kills, ready)
+	helpers := &helper.Config{Dir: api.HelperDir, Agent: "/proc/self/exe", Timeout: helperTimeout, Reaper: children}
 	calls := service.New(service.Config{
 		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
-		Devices: device.NewFinder(a.params.HotplugTimeout),
+		Devices: device.NewFinder(a.params.HotplugTimeout), RunHelper: helpers.Run,
 	})
 	options := ttrpc.ServerOptions{
 		Code: service.Coded, OnPanic: a.panicked,

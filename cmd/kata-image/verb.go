@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api"
 	"kata/image/cache"
 	"kata/image/initrd"
 	"kata/image/kernel"
@@ -43,7 +44,7 @@ type verb struct {
 	name           string
 	stdout, stderr *os.File
 
-	output, cacheDir, source, fragment, agent, variant, busybox string
+	output, cacheDir, source, fragment, agent, iptables, variant, busybox string
 
 	jobs       int
 	configOnly bool
@@ -118,6 +119,7 @@ func (v *verb) kernelFlags(f *flag.FlagSet) {
 
 func (v *verb) initrdFlags(f *flag.FlagSet) {
 	f.StringVar(&v.agent, "agent", "bin/kata-agent", "the agent, a static program")
+	f.StringVar(&v.iptables, "iptables", "", "the agent's helper for GetIPTables and SetIPTables (default: kata-guest-iptables beside the agent; \"none\" is none)")
 	f.StringVar(&v.variant, "variant", standard, "variant of the initrd: standard, the agent alone, or debug, with a shell")
 	f.StringVar(&v.busybox, "busybox", "", "the busybox of the debug variant, a static program (default: the one in PATH)")
 }
@@ -125,6 +127,9 @@ func (v *verb) initrdFlags(f *flag.FlagSet) {
 // initrdSource is what the flags say the initrd is built from.
 func (v *verb) initrdSource() (initrd.Source, error) {
 	source := initrd.Source{Agent: v.agent}
+	if helper := v.iptablesHelper(); helper != "" {
+		source.Helpers = map[string]string{api.HelperIPTables: helper}
+	}
 	if v.variant != debug {
 		return source, nil
 	}
@@ -137,6 +142,23 @@ func (v *verb) initrdSource() (initrd.Source, error) {
 	}
 	source.Busybox = path
 	return source, nil
+}
+
+// iptablesHelper returns the file of the helper, "" for none.
+func (v *verb) iptablesHelper() string {
+	switch v.iptables {
+	case "none":
+		return ""
+	case "":
+	default:
+		return v.iptables
+	}
+	beside := filepath.Join(filepath.Dir(v.agent), "kata-guest-iptables")
+	if _, err := os.Stat(beside); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(v.stderr, "initrd: without %s: GetIPTables and SetIPTables will not be implemented\n", beside)
+		return ""
+	}
+	return beside
 }
 
 func (v *verb) options() (kernel.Options, error) {

@@ -51,6 +51,8 @@ type Config struct {
 	Devices *device.Finder
 	// OOM has the events of GetOOMEvent; nil for none.
 	OOM *oom.Watcher
+	// RunHelper runs programs of the image.
+	RunHelper RunHelper
 }
 
 // Service is the implementation of AgentService and Health.
@@ -60,7 +62,7 @@ type Service struct {
 	machine   *hotplug.Machine
 	files     *sharedfile.Tree
 	network   *netdev.Network
-	filtering chan struct{} // full while the packet filter is being replaced
+	filtering chan struct{} // full while the packet filter is being read or replaced
 	destroyed chan struct{}
 	once      sync.Once
 }

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 
-	"golang.org/x/sys/unix"
-
+	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/network/iptables"
+	"kata/guest/agent/helper"
 )
+
+// badText is the exit status of cmd/kata-guest-iptables for a text that is wrong.
+const badText = 2
+
+// RunHelper runs a program of the guest's image, as helper.Config.Run does.
+type RunHelper func(ctx context.Context, name string, args []string, input []byte) ([]byte, error)
 
 // registerIPTables registers the calls that read and write the pod's packet filter.
 func (s *Service) registerIPTables(agent agentpb.AgentServiceRegistrar) {
@@ -17,15 +22,8 @@ func (s *Service) registerIPTables(agent agentpb.AgentServiceRegistrar) {
 	agent.SetIPTables(s.setIPTables)
 }
 
-func family(isIPv6 bool) iptables.Family {
-	if isIPv6 {
-		return iptables.IPv6
-	}
-	return iptables.IPv4
-}
-
-func (s *Service) getIPTables(_ context.Context, req *agentpb.GetIPTablesRequest) (*agentpb.GetIPTablesResponse, error) {
-	text, err := iptables.Save(family(req.IsIpv6))
+func (s *Service) getIPTables(ctx context.Context, req *agentpb.GetIPTablesRequest) (*agentpb.GetIPTablesResponse, error) {
+	text, err := s.iptables(ctx, "save", req.IsIpv6, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -42,32 +40,36 @@ func (s *Service) setIPTables(ctx context.Context, req *agentpb.SetIPTablesReque
 	if err := s.needInit("set the packet filter"); err != nil {
 		return nil, err
 	}
-	// One at a time: a text with several tables is not to mix with another.
+	if _, err := s.iptables(ctx, "restore", req.IsIpv6, req.Data); err != nil {
+		return nil, err
+	}
+	return &agentpb.SetIPTablesResponse{}, nil
+}
+
+// iptables runs the helper, one at a time: a text with several tables is not to
+// mix with another, and a helper is memory.
+func (s *Service) iptables(ctx context.Context, verb string, isIPv6 bool, input []byte) ([]byte, error) {
 	select {
 	case s.filtering <- struct{}{}:
 		defer func() { <-s.filtering }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if err := iptables.Restore(family(req.IsIpv6), req.Data); err != nil {
-		return nil, iptablesError(err)
+	family := "ipv4"
+	if isIPv6 {
+		family = "ipv6"
 	}
-	return &agentpb.SetIPTablesResponse{}, nil
+	text, err := s.cfg.RunHelper(ctx, api.HelperIPTables, []string{verb, family}, input)
+	return text, helperError(err)
 }
 
-// iptablesError gives an error of the text the code for one.
-func iptablesError(err error) error {
-	if syntax := (*iptables.SyntaxError)(nil); errors.As(err, &syntax) {
+// helperError gives an error of a helper its code.
+func helperError(err error) error {
+	if missing := (*helper.MissingError)(nil); errors.As(err, &missing) {
+		return ttrpc.Errorf(ttrpc.Unimplemented, "%w", err)
+	}
+	if exit := (*helper.ExitError)(nil); errors.As(err, &exit) && exit.Status == badText {
 		return ttrpc.Errorf(ttrpc.InvalidArgument, "data: %w", err)
-	}
-	refused := (*iptables.RefusedError)(nil)
-	if !errors.As(err, &refused) {
-		return err
-	}
-	for _, theirs := range [...]error{unix.EINVAL, unix.ENOENT, unix.ELOOP, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, iptables.ErrNoTable} {
-		if errors.Is(err, theirs) {
-			return ttrpc.Errorf(ttrpc.InvalidArgument, "data: %w", err)
-		}
 	}
 	return err
 }

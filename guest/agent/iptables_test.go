@@ -3,13 +3,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/network/iptables"
+	"kata/guest/agent/helper"
 )
 
 func TestThePacketFilterOfAnotherMachineIsLeftAlone(t *testing.T) {
@@ -26,7 +27,12 @@ func TestThePacketFilterOfAnotherMachineIsLeftAlone(t *testing.T) {
 }
 
 func TestPacketFiltersAreReplacedOneAtATime(t *testing.T) {
-	s := &Service{cfg: Config{Init: true}, filtering: make(chan struct{}, 1)}
+	var calls [][]string
+	run := func(_ context.Context, name string, args []string, input []byte) ([]byte, error) {
+		calls = append(calls, append([]string{name, string(input)}, args...))
+		return []byte("text"), nil
+	}
+	s := &Service{cfg: Config{Init: true, RunHelper: run}, filtering: make(chan struct{}, 1)}
 	s.filtering <- struct{}{}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -35,26 +41,36 @@ func TestPacketFiltersAreReplacedOneAtATime(t *testing.T) {
 		t.Errorf("while another is at it: %v", err)
 	}
 	<-s.filtering
-	for range 2 {
-		if _, err := s.setIPTables(t.Context(), &agentpb.SetIPTablesRequest{Data: []byte("# nothing\n")}); err != nil {
+	for _, isIPv6 := range []bool{false, true} {
+		if _, err := s.setIPTables(t.Context(), &agentpb.SetIPTablesRequest{Data: []byte("# nothing\n"), IsIpv6: isIPv6}); err != nil {
 			t.Error(err)
 		}
 	}
+	if saved, err := s.getIPTables(t.Context(), &agentpb.GetIPTablesRequest{}); err != nil || string(saved.Data) != "text" {
+		t.Errorf("saved %v, %v", saved, err)
+	}
+	want := [][]string{
+		{"iptables", "# nothing\n", "restore", "ipv4"}, {"iptables", "# nothing\n", "restore", "ipv6"}, {"iptables", "", "save", "ipv4"},
+	}
+	if !slices.EqualFunc(calls, want, slices.Equal) {
+		t.Errorf("ran %q, want %q", calls, want)
+	}
 }
 
-func TestErrorsOfPacketFilters(t *testing.T) {
+func TestErrorsOfHelpers(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want ttrpc.Code
 		text string
 	}{
-		{&iptables.SyntaxError{Line: 3, Reason: "it is wrong"}, ttrpc.InvalidArgument, "data: line 3: it is wrong"},
-		{fmt.Errorf("x: %w", &iptables.RefusedError{Table: "nat", Err: unix.EINVAL}), ttrpc.InvalidArgument, "data: x: the kernel refuses the table nat: invalid argument"},
-		{&iptables.RefusedError{Table: "nat", Err: iptables.ErrNoTable}, ttrpc.InvalidArgument, "data: the kernel refuses the table nat: the kernel has no such table"},
-		{&iptables.RefusedError{Table: "nat", Err: unix.ENOMEM}, ttrpc.Internal, "the kernel refuses the table nat: cannot allocate memory"},
+		{&helper.MissingError{Path: "/usr/libexec/kata/iptables"}, ttrpc.Unimplemented, "the guest's image has no /usr/libexec/kata/iptables"},
+		{&helper.ExitError{Status: 2, Text: "line 3: it is wrong"}, ttrpc.InvalidArgument, "data: line 3: it is wrong"},
+		{&helper.ExitError{Status: 1, Text: "the kernel refuses the table nat: cannot allocate memory"}, ttrpc.Internal, "the kernel refuses the table nat: cannot allocate memory"},
+		{&helper.ExitError{Status: 137}, ttrpc.Internal, "exit status 137"},
+		{fmt.Errorf("iptables: %w", context.DeadlineExceeded), ttrpc.DeadlineExceeded, "iptables: context deadline exceeded"},
 		{unix.EPERM, ttrpc.Internal, "operation not permitted"},
 	} {
-		err := Coded(iptablesError(tt.err))
+		err := Coded(helperError(tt.err))
 		if ttrpc.CodeOf(err) != tt.want || err.Error() != tt.text {
 			t.Errorf("%v (%v), want %s (%v)", err, ttrpc.CodeOf(err), tt.text, tt.want)
 		}

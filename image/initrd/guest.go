@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"kata/api"
 	"kata/image/cache"
+	"kata/lib/lzma"
 )
 
 // Image is the name of the file of an entry of the cache.
@@ -24,7 +27,7 @@ const Image = "initrd.img"
 const kind = "initrd"
 
 // version changes when the same files would give another initrd.
-const version = "1"
+const version = "2"
 
 // Guest returns the contents of the guest's initrd: the agent as /init, the
 // folders it mounts on, and the console that the kernel opens for it.
@@ -40,10 +43,28 @@ func Guest(agent []byte) []Entry {
 	}
 }
 
+// Helpers returns the entries of programs that the agent starts for rare calls, by
+// their names: packed, since a file of the initrd is memory of every guest. What
+// they share with the agent, as the Go runtime, costs next to nothing.
+func Helpers(agent []byte, programs map[string][]byte) []Entry {
+	var entries []Entry
+	folder := strings.TrimPrefix(api.HelperDir, "/")
+	for dir := folder; dir != "."; dir = path.Dir(dir) {
+		entries = append(entries, Dir(dir, 0o755))
+	}
+	for name, program := range programs {
+		entries = append(entries, File(folder+"/"+name+api.HelperPacked, 0o644, lzma.Pack(program, agent)))
+	}
+	return entries
+}
+
 // Source says what an initrd is built from.
 type Source struct {
 	// Agent is the agent's file.
 	Agent string
+	// Helpers are the files of programs that the agent starts for rare calls, by
+	// the names by which it knows them.
+	Helpers map[string]string
 	// Busybox is the file of a busybox, which makes the image the debug variant:
 	// the agent's debug console gives shells where there is one. "" is none.
 	Busybox string
@@ -52,12 +73,22 @@ type Source struct {
 // contents are the files of a Source.
 type contents struct {
 	agent, busybox []byte
+	helpers        map[string][]byte
 	applets        []string
 }
 
 func (s Source) read(ctx context.Context) (c contents, err error) {
-	if c.agent, err = program("agent", s.Agent); err != nil || s.Busybox == "" {
+	if c.agent, err = program("agent", s.Agent); err != nil {
 		return c, err
+	}
+	c.helpers = make(map[string][]byte)
+	for name, path := range s.Helpers {
+		if c.helpers[name], err = program("helper", path); err != nil {
+			return c, err
+		}
+	}
+	if s.Busybox == "" {
+		return c, nil
 	}
 	if c.busybox, err = program("busybox", s.Busybox); err != nil {
 		return c, err
@@ -80,6 +111,9 @@ func program(what, path string) ([]byte, error) {
 
 func (c contents) inputs() map[string]string {
 	in := map[string]string{"builder": version, "agent": fmt.Sprintf("%x", sha256.Sum256(c.agent))}
+	for name, program := range c.helpers {
+		in["helper "+name] = fmt.Sprintf("%x", sha256.Sum256(program))
+	}
 	if c.busybox != nil {
 		in["busybox"] = fmt.Sprintf("%x", sha256.Sum256(c.busybox))
 	}
@@ -88,6 +122,9 @@ func (c contents) inputs() map[string]string {
 
 func (c contents) entries() []Entry {
 	entries := Guest(c.agent)
+	if len(c.helpers) > 0 {
+		entries = append(entries, Helpers(c.agent, c.helpers)...)
+	}
 	if c.busybox != nil {
 		entries = append(entries, Debug(c.busybox, c.applets)...)
 	}

@@ -3,8 +3,10 @@ package agentvm
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 
+	"kata/api"
 	"kata/image/initrd"
 	"kata/test/harness"
 )
@@ -12,9 +14,9 @@ import (
 // Rootfs is where the guest has a root file system with busybox, read-only.
 const Rootfs = "/rootfs"
 
-// writeInitrd writes the guest's image with an agent, the root file system and
-// more files.
-func writeInitrd(path, agent string, more []initrd.Entry) error {
+// writeInitrd writes the guest's image with an agent, its helpers, the root file
+// system and more files.
+func writeInitrd(path, agent string, o Options) error {
 	binary, err := os.ReadFile(agent)
 	if err != nil {
 		return err
@@ -24,8 +26,20 @@ func writeInitrd(path, agent string, more []initrd.Entry) error {
 		return err
 	}
 	root := strings.TrimPrefix(Rootfs, "/") + "/"
-	entries := append(initrd.Guest(binary), initrd.Dir(strings.TrimSuffix(root, "/"), 0o755))
-	entries = append(entries, more...)
+	entries := initrd.Guest(binary)
+	if !o.NoHelpers {
+		repo, err := harness.Repository()
+		if err != nil {
+			return err
+		}
+		iptables, err := os.ReadFile(filepath.Join(repo.Bin(), "kata-guest-iptables"))
+		if err != nil {
+			return err
+		}
+		entries = append(entries, initrd.Helpers(binary, map[string][]byte{api.HelperIPTables: iptables})...)
+	}
+	entries = append(entries, initrd.Dir(strings.TrimSuffix(root, "/"), 0o755))
+	entries = append(entries, o.Files...)
 	for _, f := range image.Files {
 		name := root + strings.TrimSuffix(f.Name, "/")
 		switch {

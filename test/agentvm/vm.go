@@ -39,6 +39,8 @@ type Options struct {
 	VCPUs  int // 1 when zero
 	// Files are in the image besides.
 	Files []initrd.Entry
+	// NoHelpers leaves the agent's helpers out of the image.
+	NoHelpers bool
 	// Device, if set, gets the vsock device before the machine is started.
 	Device func(*vsock.Device)
 }
@@ -92,7 +94,7 @@ func (v *VM) start(dir string, o Options) {
 	repo, err := harness.Repository()
 	v.must(err)
 	image := filepath.Join(dir, "initrd.img")
-	v.must(writeInitrd(image, AgentBinary(v), o.Files))
+	v.must(writeInitrd(image, AgentBinary(v), o))
 	verdict, err := accel.Probe(v.Context(), "auto")
 	v.must(err)
 	v.Machine, err = qemu.New(vmm.Spec{

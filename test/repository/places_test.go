@@ -19,6 +19,7 @@ func TestHostAndGuestAgreeInOnePlace(t *testing.T) {
 	agreed := map[string]bool{
 		strconv.Quote(api.ShareTag): true, strconv.Quote(api.GuestRoot): true,
 		strconv.Quote(api.GuestShare): true, strconv.Quote(api.GuestShare + "/"): true, strconv.Quote(api.GuestShm): true,
+		strconv.Quote(api.HelperDir): true, strconv.Quote(api.HelperDir[1:]): true,
 	}
 	ports := map[string]bool{}
 	for _, p := range []int{api.PortAgent, api.PortConsole, api.PortStreams, api.PortReady} {

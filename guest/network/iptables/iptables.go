@@ -1,7 +1,7 @@
 // Package iptables reads and writes the packet filter of the pod's network
 // namespace, in the text format of iptables-save(8) and iptables-restore(8),
-// over the socket options of the kernel's xtables. No program is needed, which
-// the guest does not have.
+// over the socket options of the kernel's xtables. No iptables program is needed.
+// The guest's helper kata-guest-iptables is made of it.
 //
 // A text is read completely, and checked against what the kernel has, before
 // the first table is replaced; a table that the kernel refuses nevertheless
@@ -36,6 +36,24 @@ func (e *RefusedError) Error() string {
 }
 
 func (e *RefusedError) Unwrap() error { return e.Err }
+
+// IsTextError reports whether an error of Restore is about the text: it is wrong,
+// or asks for what this kernel does not have.
+func IsTextError(err error) bool {
+	if syntax := (*SyntaxError)(nil); errors.As(err, &syntax) {
+		return true
+	}
+	refused := (*RefusedError)(nil)
+	if !errors.As(err, &refused) {
+		return false
+	}
+	for _, theirs := range [...]error{unix.EINVAL, unix.ENOENT, unix.ELOOP, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, ErrNoTable} {
+		if errors.Is(err, theirs) {
+			return true
+		}
+	}
+	return false
+}
 
 // Save returns the tables in use, as iptables-save(8) prints them but for its
 // comments. None is in use, and the text empty, before somebody has asked for

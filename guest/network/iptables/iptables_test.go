@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // saved returns what iptables-legacy-save 1.8.9 printed, without its comments,
@@ -311,6 +312,23 @@ func TestChancesAreThoseOfPrintf(t *testing.T) {
 	for _, wrong := range []string{"", ".", "1.1", "2", "-0.5", "0.x", "0.5 "} {
 		if parseChance(make([]byte, 4), wrong) {
 			t.Errorf("%q is taken", wrong)
+		}
+	}
+}
+
+func TestErrorsOfTheText(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{&SyntaxError{Line: 3, Reason: "it is wrong"}, true},
+		{fmt.Errorf("x: %w", &RefusedError{Table: "nat", Err: unix.EINVAL}), true},
+		{&RefusedError{Table: "nat", Err: ErrNoTable}, true},
+		{&RefusedError{Table: "nat", Err: unix.ENOMEM}, false},
+		{unix.EPERM, false},
+	} {
+		if got := IsTextError(tt.err); got != tt.want {
+			t.Errorf("%v: %v", tt.err, got)
 		}
 	}
 }
