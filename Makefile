@@ -29,7 +29,7 @@ FUZZTIME    ?= 20s
 
 # What the build, the tests and the demo need of the distribution.
 PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs erofs-utils flex git \
-	iproute2 iptables libelf-dev libseccomp-dev linux-source-6.1 qemu-system-common \
+	iproute2 iptables libelf-dev libseccomp-dev linux-source-6.1 mmdebstrap qemu-system-common \
 	qemu-system-x86 runc xfsprogs xz-utils
 
 # The packages that have tests with the build tag vm.
@@ -132,6 +132,14 @@ vmtest: guest ## the same for PKG=./guest/some/package [ARGS="-test.run X"]
 test-e2e: build guest ## containers under a real containerd [RUN=pattern]
 	@echo "== end-to-end tests"
 	$(GO) test -tags no_grpc,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
+
+# End-to-end tests that show what could differ under KVM.
+KVM_TESTS := KVMIs|BothStreams|ExitStatus|SIGKILLEnds|SIGTERMReaches|TenExecs|Paused|Metrics|TerminalHas|TaskEndsWithAnError|EveryPartOfAPod|StdinEnds
+
+.PHONY: test-kvm
+test-kvm: build guest ## end-to-end tests on an emulated machine that has KVM [RUN=pattern]
+	@echo "== end-to-end tests under an emulated KVM"
+	$(GO) run ./test/kvm -run '$(or $(RUN),$(KVM_TESTS))' -- -test.timeout 25m -runtime kata -limit 5m
 
 # Each package's fuzz targets are compiled once; inputs that were interesting are
 # kept below the user's cache folder and lengthen the next run's reach.

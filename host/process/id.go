@@ -116,15 +116,20 @@ func openPidfd(id ID) (*pidfd, error) {
 	if id.PID <= 0 {
 		return nil, fmt.Errorf("open process %d: %w", id.PID, os.ErrNotExist)
 	}
-	raw, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) {
-		err = os.ErrNotExist
+	raw, openErr := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(openErr, unix.ESRCH) {
+		return nil, fmt.Errorf("open process %d: %w", id.PID, os.ErrNotExist)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
+	now, err := Identify(id.PID)
+	if openErr != nil {
+		// Before Linux 6.9 a number that has no process any more, but is still
+		// somebody's process group or session, is EINVAL.
+		if errors.Is(err, os.ErrNotExist) || err == nil && now != id {
+			openErr = os.ErrNotExist
+		}
+		return nil, fmt.Errorf("open process %d: %w", id.PID, openErr)
 	}
 	fd := &pidfd{os.NewFile(uintptr(raw), "pidfd")}
-	now, err := Identify(id.PID)
 	if err == nil && now != id {
 		err = fmt.Errorf("open process %d: %w", id.PID, os.ErrNotExist)
 	}

@@ -369,3 +369,37 @@ func TestTail(t *testing.T) {
 		})
 	}
 }
+
+// A number stays in use as a process group after its process has gone, and is an
+// error of its own kind before Linux 6.9.
+func TestKillOfAGroupsLeaderThatHasGone(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "sleep 1000 <&- >&- 2>&- & echo $!; read line")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	id, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = stdin.Close()
+	_ = cmd.Wait()
+	if err := id.Kill(within(t)); err != nil {
+		t.Error(err)
+	}
+	if err := id.Wait(within(t)); err != nil {
+		t.Error(err)
+	}
+}

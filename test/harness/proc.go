@@ -40,6 +40,9 @@ func (p Process) Kill() error {
 		return nil
 	}
 	if err != nil {
+		if !p.Alive() { // before Linux 6.9 EINVAL while it is still a process group
+			return nil
+		}
 		return fmt.Errorf("open process %d: %w", p.PID, err)
 	}
 	defer unix.Close(fd)
