@@ -128,3 +128,6 @@ func (Container) kind() string { return "container" }
 func (c Container) String() string { return "container " + c.ID }
 
 func (Container) release(context.Context) error { return nil }
+
+// Release gives back the resource of an entry that is in no journal.
+func Release(ctx context.Context, e Entry) error { return e.release(ctx) }
