@@ -12,11 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"kata/host/unixsocket"
 	"kata/host/vsock"
 )
 
@@ -58,18 +56,12 @@ func (s *Sandbox) startAgentSocket() error {
 
 // servePassages listens at path, for root alone, until close.
 func servePassages(path string, dial dialer, log *slog.Logger) (*passages, error) {
-	// The mode of the socket becomes that of the file when it is bound, so that
-	// there is no moment in which others may connect.
-	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
-	}}
-	l, err := private.Listen(context.Background(), "unix", path)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
-	p := &passages{listener: l.(*net.UnixListener), dial: dial, log: log, end: end, slots: make(chan struct{}, maxPassages)}
+	p := &passages{listener: l, dial: dial, log: log, end: end, slots: make(chan struct{}, maxPassages)}
 	p.running.Go(func() { p.serve(ctx) })
 	return p, nil
 }

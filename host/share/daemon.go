@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
+	"kata/host/unixsocket"
 )
 
 // DaemonConfig says how to run virtiofsd. There are no defaults here: values
@@ -56,7 +57,7 @@ func StartDaemon(ctx context.Context, cfg DaemonConfig, spawner *process.Spawner
 	if err != nil {
 		return nil, err
 	}
-	listener, err := listenUnix(cfg.Socket)
+	listener, err := unixsocket.Bind(cfg.Socket, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -134,28 +135,4 @@ func checkDir(dir string) error {
 		return fmt.Errorf("shared directory %s: %w", dir, unix.ENOTDIR)
 	}
 	return nil
-}
-
-// listenUnix makes a listening unix socket that only this user can reach.
-func listenUnix(path string) (*os.File, error) {
-	fail := func(err error) error { return &os.PathError{Op: "listen on", Path: path, Err: err} }
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fail(err)
-	}
-	file := os.NewFile(uintptr(fd), path)
-	// bind(2) gives the new file the mode of the socket: 0600 from birth.
-	if err := unix.Fchmod(fd, 0o600); err != nil {
-		file.Close()
-		return nil, fail(err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		file.Close()
-		return nil, fail(err)
-	}
-	if err := unix.Listen(fd, 1); err != nil {
-		file.Close()
-		return nil, errors.Join(fail(err), os.Remove(path))
-	}
-	return file, nil
 }

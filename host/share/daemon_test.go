@@ -227,7 +227,7 @@ func TestStartDaemonErrorsNameWhatIsWrong(t *testing.T) {
 			}
 		}, []string{"fs.sock", "address already in use"}},
 		"socket's name too long": {func(_ *testing.T, c *DaemonConfig) { c.Socket = "/tmp/" + strings.Repeat("x", 120) },
-			[]string{"xxx", "invalid argument"}},
+			[]string{"xxx", "at most 107"}},
 		"cache": {func(_ *testing.T, c *DaemonConfig) { c.Cache = "sometimes" }, []string{`"sometimes"`}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,11 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"kata/host/unixsocket"
 )
-
-// maxSocketPath is the longest path a unix socket address holds.
-const maxSocketPath = 107
 
 // Listener is the unix socket that one VMM connects to.
 type Listener struct {
@@ -26,33 +23,12 @@ type Listener struct {
 // Listen makes a socket at path that only this user can connect to. Close
 // removes it.
 func Listen(path string) (*Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("listen on %s: path of %d bytes, a socket's has at most %d", path, len(path), maxSocketPath)
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	// Between bind and listen nobody can connect, so that the mode is right
-	// from the first moment, whatever the umask.
-	l, err := func() (net.Listener, error) {
-		if err := os.Chmod(path, 0o600); err != nil {
-			return nil, err
-		}
-		if err := unix.Listen(fd, 1); err != nil {
-			return nil, err
-		}
-		return net.FileListener(f)
-	}()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), os.Remove(path))
-	}
-	return &Listener{path: path, l: l.(*net.UnixListener)}, nil
+	l.SetUnlinkOnClose(false) // Close does, and tells of errors
+	return &Listener{path: path, l: l}, nil
 }
 
 // Accept waits for the VMM, stops listening and removes the socket: there is

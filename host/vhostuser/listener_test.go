@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"kata/host/unixsocket"
 )
 
 func TestListener(t *testing.T) {
@@ -70,7 +72,7 @@ func TestListenerEndsWithItsContext(t *testing.T) {
 }
 
 func TestListenOnAnImpossiblePath(t *testing.T) {
-	long := "/tmp/" + strings.Repeat("x", maxSocketPath)
+	long := "/tmp/" + strings.Repeat("x", unixsocket.MaxPath)
 	if _, err := Listen(long); err == nil || !strings.Contains(err.Error(), "at most 107") {
 		t.Errorf("Listen = %v", err)
 	}

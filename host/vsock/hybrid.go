@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"syscall"
 	"time"
+
+	"kata/host/unixsocket"
 )
 
 // Hybrid is the vsock of a VMM that brings its own device and offers it as
@@ -96,12 +97,9 @@ func refused(err error) error {
 func (h *Hybrid) Listen(port uint32) (net.Listener, error) {
 	addr := &Addr{HostCID, port}
 	path := h.Path + "_" + strconv.FormatUint(uint64(port), 10)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: addr, Err: err}
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: addr, Err: errors.Join(err, l.Close())}
 	}
 	return &hybridListener{UnixListener: l, addr: addr, guest: h.GuestCID}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"kata/host/unixsocket"
 	"kata/test/leaktest"
 )
 
@@ -65,7 +66,7 @@ func TestSocketDir(t *testing.T) {
 		"a bundle of another namespace":          {"", "/st/io.containerd.runtime.v2.task/other/c1", defaultSocketDir},
 	} {
 		got := socketDir(c.named, c.bundle, inv)
-		if got != c.want || len(socketPath(got, inv, inv.ID)) > maxSocketPath {
+		if got != c.want || len(socketPath(got, inv, inv.ID)) > unixsocket.MaxPath {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}

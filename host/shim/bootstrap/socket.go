@@ -14,16 +14,15 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"kata/host/unixsocket"
 )
 
 const (
 	// defaultSocketDir is where containerd's own shims keep their sockets.
 	defaultSocketDir = "/run/containerd/s"
-	// maxSocketPath is the longest path of a unix socket, without its final
-	// zero (unix(7)).
-	maxSocketPath = 107
-	scheme        = "unix://"
-	probeTimeout  = time.Second
+	scheme           = "unix://"
+	probeTimeout     = time.Second
 	// suffix tells our sockets from those of other shims in the same folder.
 	suffix = ".kata"
 )
@@ -39,7 +38,7 @@ func socketPath(dir string, inv Invocation, id string) string {
 // stays private, else containerd's default.
 func socketDir(named, bundle string, inv Invocation) string {
 	for _, dir := range []string{named, stateSocketDir(bundle, inv)} {
-		if dir != "" && len(socketPath(dir, inv, inv.ID)) <= maxSocketPath {
+		if dir != "" && len(socketPath(dir, inv, inv.ID)) <= unixsocket.MaxPath {
 			return dir
 		}
 	}
@@ -63,8 +62,8 @@ func stateSocketDir(bundle string, inv Invocation) string {
 // The server listens, not Start, which may be killed before there is anybody
 // who would remove the file.
 func Listen(path string) (*net.UnixListener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s is longer than %d bytes", path, maxSocketPath)
+	if len(path) > unixsocket.MaxPath {
+		return nil, fmt.Errorf("socket path %s is longer than %d bytes", path, unixsocket.MaxPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("create the folder of sockets: %w", err)
@@ -91,11 +90,7 @@ func checkFree(path string) error {
 }
 
 func bind(path string) (*net.UnixListener, error) {
-	// The mode is that of the bind, so there is no moment in which others may
-	// connect. The umask is the process's, which makes no file meanwhile.
-	old := unix.Umask(0o177)
-	defer unix.Umask(old)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
