@@ -18,6 +18,7 @@ const (
 	treeSize   = "size=1m,mode=0755" // directories and empty files only
 	mountsName = "mounts"            // where binds are made
 	exportName = "shared"            // the read-only view of it
+	rootfsName = "rootfs"            // in a container's directory
 )
 
 // Tree is the directory that a pod's virtiofsd serves. It is made of two
@@ -78,6 +79,36 @@ func (t *Tree) mounts() string { return filepath.Join(t.dir, mountsName) }
 // Export returns the directory for virtiofsd to serve.
 func (t *Tree) Export() string { return filepath.Join(t.dir, exportName) }
 
+// MountPoints returns where a tree in dir mounts, in order.
+func MountPoints(dir string) []string {
+	return []string{filepath.Join(dir, mountsName), filepath.Join(dir, exportName)}
+}
+
+// RootfsTarget returns where the container's next AddRootfs mounts.
+func (t *Tree) RootfsTarget(cid string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return filepath.Join(t.mounts(), t.folder(cid), rootfsName)
+}
+
+// BindTarget returns where the container's next AddBind with the same number and
+// source mounts.
+func (t *Tree) BindTarget(cid string, n int, source string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return filepath.Join(t.mounts(), t.folder(cid), bindName(n, source))
+}
+
+// bindName is a bind's path in the container's directory.
+func bindName(n int, source string) string {
+	name := strconv.Itoa(n) + "-" + filepath.Base(filepath.Clean("/"+source))
+	const maxName = 255
+	if len(name) > maxName {
+		name = name[:maxName]
+	}
+	return filepath.Join(mountsName, strings.ReplaceAll(name, "/", ""))
+}
+
 // AddRootfs binds source, a mounted root file system, with everything mounted
 // below it, as the container's rootfs, and returns its path in the guest. With
 // readonly no mount of it can be written through the share. undo removes the
@@ -90,22 +121,17 @@ func (t *Tree) AddRootfs(cid, source string, readonly bool) (guestPath string, u
 	if !info.IsDir() {
 		return "", nil, fmt.Errorf("share rootfs %s: %w", source, unix.ENOTDIR)
 	}
-	return t.add(cid, "rootfs", source, readonly, true)
+	return t.add(cid, rootfsName, source, readonly, true)
 }
 
 // AddBind binds source, a directory or anything else that has a path, as the
 // container's mount number n, and returns its path in the guest. recursive
 // takes along what is mounted below a directory.
 func (t *Tree) AddBind(cid string, n int, source string, readonly, recursive bool) (guestPath string, undo func() error, err error) {
-	name := strconv.Itoa(n) + "-" + filepath.Base(filepath.Clean("/"+source))
 	if n < 0 {
 		return "", nil, fmt.Errorf("share %s: negative mount number %d", source, n)
 	}
-	const maxName = 255
-	if len(name) > maxName {
-		name = name[:maxName]
-	}
-	return t.add(cid, filepath.Join(mountsName, strings.ReplaceAll(name, "/", "")), source, readonly, recursive)
+	return t.add(cid, bindName(n, source), source, readonly, recursive)
 }
 
 func (t *Tree) add(cid, name, source string, readonly, recursive bool) (string, func() error, error) {
