@@ -52,7 +52,7 @@ demo: root setup build guest ## run a container in its own VM under a private co
 	@$(GO) run -tags no_grpc ./test/demo
 
 .PHONY: test
-test: root setup build guest lint test-unit test-oracle test-fuzz test-vm test-guest test-e2e ## lint, and every test: unit, fuzz, with and in a VM, end to end
+test: root setup build guest lint test-unit test-oracle test-fuzz test-vm test-guest test-e2e test-kvm ## lint, and every test: unit, fuzz, with and in a VM, end to end
 
 ## Build
 
