@@ -15,6 +15,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
+	"kata/host/pod"
 )
 
 const (
@@ -49,7 +50,7 @@ func (a *agentConn) lost() <-chan struct{} { return a.client.Done() }
 
 // setUp makes a booted guest ready for containers: clock, entropy, hostname,
 // the folder of its hooks, the share and the pod's shared memory.
-func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname, hooks string) error {
+func (a *agentConn) setUp(ctx context.Context, sandboxID string, p pod.Spec, hooks string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		now := time.Now()
@@ -66,7 +67,7 @@ func (a *agentConn) setUp(ctx context.Context, sandboxID, hostname, hooks string
 	})
 	group.Go(func() error {
 		_, err := a.service.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
-			SandboxId: sandboxID, Hostname: hostname, GuestHookPath: hooks,
+			SandboxId: sandboxID, Hostname: p.Hostname, GuestHookPath: hooks, Dns: p.DNS.Lines(),
 			Storages: []*agentpb.Storage{
 				{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: api.GuestShare},
 				{

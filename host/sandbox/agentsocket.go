@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"kata/host/journal"
+	"kata/host/undo"
 	"kata/host/unixsocket"
 	"kata/host/vsock"
 )
@@ -46,11 +48,15 @@ type passages struct {
 }
 
 func (s *Sandbox) startAgentSocket() error {
-	p, err := servePassages(filepath.Join(s.store.dir, agentSocket), s.device.Dial, s.log)
+	path := filepath.Join(s.Dir(), agentSocket)
+	if _, err := s.undo.Hold(journal.Socket{Path: path}, undo.Plain); err != nil {
+		return err
+	}
+	p, err := servePassages(path, s.guest.Dial, s.log)
 	if err != nil {
 		return fmt.Errorf("serve the agent's socket: %w", err)
 	}
-	s.undo.push("agent's socket", func(context.Context) error { return p.close() })
+	s.undo.Push("the agent's socket", undo.Plain, func(context.Context) error { return p.close() })
 	return nil
 }
 
@@ -70,6 +76,9 @@ func servePassages(path string, dial dialer, log *slog.Logger) (*passages, error
 func (p *passages) close() error {
 	p.end()
 	err := p.listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
 	p.running.Wait()
 	return err
 }

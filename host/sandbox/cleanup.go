@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"kata/host/journal"
 )
 
 const cleanupTimeout = 10 * time.Second
@@ -21,32 +23,44 @@ type CleanupOptions struct {
 	Log    *slog.Logger
 }
 
-// Cleanup releases what a sandbox left behind, from its state on disk: it
-// kills the shim if it still lives and the processes it started, then removes
-// the folder. A sandbox that left nothing is no error, so it may run twice.
+// Cleanup releases what a sandbox left behind, from its journal on disk: it kills
+// the shim if it still lives, releases every entry, and removes the folder. What
+// could not be released stays in the journal, and Cleanup may be called again. A
+// sandbox that left nothing is no error.
 func Cleanup(ctx context.Context, o CleanupOptions) error {
-	dir, state, err := find(o.StateRoot, o.ID, o.Bundle)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	dir, header, err := journal.Find(o.StateRoot, o.ID, o.Bundle)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-	defer cancel()
-	var errs []error
-	owned := append([]HostProcess{{Name: "shim", ID: state.Shim}}, state.Processes...)
-	for _, p := range owned {
-		if p.ID.PID <= 0 || p.ID.PID == os.Getpid() {
-			continue
-		}
-		if err := p.ID.Kill(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("kill %s (pid %d) of sandbox %s: %w", p.Name, p.ID.PID, o.ID, err))
+	if shim := header.Shim; shim.PID > 0 && shim.PID != os.Getpid() {
+		if err := shim.Kill(ctx); err != nil {
+			return fmt.Errorf("kill the shim (pid %d) of sandbox %s: %w", shim.PID, o.ID, err)
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		errs = append(errs, fmt.Errorf("remove state of sandbox %s: %w", o.ID, err))
+	j, err := journal.TakeOver(ctx, o.StateRoot, o.ID, o.Bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := release(ctx, j); err != nil {
+		return fmt.Errorf("clean up sandbox %s: %w", o.ID, err)
 	}
 	o.Log.Info("sandbox cleaned up", "sandbox", o.ID, "dir", dir)
-	return errors.Join(errs...)
+	return nil
+}
+
+// release releases all that a journal lists and then the journal.
+func release(ctx context.Context, j *journal.Journal) error {
+	err := j.ReleaseAll(ctx)
+	if err == nil {
+		err = j.Remove()
+	}
+	return errors.Join(err, j.Close())
 }

@@ -5,17 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/api"
 	"kata/api/agentpb"
+	"kata/api/ttrpc"
+	"kata/host/guestvm"
+	"kata/host/journal"
 	"kata/host/rootfs"
 	"kata/host/sandbox/guestspec"
 	"kata/host/stdio"
+	"kata/host/undo"
 )
 
 // ContainerOptions describe a container as containerd asks for it.
@@ -36,60 +42,123 @@ type Container struct {
 	id      string
 	bundle  string
 	init    *Process
-	undo    undo
+	undo    *undo.Stack
+
+	created   chan struct{} // closed when CreateContainer has ended, either way
+	abandoned bool          // its creation failed; guarded by Sandbox.mu
 
 	mu    sync.Mutex
 	execs map[string]*Process
+	// answered is closed when the agent has answered the call that creates the
+	// container, or cannot any more; nil before the call.
+	answered chan struct{}
 }
 
 // CreateContainer mounts and shares the root file system and the volumes, and
-// creates the container in the guest; its process waits for Start. On failure
-// nothing of it is left.
+// creates the container in the guest; its process waits for Start. On failure, and
+// when ctx ends first, nothing of it is left in the guest or on the host, unless
+// the error says so: that is tried again by the next creation under the id and by
+// Stop.
 func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (*Container, error) {
-	c := &Container{sandbox: s, id: o.ID, bundle: o.Bundle, execs: make(map[string]*Process)}
-	if err := s.register(c); err != nil {
+	ctx, stop := s.whileAlive(ctx)
+	defer stop()
+	c := &Container{
+		sandbox: s, id: o.ID, bundle: o.Bundle, undo: undo.New(s.journal),
+		created: make(chan struct{}), execs: make(map[string]*Process),
+	}
+	if err := s.register(ctx, c); err != nil {
 		return nil, err
 	}
-	c.undo.push("registration", func(context.Context) error { return s.unregister(c) })
-	if err := s.store.addContainer(c.id); err != nil {
-		return nil, errors.Join(err, c.undo.run(ctx))
+	defer close(c.created)
+	c.undo.Push("the container's id", undo.Last, func(context.Context) error { s.unregister(c); return nil })
+	err := c.create(ctx, o)
+	if err == nil {
+		return c, nil
 	}
-	if err := c.create(ctx, o); err != nil {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-		defer cancel()
-		if cause := s.Err(); cause != nil {
-			err = fmt.Errorf("create container %s: %w", o.ID, cause)
-		}
-		return nil, errors.Join(err, c.undo.run(cleanup))
-	}
-	return c, nil
-}
-
-func (s *Sandbox) register(c *Container) error {
-	if err := checkID(c.id); err != nil {
-		return err
+	if cause := s.Err(); cause != nil {
+		err = fmt.Errorf("create container %s: %w", o.ID, cause)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.finished {
-		return fmt.Errorf("create container %s: sandbox %s has ended", c.id, s.id)
-	}
-	if _, ok := s.containers[c.id]; ok {
-		return fmt.Errorf("container %s exists already in sandbox %s", c.id, s.id)
-	}
-	s.containers[c.id] = c
-	return nil
+	c.abandoned = true
+	s.mu.Unlock()
+	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	return nil, errors.Join(err, c.undo.Run(cleanup))
 }
 
-func (s *Sandbox) unregister(c *Container) error {
+// whileAlive returns a context that ends with ctx and with the sandbox.
+func (s *Sandbox) whileAlive(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-s.done:
+			cancel(fmt.Errorf("sandbox %s has ended", s.id))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil); <-ended }
+}
+
+// register enters the container. One of the same id whose creation failed makes
+// way, if what is left of it can be released now.
+func (s *Sandbox) register(ctx context.Context, c *Container) error {
+	if err := journal.CheckID(c.id); err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	for {
+		s.mu.Lock()
+		other, ok := s.containers[c.id]
+		finished, abandoned := s.finished, ok && other.abandoned
+		if !finished && !ok {
+			s.containers[c.id] = c
+		}
+		s.mu.Unlock()
+		switch {
+		case finished:
+			return fmt.Errorf("create container %s: sandbox %s has ended", c.id, s.id)
+		case !ok:
+			return nil
+		case !abandoned:
+			return fmt.Errorf("container %s exists already in sandbox %s", c.id, s.id)
+		}
+		if err := other.undo.Run(ctx); err != nil {
+			return fmt.Errorf("create container %s: release what an earlier creation has left: %w", c.id, err)
+		}
+	}
+}
+
+func (s *Sandbox) unregister(c *Container) {
 	s.mu.Lock()
 	delete(s.containers, c.id)
 	s.mu.Unlock()
 	s.oom.forget(c.id)
-	return s.store.removeContainer(c.id)
+}
+
+// releaseContainers releases what containers hold of the host, when the guest is
+// dead. Creations under way, which fail by now, release their own.
+func (s *Sandbox) releaseContainers(ctx context.Context) error {
+	s.mu.Lock()
+	containers := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range containers {
+		select {
+		case <-c.created:
+			errs = append(errs, c.undo.Run(ctx))
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("wait for the creation of container %s to end: %w", c.id, context.Cause(ctx)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c *Container) create(ctx context.Context, o ContainerOptions) error {
+	// People look for a pod by its containers.
+	if _, err := c.undo.Hold(journal.Container{ID: c.id}, undo.UsedByGuest); err != nil {
+		return fmt.Errorf("create container %s: %w", c.id, err)
+	}
 	source, err := c.mountRootfs(o)
 	if err != nil {
 		return err
@@ -103,40 +172,106 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 		return err
 	}
 	c.sandbox.log.Debug("stdio connected", "container", c.id)
-	c.undo.push("stdio", func(context.Context) error { c.init.release(); return nil })
-	ports := c.init.ports()
-	ctx, cancel := context.WithTimeout(ctx, c.sandbox.cfg.Runtime.CreateContainerTimeout)
-	defer cancel()
-	_, err = c.sandbox.agent.service.CreateContainer(ctx, &agentpb.CreateContainerRequest{
-		ContainerId: c.id, OCI: spec.OCI, SandboxPidns: spec.SandboxPidns,
-		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
-	})
-	if err != nil {
-		return fmt.Errorf("create container %s: %w", c.id, agentError(err))
+	c.undo.Push("stdio", undo.Plain, func(context.Context) error { c.init.release(); return nil })
+	if err := c.createInGuest(ctx, spec); err != nil {
+		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
-	c.undo.push("container in the guest", c.removeFromGuest)
 	c.init.watch()
 	c.sandbox.log.Debug("container created", "container", c.id)
 	return nil
 }
 
+// createInGuest has the agent create the container. Its removal is on the stack
+// before the call: whatever becomes of the answer, the guest may have one.
+func (c *Container) createInGuest(ctx context.Context, spec *guestspec.Spec) error {
+	ports := c.init.ports()
+	request := &agentpb.CreateContainerRequest{
+		ContainerId: c.id, OCI: spec.OCI, SandboxPidns: spec.SandboxPidns,
+		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
+	}
+	c.undo.Push("the container in the guest", undo.EndsGuest, c.removeFromGuest)
+	limit := c.sandbox.cfg.Runtime.CreateContainerTimeout
+	// The call goes on when ctx ends, so that it is known when it has ended.
+	call, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the guest did not create it within %s", limit))
+	answered := make(chan struct{})
+	c.mu.Lock()
+	c.answered = answered
+	c.mu.Unlock()
+	var err error
+	go func() {
+		defer close(answered)
+		defer cancel()
+		_, err = c.sandbox.agent.service.CreateContainer(call, request)
+	}()
+	select {
+	case <-answered:
+		return agentError(err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// removeFromGuest takes the container out of the guest. One that the agent does
+// not know is out, and a guest that is dead has none. A creation under way is
+// ended: the first call has the agent abandon it; when the creation has been
+// answered, the second call finds what it may have made.
+func (c *Container) removeFromGuest(ctx context.Context) error {
+	gone := c.sandbox.guest.Gone()
+	c.mu.Lock()
+	answered := c.answered
+	c.mu.Unlock()
+	select {
+	case <-gone:
+		<-answered // it fails with its connection
+		return nil
+	case <-answered:
+	default:
+		_ = c.remove(ctx)
+		select {
+		case <-answered:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of its creation: %w", context.Cause(ctx))
+		}
+	}
+	err := c.remove(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-c.sandbox.done:
+	case <-c.sandbox.agent.lost():
+	default:
+		return err
+	}
+	select { // the machine is being stopped
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return err
+	}
+}
+
+func (c *Container) remove(ctx context.Context) error {
+	_, err := c.sandbox.agent.service.RemoveContainer(ctx, &agentpb.RemoveContainerRequest{ContainerId: c.id})
+	if ttrpc.CodeOf(err) == ttrpc.NotFound {
+		return nil
+	}
+	return agentError(err)
+}
+
 // mountRootfs returns the folder that holds the root file system.
 func (c *Container) mountRootfs(o ContainerOptions) (string, error) {
-	target := filepath.Join(o.Bundle, "rootfs")
 	if len(o.Rootfs) > 0 {
+		target := filepath.Join(o.Bundle, "rootfs")
 		if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("container %s: create mount point: %w", c.id, err)
+		}
+		if err := c.holdMount(target); err != nil {
+			return "", err
 		}
 		if err := rootfs.MountAll(o.Rootfs, target); err != nil {
 			return "", fmt.Errorf("container %s: %w", c.id, err)
 		}
-		c.undo.push("root file system", func(context.Context) error {
-			var err error
-			for range o.Rootfs {
-				err = errors.Join(err, rootfs.Unmount(target))
-			}
-			return err
-		})
 		return target, nil
 	}
 	if o.Spec.Root == nil || o.Spec.Root.Path == "" {
@@ -156,18 +291,33 @@ func (c *Container) mountRootfs(o ContainerOptions) (string, error) {
 	return path, nil
 }
 
+// holdMount writes down what is going to be mounted on target.
+func (c *Container) holdMount(target string) error {
+	entry, err := journal.NewMount(target)
+	if err == nil {
+		_, err = c.undo.Hold(entry, undo.UsedByGuest)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
 // shareFiles exports the root file system and the bind mounts to the guest and
 // returns the spec as the guest sees it.
 func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec, error) {
-	tree := c.sandbox.tree
-	c.undo.push("shared folder", func(context.Context) error { return tree.RemoveContainer(c.id) })
+	files := c.sandbox.guest.Files()
+	c.undo.Push("the container's shared folder", undo.UsedByGuest, func(context.Context) error { return files.RemoveContainer(c.id) })
+	if err := c.holdMount(files.RootfsTarget(c.id)); err != nil {
+		return nil, err
+	}
 	// A read-only root file system is sealed by the guest, after it has made the
 	// mount points that the image lacks.
-	path, undo, err := tree.AddRootfs(c.id, source, false)
+	path, unshare, err := files.AddRootfs(c.id, source, false)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: share root file system: %w", c.id, err)
 	}
-	c.undo.push("shared root file system", func(context.Context) error { return undo() })
+	c.undo.Push("the shared root file system", undo.UsedByGuest, func(context.Context) error { return unshare() })
 	out, err := guestspec.Convert(spec, guestspec.Options{
 		Rootfs:       path,
 		DropSeccomp:  c.sandbox.cfg.Runtime.DisableGuestSeccomp,
@@ -178,12 +328,9 @@ func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec
 		return nil, fmt.Errorf("container %s: %w", c.id, err)
 	}
 	for n, b := range out.Binds {
-		path, undo, err := tree.AddBind(c.id, n, b.Source, b.Readonly, b.Recursive)
-		if err != nil {
-			return nil, fmt.Errorf("container %s: mount %s: %w", c.id, b.Mount.Destination, err)
+		if b.Mount.Source, err = c.shareBind(files, n, b); err != nil {
+			return nil, err
 		}
-		c.undo.push("shared mount "+b.Mount.Destination, func(context.Context) error { return undo() })
-		b.Mount.Source = path
 	}
 	for _, w := range out.Ignored {
 		c.sandbox.log.Warn("part of the spec has no effect", "container", c.id, "part", w)
@@ -191,23 +338,17 @@ func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec
 	return out, nil
 }
 
-// removeFromGuest runs under Delete and failed creation; a guest that is gone
-// holds nothing.
-func (c *Container) removeFromGuest(ctx context.Context) error {
-	_, err := c.sandbox.agent.service.RemoveContainer(ctx, &agentpb.RemoveContainerRequest{ContainerId: c.id})
-	if err != nil && c.sandbox.ended() {
-		return nil
+// shareBind exports one bind mount and returns its path in the guest.
+func (c *Container) shareBind(files guestvm.Files, n int, b guestspec.Bind) (string, error) {
+	if err := c.holdMount(files.BindTarget(c.id, n, b.Source)); err != nil {
+		return "", err
 	}
-	return agentError(err)
-}
-
-func (s *Sandbox) ended() bool {
-	select {
-	case <-s.done:
-		return true
-	default:
-		return false
+	path, unshare, err := files.AddBind(c.id, n, b.Source, b.Readonly, b.Recursive)
+	if err != nil {
+		return "", fmt.Errorf("container %s: mount %s: %w", c.id, b.Mount.Destination, err)
 	}
+	c.undo.Push("shared mount "+b.Mount.Destination, undo.UsedByGuest, func(context.Context) error { return unshare() })
+	return path, nil
 }
 
 // ID returns the container's id.
@@ -275,5 +416,7 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 }
 
 // Delete removes the container from the guest and releases its files. A
-// running container is killed first. It is idempotent.
-func (c *Container) Delete(ctx context.Context) error { return c.undo.run(ctx) }
+// running container is killed first. What could not be released is named by the
+// error and tried again by the next call; after one that returned nil there is
+// nothing left to do.
+func (c *Container) Delete(ctx context.Context) error { return c.undo.Run(ctx) }

@@ -8,12 +8,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"kata/host/journal"
+	"kata/host/process"
 )
 
-// Pod is a sandbox as its state on disk describes it.
+// Pod is a sandbox as its journal describes it.
 type Pod struct {
-	State
-	Dir string
+	ID        string
+	Namespace string
+	// Containers are the ids of its containers, in the order of their creation.
+	Containers []string
+	// Shim is the process that holds it.
+	Shim process.ID
+	Dir  string
 }
 
 // AgentSocket is the socket through which root reaches the ports of the pod's
@@ -41,9 +49,17 @@ func Pods(root string) ([]Pod, error) {
 	var pods []Pod
 	for _, e := range entries {
 		dir := filepath.Join(root, e.Name())
-		if state, err := readState(dir); err == nil && state.ID != "" {
-			pods = append(pods, Pod{state, dir})
+		header, records, err := journal.Read(dir)
+		if err != nil || header.ID == "" || strings.HasPrefix(e.Name(), ".") {
+			continue
 		}
+		p := Pod{ID: header.ID, Namespace: header.Namespace, Shim: header.Shim, Dir: dir}
+		for _, r := range records {
+			if c, ok := r.Entry.(journal.Container); ok {
+				p.Containers = append(p.Containers, c.ID)
+			}
+		}
+		pods = append(pods, p)
 	}
 	slices.SortStableFunc(pods, func(a, b Pod) int { return strings.Compare(a.String(), b.String()) })
 	return pods, nil

@@ -7,6 +7,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/host/undo"
 )
 
 const (
@@ -67,7 +68,7 @@ func (o *oomEvents) await(ctx context.Context, lost <-chan struct{}, id string, 
 func (s *Sandbox) watchOOM(tell func(containerID string)) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
-	s.undo.push("OOM events", func(context.Context) error {
+	s.undo.Push("the watch for OOM events", undo.Plain, func(context.Context) error {
 		stop()
 		<-ended
 		return nil

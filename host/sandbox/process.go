@@ -77,7 +77,7 @@ func (p *Process) connect(ctx context.Context) (err error) {
 	group, dialing := errgroup.WithContext(ctx)
 	dial := func(conn *net.Conn) {
 		group.Go(func() (err error) {
-			*conn, err = p.container.sandbox.device.Dial(dialing, api.PortStreams)
+			*conn, err = p.container.sandbox.guest.Dial(dialing, api.PortStreams)
 			return err
 		})
 	}

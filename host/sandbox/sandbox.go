@@ -1,13 +1,17 @@
 // Package sandbox runs a pod: one virtual machine with an agent in it, and the
 // containers inside.
 //
-// Life cycle: New claims the sandbox's folder, starts the vsock device, the
-// file share and the VMM, waits for the agent's readiness and sets the guest
-// up. CreateContainer, Container.Start, Container.Exec and Process.Start run
-// processes; Done closes when the VM, the file server or the agent is gone, and
-// then every process counts as exited with 137. Stop releases everything, in
-// reverse order of acquisition; Cleanup does the same from state on disk when
-// the process that held the sandbox was killed.
+// Life cycle: New claims the sandbox's folder, boots the guest (host/guestvm) and
+// sets it up. CreateContainer, Container.Start, Container.Exec and Process.Start
+// run processes; Done closes when the VM, the file server or the agent is gone, and
+// then every process counts as exited with 137. Stop releases everything, last
+// acquired first, and may be called again until it succeeds; Cleanup does the same
+// from the journal on disk when the process that held the sandbox was killed.
+//
+// What the sandbox holds of the host is in its journal (host/journal) before it is
+// acquired, and on a stack of steps (host/undo): one of the sandbox's, one of each
+// container's. What the guest may use is not taken away before the container is
+// out of the guest, or the VM is known to be dead.
 //
 // The package does not speak to containerd (host/shim) nor to a VMM
 // (host/vmm); it owns what they both need.
@@ -20,20 +24,19 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"kata/host/config"
+	"kata/host/guestvm"
+	"kata/host/journal"
+	"kata/host/pod"
 	"kata/host/process"
-	"kata/host/share"
-	"kata/host/vmm"
-	"kata/host/vsock"
+	"kata/host/undo"
 )
 
-// releaseTimeout bounds what a failed New spends on releasing what it acquired.
+// releaseTimeout bounds what a failed New or CreateContainer spends on releasing
+// what it acquired. What is not released by then stays, for the sandbox's Stop.
 const releaseTimeout = 15 * time.Second
 
 // Options say what sandbox to run and where.
@@ -47,9 +50,10 @@ type Options struct {
 	// StateRoot is the folder that holds a folder for each sandbox, as /run/kata.
 	StateRoot string
 	Config    *config.Config
-	// Spec is the first container's; hostname and resolver come from it.
-	Spec    *specs.Spec
-	Spawner *process.Spawner
+	// Pod is what the pod itself is to be, apart from its containers.
+	Pod pod.Spec
+	// Parts are what the guest is made of.
+	Parts guestvm.Parts
 	// OOM is told each time a process of a container was killed for want of
 	// memory, before the exit that follows from it is known; nil for nobody.
 	OOM func(containerID string)
@@ -58,25 +62,18 @@ type Options struct {
 
 // Sandbox is a running pod VM.
 type Sandbox struct {
-	id    string
-	cfg   *config.Config
-	log   *slog.Logger
-	store *store
-	undo  undo
+	id      string
+	cfg     *config.Config
+	log     *slog.Logger
+	journal *journal.Journal
+	undo    *undo.Stack
 
-	machine vmm.Machine
-	device  *vsock.Device
-	// deviceFailed receives at most once: why the vsock device gave the VM up.
-	deviceFailed chan error
-	daemon       *share.Daemon
-	tree         *share.Tree
-	agent        *agentConn
-	oom          *oomEvents
+	guest *guestvm.VM
+	agent *agentConn
+	oom   *oomEvents
 
-	done chan struct{} // closed once failure is set, or at Stop
-
-	stop    sync.Once
-	stopErr error // written under stop
+	done    chan struct{} // closed once failure is set, or at Stop
+	watched chan struct{} // closed when watch has ended; nil if it never began
 
 	// mu guards what follows and is held across no blocking call.
 	mu         sync.Mutex
@@ -87,54 +84,77 @@ type Sandbox struct {
 
 // New boots the sandbox and returns once its agent has answered and the guest
 // is set up. ctx and the configured boot deadline both end the attempt; on any
-// failure everything acquired is released before New returns.
+// failure everything acquired is released before New returns, or said to be left,
+// and then released by Cleanup.
 func New(ctx context.Context, o Options) (*Sandbox, error) {
-	store, err := claimOrReclaim(ctx, o)
+	j, err := claim(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Sandbox{
-		id: o.ID, cfg: o.Config, log: o.Log.With("sandbox", o.ID), store: store,
-		done: make(chan struct{}), deviceFailed: make(chan error, 1), containers: make(map[string]*Container),
+		id: o.ID, cfg: o.Config, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
+		done: make(chan struct{}), containers: make(map[string]*Container),
 		oom: newOOMEvents(),
 	}
-	s.undo.push("state folder", func(context.Context) error { return os.RemoveAll(store.dir) })
+	s.undo.Push("the state folder", undo.Last, func(context.Context) error { return j.Remove() })
+	s.undo.Push("the containers", undo.UsedByGuest, s.releaseContainers)
 	if err := s.boot(ctx, o); err != nil {
 		s.finish(err)
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
-		return nil, errors.Join(err, s.undo.run(cleanup))
+		err = errors.Join(err, s.undo.Run(cleanup))
+		return nil, errors.Join(err, j.Close()) // what is left is Cleanup's
 	}
 	if o.OOM != nil {
 		s.watchOOM(o.OOM)
 	}
-	go s.watch()
+	s.watched = make(chan struct{})
+	go func() {
+		defer close(s.watched)
+		s.watch()
+	}()
 	return s, nil
 }
 
-// claimOrReclaim claims the sandbox's folder; what a crashed predecessor of the
-// same bundle left there is cleaned up first.
-func claimOrReclaim(ctx context.Context, o Options) (*store, error) {
+// claim claims the sandbox's folder; what a dead predecessor of the same bundle
+// left there is released first. A predecessor that lives keeps its own.
+func claim(ctx context.Context, o Options) (*journal.Journal, error) {
 	self, err := process.Identify(os.Getpid())
 	if err != nil {
 		return nil, fmt.Errorf("identify the shim's process: %w", err)
 	}
-	state := State{ID: o.ID, Namespace: o.Namespace, Bundle: o.Bundle, Shim: self}
-	store, err := claim(o.StateRoot, state)
+	header := journal.Header{ID: o.ID, Namespace: o.Namespace, Bundle: o.Bundle, Shim: self}
+	j, err := journal.Claim(o.StateRoot, header)
 	if !errors.Is(err, fs.ErrExist) {
-		return store, err
+		return j, err
 	}
-	if err := Cleanup(ctx, CleanupOptions{StateRoot: o.StateRoot, ID: o.ID, Bundle: o.Bundle, Log: o.Log}); err != nil {
+	if err := releaseDead(ctx, o.StateRoot, o.ID, o.Bundle); err != nil {
 		return nil, err
 	}
-	return claim(o.StateRoot, state)
+	return journal.Claim(o.StateRoot, header)
+}
+
+// releaseDead releases what a dead shim has left.
+func releaseDead(ctx context.Context, root, id, bundle string) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
+	now, stop := context.WithCancel(ctx)
+	stop() // whoever holds it now holds it
+	j, err := journal.TakeOver(now, root, id, bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it went by itself
+	}
+	if err != nil {
+		return err
+	}
+	return release(ctx, j)
 }
 
 // ID returns the sandbox's name.
 func (s *Sandbox) ID() string { return s.id }
 
 // Dir returns the folder of the sandbox's sockets and state.
-func (s *Sandbox) Dir() string { return s.store.dir }
+func (s *Sandbox) Dir() string { return s.journal.Dir() }
 
 // Done is closed when the VM, the file server or the agent is gone, or the
 // sandbox was stopped.
@@ -162,15 +182,18 @@ func (s *Sandbox) finish(reason error) bool {
 
 // Stop destroys the containers, the guest and the VM and releases what the
 // sandbox holds. ctx bounds the orderly part; when it ends the VMM is killed.
-// A second call waits for the first and returns its error.
+// What could not be released is named by the error and tried again by the next
+// call; calls wait for each other. After one that returned nil there is nothing
+// left to do.
 func (s *Sandbox) Stop(ctx context.Context) error {
-	s.stop.Do(func() {
-		if s.finish(nil) {
-			s.agent.destroy(ctx, s.log)
-		}
-		s.stopErr = s.undo.run(ctx)
-	})
-	return s.stopErr
+	if s.finish(nil) {
+		s.agent.destroy(ctx, s.log)
+	}
+	err := s.undo.Run(ctx)
+	if s.watched != nil {
+		<-s.watched // done is closed: it stops the machine at most, which has been done
+	}
+	return err
 }
 
 // watch turns the end of any part of the sandbox into the end of the sandbox:
@@ -182,50 +205,16 @@ func (s *Sandbox) watch() {
 	case <-s.done:
 		return
 	case reason = <-s.watchHealth():
-	case reason = <-s.deviceFailed:
-	case <-s.machine.Done():
-		reason = errors.New("the virtual machine ended")
-	case <-s.daemon.Done():
-		reason = fmt.Errorf("file server of the sandbox ended: %w", s.daemon.Err())
+	case <-s.guest.Done():
+		reason = s.guest.Err()
 	case <-s.agent.lost():
-		reason = s.agentLost()
+		reason = s.guest.Lost()
 	}
-	if !s.finish(s.withDeath(reason)) {
+	if !s.finish(s.guest.Explain(reason)) {
 		return
 	}
 	s.log.Error("sandbox died", "error", reason)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // no grace: there is nobody left to stop in order
-	if err := s.machine.Stop(ctx); err != nil {
+	if err := s.guest.Kill(); err != nil {
 		s.log.Error("stop the virtual machine", "error", err)
 	}
-}
-
-// agentLost waits a moment for the VMM's own word: a VM that dies takes the
-// agent's connection down first, and says more about why.
-func (s *Sandbox) agentLost() error {
-	select {
-	case <-s.machine.Done():
-		return errors.New("the virtual machine ended")
-	case err := <-s.deviceFailed:
-		return err
-	case <-time.After(500 * time.Millisecond):
-		return errors.New("the agent closed its connection")
-	}
-}
-
-// withDeath adds what the machine says about its end, or else what the guest
-// last wrote on its console, to the reason for a failure.
-func (s *Sandbox) withDeath(reason error) error {
-	select {
-	case <-s.machine.Done():
-		if death := s.machine.Err(); death != nil {
-			return fmt.Errorf("%w: %w", reason, death)
-		}
-	default:
-	}
-	if tail := strings.TrimSpace(s.machine.ConsoleTail()); tail != "" {
-		return fmt.Errorf("%w; the console's last lines: %s", reason, tail)
-	}
-	return fmt.Errorf("%w; the console is empty", reason)
 }

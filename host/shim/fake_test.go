@@ -16,6 +16,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/host/shim/bootstrap"
+	"kata/host/shim/spec"
 	"kata/host/shim/task"
 	"kata/host/stdio"
 	"kata/test/leaktest"
@@ -56,7 +57,11 @@ func TestMain(m *testing.M) {
 func bootFake(env BootEnv) Boot {
 	return func(ctx context.Context, r task.BootRequest) (task.Sandbox, error) {
 		env.Log.Info("boot", "sandbox", r.ID, "config", r.ConfigPath)
-		switch r.Spec.Process.Args[0] {
+		oci, err := spec.Read(r.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		switch oci.Process.Args[0] {
 		case "no-boot":
 			return nil, errors.New("boot the sandbox: it is a fake")
 		case "slow-boot":

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/host/config"
+	"kata/host/guestvm"
 	"kata/host/process"
 	"kata/host/rootfs"
 	"kata/host/sandbox"
@@ -27,7 +28,8 @@ func bootSandbox(env BootEnv) Boot {
 		}
 		s, err := sandbox.New(ctx, sandbox.Options{
 			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot,
-			Config: cfg, Spec: r.Spec, Spawner: spawner, OOM: r.OOM, Log: env.Log,
+			Config: cfg, Pod: r.Pod, Parts: guestvm.HostFromConfig(cfg, spawner, env.Log),
+			OOM: r.OOM, Log: env.Log,
 		})
 		if err != nil {
 			return nil, err
@@ -38,7 +40,7 @@ func bootSandbox(env BootEnv) Boot {
 
 func loadConfig(env BootEnv, r task.BootRequest) (*config.Config, error) {
 	cfg, err := config.Load(config.Sources{
-		Annotation: r.Spec.Annotations[config.AnnotationPath],
+		Annotation: r.Pod.Annotations[config.AnnotationPath],
 		Option:     r.ConfigPath,
 		Env:        os.Getenv(config.EnvPath),
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata/host/pod"
 	"kata/host/shim/options"
 	"kata/host/shim/spec"
 	"kata/host/stdio"
@@ -97,7 +98,7 @@ func (s *Service) create(ctx context.Context, t *task, r *api.CreateTaskRequest)
 	oci.Process.Terminal = r.Terminal
 	t.first.stdio.HoldStdin = role.Managed
 	t.first.stdio.ID, t.first.stdio.Namespace = t.id, s.cfg.Namespace
-	sandbox, err := s.sandboxFor(ctx, BootRequest{ID: t.id, Bundle: r.Bundle, Spec: oci, ConfigPath: opts.ConfigPath}, role)
+	sandbox, err := s.sandboxFor(ctx, BootRequest{ID: t.id, Bundle: r.Bundle, Pod: pod.FromBundle(oci), ConfigPath: opts.ConfigPath}, role)
 	if err != nil {
 		return err
 	}

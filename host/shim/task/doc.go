@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kata/api/agentpb"
+	"kata/host/pod"
 	"kata/host/stdio"
 )
 
@@ -101,7 +102,8 @@ type Exit struct {
 type BootRequest struct {
 	// ID and Bundle are those of the pod's first container.
 	ID, Bundle string
-	Spec       *specs.Spec
+	// Pod is what the bundle says about the pod.
+	Pod pod.Spec
 	// ConfigPath is the configuration that the request's options name, if any.
 	ConfigPath string
 	// OOM is to be told each time a process of a container was killed for want
