@@ -34,6 +34,8 @@ const (
 	// the client may take for it.
 	lastWords = time.Second
 	reading   = 5 * time.Second
+	// maxDrained bounds the output that is copied after that.
+	maxDrained = 1 << 20
 	// hangUp is how long a shell has to end after SIGHUP.
 	hangUp = 2 * time.Second
 	// lingerSeconds is how long the last words may take to arrive.

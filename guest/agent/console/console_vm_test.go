@@ -217,6 +217,7 @@ func TestAScriptFromAPipe(t *testing.T) {
 		"that ends by itself": `echo "o"ne; exit`,
 		"that does not":       `echo "o"ne`,
 		"that takes a while":  `busybox sleep 1; echo "o"ne`,
+		"of many lines":       strings.Repeat("busybox true\n", 40) + `echo "o"ne`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := serve(t, false).dial()

@@ -81,6 +81,7 @@ func (s *session) run() {
 		_ = s.master.SetReadDeadline(time.Now().Add(lastWords))
 		_ = s.conn.SetDeadline(time.Now().Add(reading))
 		<-output
+		s.drain()
 	case <-output: // the client does not take it, or nobody has the terminal
 	case <-s.gone:
 		_ = s.conn.Close()
@@ -121,12 +122,32 @@ func copyAll(to, from interface {
 	}
 }
 
+// drain copies what the terminal holds after the shell has ended: the deadline for
+// its last words may have passed before anybody came to read them.
+func (s *session) drain() {
+	raw, err := s.master.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, 4096)
+	for range maxDrained / len(buf) { // what it has left running may write for ever
+		n := 0
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
+		if n <= 0 {
+			return
+		}
+		if _, err := s.conn.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
 // insist is how often a shell is told that there is no more input.
 const insist = 200 * time.Millisecond
 
 // input copies what is typed, and closes gone when the client is gone. One that
 // will type no more may still read: its shell gets the end-of-file character
-// whenever it is the one to read it, until it ends.
+// whenever it is the one to read it and has read all that was typed, until it ends.
 func (s *session) input() {
 	if !copyAll(s.master, s.conn) {
 		return // the terminal is gone, which its other half notices
@@ -138,7 +159,7 @@ func (s *session) input() {
 			close(s.gone)
 			return
 		}
-		if s.prompts() {
+		if s.prompts() && !s.unread() {
 			_, _ = s.master.Write([]byte{4}) // VEOF
 		}
 		select {
@@ -171,6 +192,26 @@ func (s *session) prompts() (yes bool) {
 	_ = raw.Control(func(fd uintptr) {
 		group, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP)
 		yes = err == nil && group == s.shell.PID()
+	})
+	return yes
+}
+
+// unread reports whether the terminal holds input that nobody has read. The slave
+// is asked (ioctl_tty(2), TIOCGPTPEER and TIOCINQ), and closed again: while it is
+// open the master does not learn that the shell has closed its own.
+func (s *session) unread() (yes bool) {
+	raw, err := s.master.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		slave, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.TIOCGPTPEER, unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC)
+		if errno != 0 {
+			return
+		}
+		n, err := unix.IoctlGetInt(int(slave), unix.TIOCINQ)
+		yes = err == nil && n > 0
+		_ = unix.Close(int(slave))
 	})
 	return yes
 }
