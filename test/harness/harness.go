@@ -24,7 +24,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -79,7 +79,8 @@ type Node struct {
 	daemon *exec.Cmd
 	exited chan struct{}
 
-	ids atomic.Int64 // the last one handed out
+	mu  sync.Mutex
+	ids []string // that were handed out
 }
 
 // Start starts a containerd and waits until it serves. The caller closes it.
@@ -365,7 +366,17 @@ func (n *Node) mark() string { return filepath.Base(n.dir) }
 // NewID returns an id that no other container on this machine has. Everything
 // that is made for a container carries its id, so that Leaks finds it.
 func (n *Node) NewID(name string) string {
-	return fmt.Sprintf("%s-%s-%d", n.mark(), name, n.ids.Add(1))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	id := fmt.Sprintf("%s-%s-%d", n.mark(), name, len(n.ids)+1)
+	n.ids = append(n.ids, id)
+	return id
+}
+
+func (n *Node) idsSoFar() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.ids)
 }
 
 // Import loads an image into the node's content store and unpacks it.

@@ -3,6 +3,7 @@ package harness
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,24 +16,56 @@ import (
 	"kata/api"
 )
 
-// place is a directory outside the node's own where runtimes keep things.
+// place is a directory outside the node's own where runtimes keep things. Others
+// use it at the same time, so what is found there counts by its name alone.
 type place struct {
 	dir   string
 	depth int // how deep to look
-	// named says that what belongs to a container carries its id there, so that
-	// what does not is somebody else's.
-	named bool
+	mine  func(n *Node, path string) bool
 }
 
 var places = []place{
-	{"/run/kata", 2, true},
-	{"/run/vc", 3, true},
-	{api.GuestRoot, 3, true},
-	{"/dev/shm", 1, true},
-	{"/sys/fs/cgroup", 4, true},
-	{"/run/containerd/s", 1, false}, // names are hashes
-	{"/run/netns", 1, false},
-	{"/sys/class/net", 1, false},
+	{"/run/kata", 2, (*Node).marked},
+	{"/run/vc", 3, (*Node).marked},
+	{api.GuestRoot, 3, (*Node).marked},
+	{"/dev/shm", 1, (*Node).marked},
+	{"/sys/fs/cgroup", 4, (*Node).marked},
+	{"/run/netns", 1, (*Node).marked},
+	{socketDir, 1, (*Node).ownsSocket},
+	{"/sys/class/net", 1, (*Node).ownsDevice},
+}
+
+// socketDir is where containerd's shims have their sockets, named by a hash.
+const socketDir = "/run/containerd/s"
+
+// marked says that a path carries the id of one of the node's containers.
+func (n *Node) marked(path string) bool { return hasToken(path, n.mark()) }
+
+// ownsSocket says that a socket's name is the hash of one of the node's containers,
+// by containerd's convention (SocketAddress of its shim package): of the daemon's
+// address, with "debug" for the second socket of a shim, the namespace and the id.
+func (n *Node) ownsSocket(path string) bool {
+	name, _, _ := strings.Cut(filepath.Base(path), ".")
+	for _, id := range n.idsSoFar() {
+		for _, address := range []string{n.socket(), filepath.Join(n.socket(), "debug")} {
+			if name == fmt.Sprintf("%x", sha256.Sum256([]byte(filepath.Join(address, Namespace, id)))) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ownsDevice says that a network device of the host is a runtime's: it, or its
+// alias, carries the mark of the node, or "kata" as upstream's taps do.
+func (n *Node) ownsDevice(path string) bool {
+	alias, _ := os.ReadFile(filepath.Join(path, "ifalias"))
+	for _, name := range []string{filepath.Base(path), string(alias)} {
+		if hasToken(name, n.mark()) || strings.Contains(name, "kata") {
+			return true
+		}
+	}
+	return false
 }
 
 // Mark is what was on the host at one moment.
@@ -87,7 +120,7 @@ func (n *Node) inventory() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, p := range points {
-		if hasToken(p, n.mark()) {
+		if n.marked(p) {
 			things["mount "+p] = true
 		}
 	}
@@ -96,12 +129,12 @@ func (n *Node) inventory() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, s := range sockets {
-		if hasToken(s, n.mark()) || strings.HasPrefix(s, "/run/containerd/s/") {
+		if n.marked(s) || strings.HasPrefix(s, socketDir+"/") && n.ownsSocket(s) {
 			things["socket "+s] = true
 		}
 	}
 	for _, p := range places {
-		mine := func(path string) bool { return !p.named || hasToken(path, n.mark()) }
+		mine := func(path string) bool { return p.mine(n, path) }
 		if err := list(things, p.dir, p.depth, mine); err != nil {
 			return nil, err
 		}
