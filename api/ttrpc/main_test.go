@@ -15,6 +15,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/test/pace"
 )
 
 // TestMain fails the package when a goroutine of it outlives the tests.
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 // not end within two seconds.
 func leaked() string {
 	var left []string
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+	for deadline := time.Now().Add(pace.Of(2 * time.Second)); time.Now().Before(deadline); runtime.Gosched() {
 		buf := make([]byte, 1<<20)
 		buf = buf[:runtime.Stack(buf, true)]
 		left = nil

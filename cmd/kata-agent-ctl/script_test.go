@@ -13,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // The scripts drive the real agent, which runs as an ordinary process in
@@ -75,7 +77,7 @@ func startAgent(agent, socket string) (stop func(), err error) {
 		_ = cmd.Process.Kill() // as init of its namespace it takes everything with it
 		_ = cmd.Wait()
 	}
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(20 * time.Second)); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		// Polling, since nothing tells a process outside a VM.
 		if conn, err := net.Dial("unix", socket); err == nil {
 			_ = conn.Close()

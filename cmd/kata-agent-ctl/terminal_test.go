@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // terminal is a person at a terminal in which kata-agent-ctl runs.
@@ -88,7 +90,7 @@ func (x *terminal) keys(text string) {
 // expect waits until the screen shows text, after what was expected before.
 func (x *terminal) expect(text string) {
 	x.Helper()
-	_ = x.master.SetReadDeadline(time.Now().Add(patience))
+	_ = x.master.SetReadDeadline(time.Now().Add(pace.Of(patience)))
 	buf := make([]byte, 4096)
 	for {
 		if i := strings.Index(x.screen.String()[x.seen:], text); i >= 0 {
@@ -112,7 +114,7 @@ func (x *terminal) ends(status int) {
 		if got := x.cmd.ProcessState.ExitCode(); got != status {
 			x.Errorf("it ends with %d, not %d", got, status)
 		}
-	case <-time.After(patience):
+	case <-time.After(pace.Of(patience)):
 		x.Errorf("it does not end; the screen:\n%s", x.screen.String())
 	}
 }

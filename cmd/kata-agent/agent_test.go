@@ -14,6 +14,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
+	"kata/test/pace"
 )
 
 func TestContainerWithStreams(t *testing.T) {
@@ -140,7 +141,7 @@ func (g *guest) drained(id, execID string) {
 // becomes fails the test if condition does not come true.
 func (g *guest) becomes(what string, condition func() bool) {
 	g.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(20 * time.Second)); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			g.Errorf("it never became so: %s", what)
 			return
@@ -301,7 +302,7 @@ func TestExitedExecsStayKnownForAWhile(t *testing.T) {
 	g.run("c", process("sleep", "1000"), streams{})
 	const n = 50
 	known := func(i int) bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), pace.Of(time.Minute))
 		defer cancel()
 		_, err := g.agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: "c", ExecId: fmt.Sprintf("e%d", i)})
 		return ttrpc.CodeOf(err) != ttrpc.NotFound

@@ -20,6 +20,7 @@ import (
 	"kata/api/healthpb"
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
+	"kata/test/pace"
 )
 
 // These tests run the real agent as an ordinary process in namespaces of its
@@ -104,7 +105,7 @@ func startAgent(t testing.TB) *guest {
 // connect connects to the agent once it listens.
 func (g *guest) connect(socket string) net.Conn {
 	g.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(20 * time.Second)); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		// Polling, since nothing tells a process outside a VM.
 		if conn, err := net.Dial("unix", socket); err == nil {
 			return conn
@@ -257,7 +258,7 @@ func (g *guest) exec(id, execID string, p *ocipb.Process, s streams) error {
 // wait returns the exit of a process, within a minute.
 func (g *guest) wait(id, execID string) *agentpb.WaitProcessResponse {
 	g.Helper()
-	ctx, cancel := context.WithTimeout(g.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(g.Context(), pace.Of(time.Minute))
 	defer cancel()
 	resp, err := g.agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: id, ExecId: execID})
 	if err != nil {

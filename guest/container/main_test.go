@@ -16,6 +16,7 @@ import (
 
 	"kata/api/ocipb"
 	"kata/guest/agent/reaper"
+	"kata/test/pace"
 )
 
 func init() { runtime.LockOSThread() }
@@ -151,7 +152,7 @@ func defaultSpec(rootfs, script string) *ocipb.Spec {
 const patience = 60 * time.Second
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(patience))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -238,7 +239,7 @@ func wait(t testing.TB, p *Process) int {
 	select {
 	case <-p.Done():
 		return p.Exit().Status
-	case <-time.After(patience):
+	case <-time.After(pace.Of(patience)):
 		t.Fatalf("process %d does not end", p.PID())
 		return -1
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kata/test/pace"
 )
 
 const limit = 20 * time.Second
@@ -46,7 +48,7 @@ func helper() {
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(limit))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -65,7 +67,7 @@ func launch(t *testing.T, s *Spawner, name string, args ...string) *Child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(limit))
 		defer cancel()
 		if err := child.Kill(ctx); err != nil {
 			t.Error(err)

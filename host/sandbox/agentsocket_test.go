@@ -17,6 +17,7 @@ import (
 
 	"kata/api"
 	"kata/host/vsock"
+	"kata/test/pace"
 )
 
 const patience = time.Minute
@@ -72,7 +73,7 @@ func (g *guest) dial() (client, inside net.Conn) {
 	inside = <-g.accepted
 	g.Cleanup(func() { _, _ = client.Close(), inside.Close() })
 	for _, c := range []net.Conn{client, inside} {
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(pace.Of(patience))); err != nil {
 			g.Fatal(err)
 		}
 	}
@@ -133,7 +134,7 @@ func TestWhatNamesNoPortIsClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(client, line)
-		_ = client.SetDeadline(time.Now().Add(patience))
+		_ = client.SetDeadline(time.Now().Add(pace.Of(patience)))
 		answer, err := io.ReadAll(client)
 		if len(answer) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%q: answer %q, %v", line, answer, err)
@@ -165,7 +166,7 @@ func TestNoConnectionOutlivesTheSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, conn := range map[string]net.Conn{"client": client, "guest": inside, "who waits": waiting} {
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(pace.Of(patience)))
 		if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s reads %d, %v", name, n, err)
 		}
@@ -197,7 +198,7 @@ func TestConnectionsToTheAgentAreBounded(t *testing.T) {
 	}
 	_, _ = first.Close(), firstInside.Close()
 	// The place is free when both ends are seen to be gone.
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(pace.Of(patience)); ; {
 		conn, err := (&vsock.Hybrid{Path: g.path}).Dial(t.Context(), openPort)
 		if err == nil {
 			_, _ = conn.Close(), (<-g.accepted).Close()

@@ -16,6 +16,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // oracle is libseccomp, driven as runc drives it. It needs gcc and the
@@ -37,7 +39,7 @@ func newOracle(t testing.TB) oracle {
 // run gives the oracle a second: it computes for a millisecond, but the
 // libseccomp of Debian 12 never comes back from some rules.
 func (o oracle) run(input string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(time.Second))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.program)
 	cmd.Stdin = strings.NewReader(input)

@@ -25,6 +25,7 @@ import (
 	"kata/host/vmm/qemu"
 	"kata/host/vmm/vmmtest"
 	"kata/host/vsock"
+	"kata/test/pace"
 )
 
 // pod is a test guest with a tree, a virtiofsd and a connection.
@@ -99,7 +100,7 @@ func startPod(t *testing.T, change func(*DaemonConfig)) *pod {
 	if p.conn, err = ready.Accept(); err != nil {
 		t.Fatalf("guest: %v: %v", err, p.machine.Err())
 	}
-	_ = p.conn.SetDeadline(time.Now().Add(vmmtest.Limit))
+	_ = p.conn.SetDeadline(time.Now().Add(pace.Of(vmmtest.Limit)))
 	p.out, p.in = json.NewEncoder(p.conn), json.NewDecoder(p.conn)
 	p.ok(sharetest.Request{Op: "mount", Path: root, Other: api.ShareTag})
 	return p

@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"kata/test/pace"
 )
 
 // limit bounds what a test waits for.
@@ -83,7 +85,7 @@ func (d *daemon) wantEvents(want ...string) {
 	for range want {
 		select {
 		case <-d.came:
-		case <-time.After(limit):
+		case <-time.After(pace.Of(limit)):
 			d.t.Fatalf("events %q, want %q", d.taken, want)
 		}
 	}

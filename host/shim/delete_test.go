@@ -9,6 +9,8 @@ import (
 	v2 "github.com/containerd/containerd/api/runtime/task/v2"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"kata/test/pace"
 )
 
 // remove runs "delete" and returns its answer.
@@ -125,7 +127,7 @@ func TestACreationWhoseClientIsGoneIsAborted(t *testing.T) {
 
 func awaitState(t *testing.T, state func() string, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(limit); ; {
+	for deadline := time.Now().Add(pace.Of(limit)); ; {
 		got := state()
 		if strings.Contains(got, want) {
 			return

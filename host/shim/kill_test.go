@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // command is the shim as containerd calls it, to be started.
@@ -28,7 +30,7 @@ func (d *daemon) command(bundle string, args ...string) *exec.Cmd {
 // awaitNothing waits until there is neither a server nor a socket.
 func (d *daemon) awaitNothing() {
 	d.t.Helper()
-	for deadline := time.Now().Add(limit); ; {
+	for deadline := time.Now().Add(pace.Of(limit)); ; {
 		entries, err := os.ReadDir(filepath.Join(d.dir, "s"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.t.Fatal(err)
@@ -106,7 +108,7 @@ func TestAServerWhoseStartIsKilledBeforeItsAnswerEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	for deadline := time.Now().Add(limit); !exists(b, "address"); { // written just before
+	for deadline := time.Now().Add(pace.Of(limit)); !exists(b, "address"); { // written just before
 		if time.Now().After(deadline) {
 			t.Fatal("the address is not written")
 		}
@@ -134,7 +136,7 @@ func TestAStartWhoseServerIsKilledLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = w.Close()
-			for deadline := time.Now().Add(limit); !exists(b, at); {
+			for deadline := time.Now().Add(pace.Of(limit)); !exists(b, at); {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s is not written", at)
 				}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/test/leaktest"
+	"kata/test/pace"
 )
 
 func TestMain(m *testing.M) {
@@ -47,7 +48,7 @@ func pair(t *testing.T) (host, guest *net.UnixConn) {
 			t.Fatal(err)
 		}
 		conns[i] = c.(*net.UnixConn)
-		_ = c.SetDeadline(time.Now().Add(limit))
+		_ = c.SetDeadline(time.Now().Add(pace.Of(limit)))
 		t.Cleanup(func() { _ = c.Close() })
 	}
 	return conns[0], conns[1]
@@ -79,7 +80,7 @@ func reader(t *testing.T, path string) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = f.SetDeadline(time.Now().Add(limit))
+	_ = f.SetDeadline(time.Now().Add(pace.Of(limit)))
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
@@ -90,7 +91,7 @@ func writer(t *testing.T, path string) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = f.SetDeadline(time.Now().Add(limit))
+	_ = f.SetDeadline(time.Now().Add(pace.Of(limit)))
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
@@ -108,7 +109,7 @@ func await(t *testing.T, what string, done <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
-	case <-time.After(limit):
+	case <-time.After(pace.Of(limit)):
 		t.Fatalf("%s: still waiting after %s", what, limit)
 	}
 }
@@ -269,7 +270,7 @@ func TestInputWaitsForItsFirstWriter(t *testing.T) {
 	if _, err := guest.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("read before there was a writer: %v, want nothing yet", err)
 	}
-	_ = guest.SetReadDeadline(time.Now().Add(limit))
+	_ = guest.SetReadDeadline(time.Now().Add(pace.Of(limit)))
 	_ = writer(t, path).Close() // as ctr does with </dev/null
 	if got := readAll(t, guest); got != "" {
 		t.Errorf("process read %q", got)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
+	"kata/test/pace"
 )
 
 // These tests need root, as the shim does.
@@ -65,7 +66,7 @@ func started(t testing.TB, o Options) *Process {
 }
 
 func kill(t testing.TB, p *Process) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(time.Minute))
 	defer cancel()
 	if err := p.Kill(ctx); err != nil {
 		t.Error(err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"kata/host/vhostuser/vhostusertest"
+	"kata/test/pace"
 )
 
 // echo is a device that writes back what it reads, on every queue.
@@ -98,7 +99,7 @@ func (s *served) end() error {
 	select {
 	case err := <-s.done:
 		return err
-	case <-time.After(vhostusertest.Timeout):
+	case <-time.After(pace.Of(vhostusertest.Timeout)):
 		s.TB.Fatal("Serve does not return")
 		return nil
 	}
@@ -377,7 +378,7 @@ func TestWishesThatAreSeenLate(t *testing.T) {
 	interrupted := func() bool {
 		t.Helper()
 		var n [8]byte
-		if err := call.SetReadDeadline(time.Now().Add(vhostusertest.Timeout)); err != nil {
+		if err := call.SetReadDeadline(time.Now().Add(pace.Of(vhostusertest.Timeout))); err != nil {
 			t.Fatal(err)
 		}
 		_, err := call.Read(n[:])

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kata/host/vhostuser/vhostusertest"
+	"kata/test/pace"
 )
 
 const (
@@ -236,7 +237,7 @@ func (g *guest) end() error {
 	select {
 	case err := <-g.run:
 		return err
-	case <-time.After(vhostusertest.Timeout):
+	case <-time.After(pace.Of(vhostusertest.Timeout)):
 		g.tb.Fatal("Run does not return")
 		return nil
 	}

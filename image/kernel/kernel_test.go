@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/image/cache"
+	"kata/test/pace"
 )
 
 // miniature is a "kernel" with the targets that the builder uses.
@@ -209,7 +210,7 @@ func TestInterruption(t *testing.T) {
 			t.Fatal(err)
 		}
 		// They have been killed, but nobody here is told when they have ended.
-		for end := time.Now().Add(time.Minute); unix.Kill(pid, 0) != unix.ESRCH && !isZombie(pid); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(pace.Of(time.Minute)); unix.Kill(pid, 0) != unix.ESRCH && !isZombie(pid); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("process %d is still there", pid)
 			}

@@ -17,6 +17,7 @@ import (
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 	"kata/guest/sandbox"
+	"kata/test/pace"
 )
 
 // The bounds of the agent (docs/agent-api.md).
@@ -55,7 +56,7 @@ func (v *VM) fill(most int, call func(ctx context.Context, agent *agentpb.AgentS
 	var err error
 	select {
 	case err = <-refused:
-	case <-time.After(waitLimit):
+	case <-time.After(pace.Of(waitLimit)):
 		err = fmt.Errorf("%d calls, and none is refused", most)
 	}
 	cancel()
@@ -110,7 +111,7 @@ func TestOneMoreIsRefused(t *testing.T) {
 
 // closes reports whether the agent closes a connection.
 func closes(conn net.Conn) bool {
-	if err := conn.SetReadDeadline(time.Now().Add(waitLimit)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(pace.Of(waitLimit))); err != nil {
 		return true
 	}
 	_, err := conn.Read(make([]byte, 1))
@@ -229,7 +230,7 @@ func TestClientsThatDoNotRead(t *testing.T) {
 func TestLargeRequestsOfNothing(t *testing.T) {
 	v := Boot(t, Options{}).Sandbox()
 	client := v.Connect()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(waitLimit))
 	defer cancel()
 	const requests = 200
 	codes := make(chan ttrpc.Code, requests)

@@ -10,6 +10,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/host/vsock"
+	"kata/test/pace"
 )
 
 // waitLimit bounds what has to happen soon, on a machine of any speed.
@@ -54,7 +55,7 @@ type Streams struct{ Stdin, Stdout, Stderr net.Conn }
 // Stream opens a stream connection. It ends with the test at the latest.
 func (v *VM) Stream() net.Conn {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), waitLimit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(waitLimit))
 	defer cancel()
 	conn, err := v.device.Dial(ctx, api.PortStreams)
 	v.must(err)
@@ -99,7 +100,7 @@ func (v *VM) Exec(id, execID string, p *ocipb.Process, s Streams) error {
 // Wait returns the exit of a process.
 func (v *VM) Wait(id, execID string) *agentpb.WaitProcessResponse {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), waitLimit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(waitLimit))
 	defer cancel()
 	resp, err := v.Agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: id, ExecId: execID})
 	v.must(err)

@@ -14,6 +14,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/cli/agentctl/message"
+	"kata/test/pace"
 )
 
 // absurdities are values that make sense in few fields, by kind.
@@ -119,7 +120,7 @@ func TestAbsurdFieldsAreNamed(t *testing.T) {
 			continue
 		}
 		for _, a := range attempts(m) {
-			ctx, cancel := context.WithTimeout(t.Context(), fuzzPatience)
+			ctx, cancel := context.WithTimeout(t.Context(), pace.Of(fuzzPatience))
 			err := m.Call(ctx, client, a.req)
 			cancel()
 			if problem := a.judge(err); problem != "" {

@@ -16,6 +16,7 @@ import (
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
 	"kata/api/typespb"
+	"kata/test/pace"
 )
 
 const (
@@ -82,7 +83,7 @@ func TestNoRequestKillsTheAgent(t *testing.T) {
 		if tail := v.Machine.ConsoleTail(); strings.Contains(tail, "panic") {
 			t.Errorf("the machine did not end well:\n%s", tail)
 		}
-	case <-time.After(waitLimit):
+	case <-time.After(pace.Of(waitLimit)):
 		t.Error("the machine does not end")
 	}
 }
@@ -107,7 +108,7 @@ func (v *VM) bombard(client *ttrpc.Client, seed uint64, journal *journal) {
 				what = absurd.Change(req)
 			}
 			journal.add(fmt.Sprintf("%s, seed %d, round %d, %s: %.200v", m.Name, seed, round, what, req))
-			ctx, cancel := context.WithTimeout(v.Context(), fuzzPatience)
+			ctx, cancel := context.WithTimeout(v.Context(), pace.Of(fuzzPatience))
 			err := m.Call(ctx, client, req)
 			cancel()
 			if errors.Is(err, ttrpc.ErrClosed) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kata/api/healthpb"
+	"kata/test/pace"
 )
 
 // Calls makes n calls that do nothing, one after the other.
@@ -62,7 +63,7 @@ const (
 // for so long that it never will, and returns what it has seen last.
 func (p *Probe) Await(enough func(Memory) bool) Memory {
 	p.v.Helper()
-	for deadline := time.Now().Add(settleLimit); ; {
+	for deadline := time.Now().Add(pace.Of(settleLimit)); ; {
 		time.Sleep(lookAgain) // it is idleness that is waited for
 		if m := p.Memory(); enough(m) || time.Now().After(deadline) {
 			return m

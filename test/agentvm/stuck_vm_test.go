@@ -15,6 +15,7 @@ import (
 	"kata/api/healthpb"
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
+	"kata/test/pace"
 )
 
 // unopened is the port of a stream that nobody opens.
@@ -137,7 +138,7 @@ func TestWhatIsStuckDelaysNobody(t *testing.T) {
 // becomes waits for a condition that nothing tells of.
 func (v *VM) becomes(what string, condition func() bool) {
 	v.Helper()
-	for deadline := time.Now().Add(waitLimit); !condition(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(waitLimit)); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			v.Fatalf("it never became so: %s", what)
 		}

@@ -22,6 +22,7 @@ import (
 	"kata/host/vsock"
 	"kata/image/initrd"
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 const (
@@ -105,13 +106,13 @@ func (v *VM) start(dir string, o Options) {
 	}, qemu.Config{}, process.NewSpawner(), slog.New(slog.DiscardHandler))
 	v.must(err)
 	v.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(stopLimit))
 		defer cancel()
 		if err := v.Machine.Stop(ctx); err != nil {
 			v.Errorf("stop the machine: %v", err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(v.Context(), bootLimit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(bootLimit))
 	defer cancel()
 	v.must(v.Machine.Start(ctx))
 }
@@ -145,7 +146,7 @@ func (v *VM) await(ready net.Listener) {
 		v.must(err)
 	case <-v.Machine.Done():
 		v.Fatalf("the machine has ended: %v", v.Machine.Err())
-	case <-time.After(bootLimit):
+	case <-time.After(pace.Of(bootLimit)):
 		v.Fatalf("the agent was not up within %s; the console's last lines:\n%s", bootLimit, v.Machine.ConsoleTail())
 	}
 }
@@ -165,7 +166,7 @@ func (v *VM) Dial() (net.Conn, error) { return v.DialPort(api.PortAgent) }
 
 // DialPort opens a connection to a port of the guest.
 func (v *VM) DialPort(port uint32) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(v.Context(), bootLimit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(bootLimit))
 	defer cancel()
 	return v.device.Dial(ctx, port)
 }
@@ -173,7 +174,7 @@ func (v *VM) DialPort(port uint32) (net.Conn, error) {
 // Alive fails the test unless the agent answers.
 func (v *VM) Alive() {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(time.Minute))
 	defer cancel()
 	if _, err := v.Health.Check(ctx, &healthpb.CheckRequest{}); err != nil {
 		v.dead(err)

@@ -18,6 +18,7 @@ import (
 	"kata/host/sandbox"
 	"kata/host/vsock"
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 // consoleLimit bounds what a session takes, on a machine of any speed.
@@ -50,7 +51,7 @@ func (t *test) debugImage() string {
 // console connects to the debug console of a pod.
 func (t *test) console(id string) net.Conn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.ctx, consoleLimit)
+	ctx, cancel := context.WithTimeout(t.ctx, pace.Of(consoleLimit))
 	defer cancel()
 	pod, err := sandbox.Lookup("/run/kata", id)
 	if err != nil {
@@ -61,7 +62,7 @@ func (t *test) console(id string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(consoleLimit)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Of(consoleLimit))); err != nil {
 		t.Fatal(err)
 	}
 	return conn

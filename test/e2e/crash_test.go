@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 // What a pod is made of, by the names their programs start with.
@@ -74,7 +75,7 @@ func (t *test) killUntilDone(run *harness.Running, id string, program []string) 
 // would, after the runtime has lost it.
 func (t *test) clear(id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), leakLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(leakLimit))
 	defer cancel()
 	if err := node.Remove(ctx, id); err != nil && !strings.Contains(err.Error(), "not found") {
 		t.Error(err)

@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 // node is the containerd that all tests share: starting one costs a second,
@@ -44,7 +45,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), *testLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(*testLimit))
 	defer cancel()
 	repo, err := harness.Repository()
 	if err != nil {
@@ -117,7 +118,7 @@ type test struct {
 // left of it.
 func begin(t *testing.T, runtime string) *test {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), *testLimit, fmt.Errorf("the test took longer than %v", *testLimit))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), pace.Of(*testLimit), fmt.Errorf("the test took longer than %v", *testLimit))
 	t.Cleanup(cancel)
 	before, err := node.Mark()
 	if err != nil {
@@ -125,7 +126,7 @@ func begin(t *testing.T, runtime string) *test {
 	}
 	logged := logSize(t)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), leakLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(leakLimit))
 		defer cancel()
 		left, err := node.Leaks(ctx, before)
 		if err != nil {
@@ -204,7 +205,7 @@ func (t *test) detach(c harness.Container) string {
 	t.Helper()
 	// The container may exist even when its task could not be made.
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), leakLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(leakLimit))
 		defer cancel()
 		if err := node.Remove(ctx, c.ID); err != nil && !strings.Contains(err.Error(), "not found") {
 			t.Error(err)

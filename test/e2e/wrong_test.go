@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 // wantOneLine fails the test unless ctr failed with one line that holds every
@@ -220,7 +221,7 @@ func TestNoPermissionOnDevKVMIsNamed(t *testing.T) {
 // withNode runs f with another containerd in place of the shared one.
 func withNode(t *testing.T, options harness.Options, f func()) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), *testLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(*testLimit))
 	defer cancel()
 	other, err := harness.Start(ctx, options)
 	if err != nil {

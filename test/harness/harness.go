@@ -27,6 +27,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"kata/test/pace"
 )
 
 // The runtimes that the tests know, by the names that ctr takes.
@@ -186,7 +188,7 @@ func (n *Node) startDaemon(ctx context.Context) error {
 	}
 	n.daemon, n.exited = cmd, exited
 
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pace.Of(startTimeout))
 	defer cancel()
 	err = Await(ctx, "containerd to serve", func() (bool, error) {
 		select {
@@ -315,7 +317,7 @@ func (n *Node) stopDaemon() error {
 	if err := n.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop containerd: %w", err)
 	}
-	timer := time.NewTimer(stopTimeout)
+	timer := time.NewTimer(pace.Of(stopTimeout))
 	defer timer.Stop()
 	select {
 	case <-n.exited:

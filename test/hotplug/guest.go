@@ -11,6 +11,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ocipb"
+	"kata/test/pace"
 )
 
 // Sandbox creates the pod.
@@ -45,7 +46,7 @@ func Spec(script string) *ocipb.Spec {
 
 // Call returns a context for a call that should not take long.
 func (v *VM) Call() context.Context {
-	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	v.Cleanup(cancel)
 	return ctx
 }

@@ -13,6 +13,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
+	"kata/test/pace"
 )
 
 // plugCPUs plugs in so many CPUs and returns their ids.
@@ -70,7 +71,7 @@ func (v *VM) Exec(container, script string) string {
 // itself nobody tells the host.
 func (v *VM) until(what string, is func() bool) {
 	v.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(pace.Of(limit))
 	for !is() {
 		if time.Now().After(deadline) {
 			v.Fatalf("it did not come to that: %s", what)

@@ -20,6 +20,7 @@ import (
 	"kata/host/process"
 	"kata/host/share"
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 // shared is where the guest has the shared folder.
@@ -51,7 +52,7 @@ func startShare(t *testing.T, cache string) (tree *share.Tree, pid int, args []s
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(limit))
 		defer cancel()
 		_ = daemon.Stop(ctx)
 	})
@@ -119,7 +120,7 @@ func TestTheShareLetsRemovedContainersGo(t *testing.T) {
 			}
 			v.Remove("goes")
 			// Forgetting has no answer, so it cannot be awaited otherwise.
-			for deadline := time.Now().Add(limit); held(t, pid, "/goes") != nil; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(pace.Of(limit)); held(t, pid, "/goes") != nil; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("the file server still holds %q\n%s", held(t, pid, "/goes"), v.Shell("grep virtiofs /proc/1/mountinfo"))
 				}

@@ -24,6 +24,7 @@ import (
 	"kata/host/vsock"
 	"kata/image/initrd"
 	"kata/test/harness"
+	"kata/test/pace"
 )
 
 const (
@@ -112,7 +113,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	v.start(o)
 	v.control()
 	v.await(ready)
-	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	defer cancel()
 	conn, err := v.device.Dial(ctx, api.PortAgent)
 	v.Must(err)
@@ -208,7 +209,7 @@ func writeInitrd(path, agent string) error {
 // control connects to QEMU, which makes its socket when it gets to that.
 func (v *VM) control() {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	defer cancel()
 	for {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(v.Dir, "qmp.sock"), Net: "unix"})
@@ -244,7 +245,7 @@ func (v *VM) await(ready net.Listener) {
 		v.Must(err)
 	case <-v.exited:
 		v.Fatalf("QEMU has ended: %v", v.cmd.ProcessState)
-	case <-time.After(limit):
+	case <-time.After(pace.Of(limit)):
 		v.Fatalf("the agent was not up within %s", limit)
 	}
 }
@@ -266,7 +267,7 @@ func (v *VM) Must(err error) {
 // Do executes a command of QEMU's.
 func (v *VM) Do(command string, args map[string]any) json.RawMessage {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), limit)
+	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	defer cancel()
 	var result json.RawMessage
 	if err := v.QMP.Execute(ctx, command, args, &result); err != nil {
@@ -299,7 +300,7 @@ func (v *VM) Unplug(id string) {
 	events := v.QMP.Subscribe(64)
 	defer events.Close()
 	v.Do("device_del", map[string]any{"id": id})
-	deadline := time.After(limit)
+	deadline := time.After(pace.Of(limit))
 	for {
 		select {
 		case e, ok := <-events.Events():

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"kata/test/pace"
 )
 
 // patience is how long the last goroutines have to end.
@@ -31,7 +33,7 @@ func Run(m Tests, part string, mapped ...string) int {
 		return code
 	}
 	var left []string
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(patience)); ; time.Sleep(10 * time.Millisecond) {
 		left = append(append(goroutines(part), opened(before)...), mappings(mapped)...)
 		if len(left) == 0 || time.Now().After(deadline) {
 			break

@@ -16,6 +16,7 @@ import (
 	"kata/api"
 	"kata/image/initrd"
 	"kata/test/agentvm"
+	"kata/test/pace"
 )
 
 // shell is what the debug variant of the image has in addition, more or less.
@@ -40,7 +41,7 @@ func dial(t *testing.T, v *agentvm.VM) (net.Conn, *bufio.Reader) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Of(limit))); err != nil {
 		t.Fatal(err)
 	}
 	return conn, bufio.NewReader(conn)
@@ -107,7 +108,7 @@ func TestDebugConsole(t *testing.T) {
 	for _, s := range sessions[1:] {
 		_ = s.Close()
 	}
-	for deadline := time.Now().Add(limit); ; {
+	for deadline := time.Now().Add(pace.Of(limit)); ; {
 		conn, out := dial(t, v)
 		fmt.Fprintf(conn, "n=0; for s in /proc/[0-9]*/comm; do [ \"$(cat $s)\" = sh ] && n=$((n+1)); done; echo \"n\"umber: $n; exit\n")
 		n := answer(t, out, "number: ")

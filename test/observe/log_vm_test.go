@@ -13,6 +13,7 @@ import (
 	"kata/api/agentpb"
 	"kata/host/vsock"
 	"kata/test/agentvm"
+	"kata/test/pace"
 )
 
 const logPort = 1025
@@ -57,7 +58,7 @@ func TestLogToTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Of(limit))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := v.Agent.DestroySandbox(t.Context(), &agentpb.DestroySandboxRequest{}); err != nil {
@@ -88,7 +89,7 @@ func TestLogToTheHost(t *testing.T) {
 // TestLogToAHostThatDoesNotListen: nothing of it is lost then either.
 func TestLogToAHostThatDoesNotListen(t *testing.T) {
 	v := agentvm.Boot(t, agentvm.Options{Params: []string{"agent.log_vport=1025", "agent.nonsense=1"}})
-	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(pace.Of(limit)); ; time.Sleep(10 * time.Millisecond) {
 		tail := v.Machine.ConsoleTail()
 		if strings.Contains(tail, `"msg":"kernel parameter ignored"`) && strings.Contains(tail, `"msg":"log goes to the console"`) {
 			return

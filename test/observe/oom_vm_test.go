@@ -18,6 +18,7 @@ import (
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
 	"kata/test/agentvm"
+	"kata/test/pace"
 )
 
 // limit bounds what has to happen soon, on a machine of any speed.
@@ -64,7 +65,7 @@ func recorded(t *testing.T, v *agentvm.VM) (*agentpb.AgentServiceClient, *record
 // event takes an event, within a time that nothing takes.
 func event(t *testing.T, agent *agentpb.AgentServiceClient) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(limit))
 	defer cancel()
 	resp, err := agent.GetOOMEvent(ctx, &agentpb.GetOOMEventRequest{})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"kata/host/vsock"
+	"kata/test/pace"
 )
 
 // monitor is QEMU's control connection.
@@ -50,7 +51,7 @@ func (q *monitor) do(command string, args map[string]any) {
 	if _, err := q.conn.Write(req); err != nil {
 		q.tb.Fatal(err)
 	}
-	if err := q.conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := q.conn.SetReadDeadline(time.Now().Add(pace.Of(20 * time.Second))); err != nil {
 		q.tb.Fatal(err)
 	}
 	for {

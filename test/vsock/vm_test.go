@@ -17,6 +17,7 @@ import (
 
 	"kata/api"
 	"kata/host/vsock"
+	"kata/test/pace"
 )
 
 const (
@@ -85,7 +86,7 @@ func boot(tb testing.TB, extra ...string) *machine {
 		if err != nil {
 			tb.Fatalf("guest did not report: %v\n%s", err, m.console.String())
 		}
-	case <-time.After(bootLimit):
+	case <-time.After(pace.Of(bootLimit)):
 		tb.Fatalf("guest did not report in %v\n%s", bootLimit, m.console.String())
 	}
 	return m
@@ -215,13 +216,13 @@ func (m *machine) finished(tb testing.TB) error {
 	tb.Helper()
 	select {
 	case <-m.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(pace.Of(20 * time.Second)):
 		tb.Fatal("QEMU does not end")
 	}
 	select {
 	case err := <-m.run:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(pace.Of(20 * time.Second)):
 		tb.Fatal("Run does not return after the VMM's end")
 	}
 	return errors.New("unreachable")

@@ -20,6 +20,7 @@ import (
 	"kata/guest/agent/reaper"
 	"kata/guest/agent/vsock"
 	"kata/test/leaktest"
+	"kata/test/pace"
 )
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m, "kata/guest/agent/console.")) }
@@ -89,7 +90,7 @@ func (s served) dial() *client {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Of(2 * time.Minute))); err != nil {
 		s.Fatal(err)
 	}
 	return &client{s, conn.(*net.UnixConn), bufio.NewReader(conn)}
@@ -185,7 +186,7 @@ func TestConnectionsThatEndTakeTheirSessionAlong(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
 			}
-			for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(pace.Of(time.Minute)); ; time.Sleep(5 * time.Millisecond) {
 				if _, err := os.Stat("/proc/" + process); err != nil {
 					break
 				}
@@ -261,7 +262,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 	clients[0].do("exit")
 	clients[0].rest()
-	for deadline := time.Now().Add(time.Minute); ; { // the place is free a moment later
+	for deadline := time.Now().Add(pace.Of(time.Minute)); ; { // the place is free a moment later
 		c := s.dial()
 		_, _ = io.WriteString(c, "echo \"u\"p:; exit\n")
 		text, _ := io.ReadAll(c.out) // it may be refused at any moment of this

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // The tests wait for every child of their process, so each runs in a child of
@@ -84,7 +86,7 @@ func wait(t *testing.T, p *Process) Exit {
 	select {
 	case <-p.Done():
 		return p.Exit()
-	case <-time.After(20 * time.Second):
+	case <-time.After(pace.Of(20 * time.Second)):
 		t.Fatalf("exit of process %d was lost", p.PID())
 		return Exit{}
 	}
@@ -239,7 +241,7 @@ func TestOrphansAreCollected(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The pidfd of a process answers ESRCH once it has been collected.
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(pace.Of(20 * time.Second))
 		for unix.PidfdSendSignal(fd, 0, nil, 0) != unix.ESRCH {
 			if time.Now().After(deadline) {
 				t.Fatalf("orphan %d was not collected", orphan)
@@ -265,7 +267,7 @@ func TestManyAtOnceLoseNothing(t *testing.T) {
 				if got := p.Exit().Status; got != i {
 					t.Errorf("status %d, want %d", got, i)
 				}
-			case <-time.After(60 * time.Second):
+			case <-time.After(pace.Of(60 * time.Second)):
 				t.Errorf("exit %d was lost", i)
 			}
 		})

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // pair returns both ends of a connection over a unix socket; the client's port
@@ -148,7 +150,7 @@ func TestDialGivesUpWithItsContext(t *testing.T) {
 	}
 	defer conn.Close()
 	// A socket that stays unwritable stands for a connect in progress.
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Of(time.Minute))); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.awaitConnect(ctx); !errors.Is(err, context.Canceled) {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/test/pace"
 )
 
 const (
@@ -250,7 +251,7 @@ func newFIFO(t *testing.T, path string) fifo {
 // pid waits until the hook has told it.
 func (f fifo) pid(t *testing.T) int {
 	t.Helper()
-	if err := f.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := f.SetReadDeadline(time.Now().Add(pace.Of(patience))); err != nil {
 		t.Fatal(err)
 	}
 	var pid int
@@ -273,7 +274,7 @@ func awaitEnd(t *testing.T, pid int) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(pace.Of(patience)); ; {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
 		if err == unix.EINTR {
 			continue

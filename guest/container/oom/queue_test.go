@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"kata/test/pace"
 )
 
 var errGone = errors.New("the client is gone")
@@ -24,7 +26,7 @@ func taker(q *queue, ctx context.Context) <-chan *Event {
 // now returns the event that is there already; it fails the test if there is none.
 func now(t *testing.T, q *queue) *Event {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(time.Second))
 	defer cancel()
 	e, err := q.next(ctx)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/test/pace"
 )
 
 // announce makes the kernel announce a change of the null device.
@@ -65,7 +67,7 @@ func (w *watch) told(t *testing.T) (told bool) {
 func TestAnnouncementsArrive(t *testing.T) {
 	w := listen(t)
 	announce(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Of(time.Minute))
 	defer cancel()
 	if err := w.next(ctx); err != nil {
 		t.Fatal(err)
