@@ -41,6 +41,10 @@ const (
 	HelperDir = "/usr/libexec/kata"
 	// HelperPacked is what the names of packed ones end with (lib/lzma).
 	HelperPacked = ".packed"
+	// ModuleDir is where kernel modules lie that the agent loads.
+	ModuleDir = "/lib/modules"
+	// ModuleList is the file there that lists them (guest/machine/module).
+	ModuleList = "kata.list"
 	// HelperIPTables is the one of GetIPTables and SetIPTables.
 	HelperIPTables = "iptables"
 )

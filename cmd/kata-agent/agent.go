@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"kata/guest/container/oom"
 	"kata/guest/container/stream"
 	"kata/guest/machine/device"
+	"kata/guest/machine/module"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
 	"kata/lib/fmt"
@@ -62,6 +64,9 @@ type agent struct {
 	calls, streams *vsock.Listener
 	console        *vsock.Listener // nil without a debug console
 	hostLog        *hostLog        // nil if the log is for the console
+	modules        *module.Set
+	sealing        sync.Once
+	sealed         error // of seal
 	idle           *idle.Idle
 	ending         atomic.Bool // connections for calls are to be closed with care
 }
@@ -80,6 +85,9 @@ func (a *agent) run(ctx context.Context) error {
 		runtime.GOMAXPROCS(maxProcs)
 	}
 	if err := a.configure(); err != nil {
+		return err
+	}
+	if err := a.loadModules(); err != nil {
 		return err
 	}
 	if a.params.ServerAddr.Path != "" {
@@ -169,6 +177,24 @@ func (a *agent) listen() (err error) {
 	return a.listenConsole()
 }
 
+// loadModules loads what the image's kernel needs to be a guest's, vsock for one.
+func (a *agent) loadModules() (err error) {
+	if !a.init {
+		return nil
+	}
+	begun := time.Now()
+	if a.modules, err = module.Read(api.ModuleDir, api.ModuleList); err != nil {
+		return err
+	}
+	n := a.modules.Boot(func(name string, err error) {
+		a.log.Warn("kernel module not loaded", "module", name, "error", err)
+	})
+	if n > 0 {
+		a.log.Debug("kernel modules loaded", "modules", n, "took_us", time.Since(begun).Microseconds())
+	}
+	return nil
+}
+
 // prepare makes the machine, or the process, fit for calls.
 func (a *agent) prepare() error {
 	if a.init {
@@ -187,6 +213,11 @@ func (a *agent) finish(ready chan<- struct{}) error {
 		if err := boot.Finish(a.log); err != nil {
 			return err
 		}
+		if !a.modules.Left() {
+			if err := a.seal(); err != nil {
+				return err
+			}
+		}
 		// As many files as the kernel allows, for the agent and for containers
 		// whose spec does not limit them.
 		limit := &unix.Rlimit{Cur: maxFiles, Max: maxFiles}
@@ -197,6 +228,22 @@ func (a *agent) finish(ready chan<- struct{}) error {
 	close(ready)
 	a.log.Debug("agent ready", "after_us", time.Since(a.start).Microseconds(), "boot_us", boottime())
 	return nil
+}
+
+// seal makes the machine one that changes no more: no code is loaded into its
+// kernel, its root is read-only. It is called before there are containers, by
+// CreateSandbox if that may load modules. Later calls do nothing.
+func (a *agent) seal() error {
+	if !a.init {
+		return nil
+	}
+	a.sealing.Do(func() {
+		if err := a.modules.Close(); err != nil {
+			a.log.Warn("kernel modules can still be loaded", "error", err)
+		}
+		a.sealed = boot.ReadonlyRoot()
+	})
+	return a.sealed
 }
 
 // serve answers calls until DestroySandbox or, outside a VM, a signal ends it.
@@ -217,7 +264,7 @@ func (a *agent) serve(ctx context.Context) error {
 	helpers := &helper.Config{Dir: api.HelperDir, Agent: "/proc/self/exe", Timeout: helperTimeout, Reaper: children}
 	calls := service.New(service.Config{
 		Version: version, Sandbox: pod, Init: a.init, Log: a.log, OOM: kills,
-		Devices: device.NewFinder(a.params.HotplugTimeout), RunHelper: helpers.Run,
+		Devices: device.NewFinder(a.params.HotplugTimeout), RunHelper: helpers.Run, Modules: a.modules, Seal: a.seal,
 	})
 	options := ttrpc.ServerOptions{
 		Code: service.Coded, OnPanic: a.panicked,

@@ -15,7 +15,7 @@ import (
 const usage = `usage: kata-image VERB [flags]
 
 verbs:
-  kernel   build the guest kernel from the distribution's source package
+  kernel   compile the guest kernel, or take the distribution's or a file
   initrd   build the initrd that holds the agent, with -variant debug a shell too
   all      both
   path     print where the cache has the kernel and the initrd

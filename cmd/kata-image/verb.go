@@ -13,10 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"kata/api"
 	"kata/image/cache"
+	"kata/image/distro"
 	"kata/image/initrd"
 	"kata/image/kernel"
 )
@@ -44,10 +43,9 @@ type verb struct {
 	name           string
 	stdout, stderr *os.File
 
-	output, cacheDir, source, fragment, agent, iptables, variant, busybox string
+	output, cacheDir, agent, iptables, modules, variant, busybox string
 
-	jobs       int
-	configOnly bool
+	choice choice // which kernel
 }
 
 func (v *verb) run(ctx context.Context, args []string) error {
@@ -58,7 +56,7 @@ func (v *verb) run(ctx context.Context, args []string) error {
 	switch v.name {
 	case "kernel":
 		v.outputFlags(f)
-		v.kernelFlags(f)
+		v.choice.flags(f)
 		do = append(do, v.kernel)
 	case "initrd":
 		v.outputFlags(f)
@@ -66,11 +64,11 @@ func (v *verb) run(ctx context.Context, args []string) error {
 		do = append(do, v.initrd)
 	case "all":
 		v.outputFlags(f)
-		v.kernelFlags(f)
+		v.choice.flags(f)
 		v.initrdFlags(f)
 		do = append(do, v.kernel, v.initrd)
 	case "path":
-		v.kernelFlags(f)
+		v.choice.flags(f)
 		v.initrdFlags(f)
 		do = append(do, v.path)
 	case "list":
@@ -86,6 +84,10 @@ func (v *verb) run(ctx context.Context, args []string) error {
 	}
 	if f.NArg() > 0 {
 		fmt.Fprintf(v.stderr, "kata-image %s: unexpected argument %q\n", v.name, f.Arg(0))
+		return errUsage
+	}
+	if problem := v.choice.problem(); problem != "" {
+		fmt.Fprintf(v.stderr, "kata-image %s: %s\n", v.name, problem)
 		return errUsage
 	}
 	if v.variant != "" && imageName(v.variant) == "" {
@@ -105,28 +107,22 @@ func (v *verb) run(ctx context.Context, args []string) error {
 }
 
 func (v *verb) outputFlags(f *flag.FlagSet) {
-	const help = "`folder` to copy the results to: vmlinux, bzImage, kata-initrd.img or kata-initrd-debug.img"
+	const help = "`folder` to copy the results to: vmlinux, bzImage, kata-modules.img, kata-initrd.img or kata-initrd-debug.img"
 	f.StringVar(&v.output, "output", "", help)
 	f.StringVar(&v.output, "o", "", "the same as -output")
-}
-
-func (v *verb) kernelFlags(f *flag.FlagSet) {
-	f.StringVar(&v.source, "source", kernel.DefaultSource, "kernel source, a .tar.xz")
-	f.StringVar(&v.fragment, "config-fragment", "", "kernel config fragment (default: the one built in)")
-	f.IntVar(&v.jobs, "j", 0, "parallel compilers (default: one per CPU)")
-	f.BoolVar(&v.configOnly, "config-only", false, "only verify that the fragment takes effect")
 }
 
 func (v *verb) initrdFlags(f *flag.FlagSet) {
 	f.StringVar(&v.agent, "agent", "bin/kata-agent", "the agent, a static program")
 	f.StringVar(&v.iptables, "iptables", "", "the agent's helper for GetIPTables and SetIPTables (default: kata-guest-iptables beside the agent; \"none\" is none)")
+	f.StringVar(&v.modules, "modules", "", "archive of the kernel's modules, kata-modules.img (default: that of the kernel, if it is made by the same call)")
 	f.StringVar(&v.variant, "variant", standard, "variant of the initrd: standard, the agent alone, or debug, with a shell")
 	f.StringVar(&v.busybox, "busybox", "", "the busybox of the debug variant, a static program (default: the one in PATH)")
 }
 
 // initrdSource is what the flags say the initrd is built from.
 func (v *verb) initrdSource() (initrd.Source, error) {
-	source := initrd.Source{Agent: v.agent}
+	source := initrd.Source{Agent: v.agent, Modules: v.modules}
 	if helper := v.iptablesHelper(); helper != "" {
 		source.Helpers = map[string]string{api.HelperIPTables: helper}
 	}
@@ -161,32 +157,23 @@ func (v *verb) iptablesHelper() string {
 	return beside
 }
 
-func (v *verb) options() (kernel.Options, error) {
-	o := kernel.Options{
-		Source: v.source, Jobs: v.jobs, ConfigOnly: v.configOnly,
-		Log: v.stderr, Terminal: isTerminal(v.stderr),
+func (v *verb) kernel(ctx context.Context, store *cache.Store) error {
+	e, cached, err := v.choice.make(ctx, store, v.stderr)
+	if err != nil || e == nil {
+		return err
 	}
-	if v.fragment == "" {
-		return o, nil
-	}
-	text, err := os.ReadFile(v.fragment)
-	if err != nil {
-		return o, fmt.Errorf("kernel config fragment: %w", err)
-	}
-	o.Fragment = text
-	return o, nil
+	v.takeModules(e)
+	return v.deliver(e, cached, map[string]string{
+		kernel.Vmlinux: "vmlinux", kernel.BzImage: "bzImage", distro.Modules: "kata-modules.img",
+	})
 }
 
-func (v *verb) kernel(ctx context.Context, store *cache.Store) error {
-	o, err := v.options()
-	if err != nil {
-		return err
+// takeModules makes the kernel's modules part of the initrd, unless others were
+// asked for.
+func (v *verb) takeModules(e *cache.Entry) {
+	if _, has := e.Files[distro.Modules]; has && v.modules == "" {
+		v.modules = e.Path(distro.Modules)
 	}
-	e, cached, err := kernel.Build(ctx, store, o)
-	if err != nil || v.configOnly {
-		return err
-	}
-	return v.deliver(e, cached, map[string]string{kernel.Vmlinux: "vmlinux", kernel.BzImage: "bzImage"})
 }
 
 func (v *verb) initrd(ctx context.Context, store *cache.Store) error {
@@ -210,6 +197,9 @@ func (v *verb) deliver(e *cache.Entry, cached bool, names map[string]string) err
 	}
 	fmt.Fprintf(v.stderr, "%s: %s\n", e.Kind, how)
 	for _, name := range sortedKeys(names) {
+		if _, has := e.Files[name]; !has {
+			continue
+		}
 		path := e.Path(name)
 		if v.output != "" {
 			path = filepath.Join(v.output, names[name])
@@ -224,14 +214,11 @@ func (v *verb) deliver(e *cache.Entry, cached bool, names map[string]string) err
 
 // path prints the files of the current inputs, or says what is not built yet.
 func (v *verb) path(ctx context.Context, store *cache.Store) error {
-	o, err := v.options()
-	if err != nil {
-		return err
-	}
-	k, kernelErr := kernel.Lookup(ctx, store, o)
+	k, kernelErr := v.choice.lookup(ctx, store, v.stderr)
 	if kernelErr == nil {
 		fmt.Fprintln(v.stdout, k.Path(kernel.Vmlinux))
 		fmt.Fprintln(v.stdout, k.Path(kernel.BzImage))
+		v.takeModules(k)
 	}
 	source, initrdErr := v.initrdSource()
 	if initrdErr == nil {
@@ -274,11 +261,6 @@ func printFile(w io.Writer, path string) error {
 	}
 	_, err = fmt.Fprintf(w, "  %10d  %s\n", info.Size(), path)
 	return err
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

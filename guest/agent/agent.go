@@ -27,6 +27,7 @@ import (
 	"kata/guest/machine/device"
 	"kata/guest/machine/device/assign"
 	"kata/guest/machine/hotplug"
+	"kata/guest/machine/module"
 	"kata/guest/network/netdev"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
@@ -53,6 +54,10 @@ type Config struct {
 	OOM *oom.Watcher
 	// RunHelper runs programs of the image.
 	RunHelper RunHelper
+	// Modules are the kernel modules of the image. Seal ends what may change the
+	// machine, loading them for one; it is called before there are containers.
+	Modules *module.Set
+	Seal    func() error
 }
 
 // Service is the implementation of AgentService and Health.

@@ -2,11 +2,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"path"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kata/api/agentpb"
+	"kata/api/ttrpc"
 	"kata/guest/sandbox"
 )
 
@@ -26,19 +30,34 @@ func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxR
 	switch {
 	case len(req.Hostname) > maxHostname || strings.IndexByte(req.Hostname, 0) >= 0:
 		return nil, invalid("hostname", req.Hostname, "is not a hostname of at most 64 bytes")
-	case len(req.KernelModules) != 0:
-		return nil, invalid("kernel_modules", req.KernelModules[0].GetName(), "cannot be loaded: the guest's kernel takes no modules")
+	case len(req.KernelModules) != 0 && !s.cfg.Init:
+		return nil, invalid("kernel_modules", req.KernelModules[0].GetName(), "cannot be loaded: the agent is not the init of this machine")
 	case req.GuestHookPath != "" && (!path.IsAbs(req.GuestHookPath) || strings.IndexByte(req.GuestHookPath, 0) >= 0):
 		return nil, invalid("guest_hook_path", req.GuestHookPath, "is not an absolute path")
 	}
 	err := s.sandbox.Create(ctx, sandbox.Options{
 		ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages, HookDir: req.GuestHookPath,
+		Prepare: func() error { return s.loadModules(req.KernelModules) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.cfg.Log.Debug("sandbox created", "sandbox", req.SandboxId)
 	return &agentpb.Empty{}, nil
+}
+
+// loadModules loads the kernel modules that a pod asks for, and none after them.
+func (s *Service) loadModules(modules []*agentpb.KernelModule) error {
+	for _, m := range modules {
+		if err := s.cfg.Modules.Load(m.GetName(), m.GetParameters()); err != nil {
+			code := ttrpc.InvalidArgument
+			if errors.Is(err, unix.ENOMEM) {
+				code = ttrpc.Internal
+			}
+			return ttrpc.Errorf(code, "kernel_modules %q: %w", m.GetName(), err)
+		}
+	}
+	return s.cfg.Seal()
 }
 
 // destroySandbox releases what can be released in time; the machine ends in any

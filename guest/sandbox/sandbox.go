@@ -74,6 +74,8 @@ func New(cfg Config) *Sandbox {
 // Options are what a sandbox is created with.
 type Options struct {
 	ID string
+	// Prepare, unless nil, is called before anything else is done.
+	Prepare func() error
 	// Hostname of the machine; empty leaves it alone.
 	Hostname string
 	// DNS are lines in the form of resolv.conf(5).
@@ -101,6 +103,11 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 		}
 		s.id, s.storages, s.hooks = o.ID, storages, found
 	}()
+	if o.Prepare != nil {
+		if err := o.Prepare(); err != nil {
+			return err
+		}
+	}
 	if o.Hostname != "" && s.cfg.SetHostname != nil {
 		if err := s.cfg.SetHostname(o.Hostname); err != nil {
 			return fmt.Errorf("set hostname %q: %w", o.Hostname, err)

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Store is a cache folder.
@@ -45,6 +46,15 @@ type Entry struct {
 
 // Path returns the path of one of the entry's files.
 func (e *Entry) Path(name string) string { return filepath.Join(e.Dir, name) }
+
+// Made is when the entry was made, the zero time if that is unknown.
+func (e *Entry) Made() time.Time {
+	info, err := os.Stat(e.Dir)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
 
 // DamagedError is an entry that is not what its manifest says.
 type DamagedError struct {

@@ -23,6 +23,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const (
+	// magic begins every entry of an archive.
+	magic = "070701"
+	// blockSize is what an archive's size is a multiple of.
+	blockSize = 512
+)
+
 // Entry is one file of the archive.
 type Entry struct {
 	// Path is slash-separated, without a leading slash, clean.
@@ -71,7 +78,7 @@ func Write(w io.Writer, entries []Entry) error {
 		archive.add(uint32(i+1), e)
 	}
 	archive.add(0, Entry{Path: "TRAILER!!!"})
-	archive.pad(512)
+	archive.pad(blockSize)
 	if archive.err != nil {
 		return archive.err
 	}
@@ -120,7 +127,7 @@ func (a *archive) add(inode uint32, e Entry) {
 	if e.Mode&unix.S_IFMT == unix.S_IFDIR {
 		links = 2
 	}
-	a.write("070701")
+	a.write(magic)
 	for _, field := range []uint32{
 		inode, e.Mode, 0, 0, links, 0, uint32(len(e.Data)),
 		0, 0, e.Major, e.Minor, uint32(len(e.Path) + 1), 0,

@@ -65,6 +65,9 @@ type Source struct {
 	// Helpers are the files of programs that the agent starts for rare calls, by
 	// the names by which it knows them.
 	Helpers map[string]string
+	// Modules is the file of an archive with the kernel's modules, which is put
+	// after the initrd's own (image/distro). "" is none.
+	Modules string
 	// Busybox is the file of a busybox, which makes the image the debug variant:
 	// the agent's debug console gives shells where there is one. "" is none.
 	Busybox string
@@ -73,6 +76,7 @@ type Source struct {
 // contents are the files of a Source.
 type contents struct {
 	agent, busybox []byte
+	modules        []byte
 	helpers        map[string][]byte
 	applets        []string
 }
@@ -85,6 +89,14 @@ func (s Source) read(ctx context.Context) (c contents, err error) {
 	for name, path := range s.Helpers {
 		if c.helpers[name], err = program("helper", path); err != nil {
 			return c, err
+		}
+	}
+	if s.Modules != "" {
+		if c.modules, err = os.ReadFile(s.Modules); err != nil {
+			return c, fmt.Errorf("read the kernel's modules: %w", err)
+		}
+		if !bytes.HasPrefix(c.modules, []byte(magic)) || len(c.modules)%blockSize != 0 {
+			return c, fmt.Errorf("%s is no archive of kernel modules", s.Modules)
 		}
 	}
 	if s.Busybox == "" {
@@ -113,6 +125,9 @@ func (c contents) inputs() map[string]string {
 	in := map[string]string{"builder": version, "agent": fmt.Sprintf("%x", sha256.Sum256(c.agent))}
 	for name, program := range c.helpers {
 		in["helper "+name] = fmt.Sprintf("%x", sha256.Sum256(program))
+	}
+	if c.modules != nil {
+		in["modules"] = fmt.Sprintf("%x", sha256.Sum256(c.modules))
 	}
 	if c.busybox != nil {
 		in["busybox"] = fmt.Sprintf("%x", sha256.Sum256(c.busybox))
@@ -172,7 +187,7 @@ func Build(ctx context.Context, store *cache.Store, source Source, notify func(s
 		return nil, false, err
 	}
 	return store.Make(ctx, kind, c.inputs(), notify, func(_ context.Context, out, _ string) error {
-		return create(filepath.Join(out, Image), c.entries())
+		return create(filepath.Join(out, Image), c.entries(), c.modules)
 	})
 }
 
@@ -186,12 +201,17 @@ func Lookup(ctx context.Context, store *cache.Store, source Source) (*cache.Entr
 	return store.Get(kind, c.inputs())
 }
 
-func create(name string, entries []Entry) error {
+// create writes an archive, and another one after it: the kernel unpacks both.
+func create(name string, entries []Entry, more []byte) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	return errors.Join(Write(f, entries), f.Close())
+	err = Write(f, entries)
+	if err == nil {
+		_, err = f.Write(more)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // runsAlone refuses a program that could not be the only file of a guest:

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"kata/image/cache"
+	"kata/image/progress"
 )
 
 // builder does one build.
@@ -79,15 +80,14 @@ func (b *builder) extract(ctx context.Context, work, source string) error {
 	if err != nil {
 		return err
 	}
-	p := newProgress(b.Log, b.Terminal, "unpacking the kernel source", "MB")
-	const mega = 1 << 20
-	counted := &countingReader{r: tarball, report: func(n int64) { p.at(int(n/mega), int(info.Size()/mega)) }}
+	p := progress.New(b.Log, b.Terminal, "unpacking the kernel source", "MB")
+	counted := &progress.Reader{R: tarball, Step: p, Total: info.Size()}
 	var stderr bytes.Buffer
 	err = run(ctx, command{
 		args: []string{"tar", "-x", "-I", "xz -T0", "-f", "-", "-C", part, "--strip-components=1"},
 		env:  b.env, stdin: counted, stderr: &stderr,
 	})
-	p.end(err == nil)
+	p.End(err == nil)
 	if err != nil {
 		return withOutput(err, stderr.String())
 	}
@@ -129,13 +129,13 @@ func (b *builder) compile(ctx context.Context, source, logFile string) error {
 	if err != nil {
 		return err
 	}
-	p := newProgress(b.Log, b.Terminal, "compiling the kernel", "steps")
+	p := progress.New(b.Log, b.Terminal, "compiling the kernel", "steps")
 	steps := &stepCounter{log: log, done: builtAlready(source), total: estimate(config), progress: p}
 	err = run(ctx, command{
 		args: []string{"make", "-j" + strconv.Itoa(b.Jobs), "bzImage"},
 		dir:  source, env: b.env, stdout: steps, stderr: steps,
 	})
-	p.end(err == nil)
+	p.End(err == nil)
 	if err != nil {
 		return fmt.Errorf("compile: %w", withOutput(err, steps.tail()))
 	}
@@ -182,17 +182,4 @@ func withOutput(err error, output string) error {
 	}
 	lines := strings.Split(output, "\n")
 	return fmt.Errorf("%w:\n%s", err, strings.Join(lines[max(0, len(lines)-30):], "\n"))
-}
-
-type countingReader struct {
-	r      io.Reader
-	n      int64
-	report func(int64)
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	c.report(c.n)
-	return n, err
 }

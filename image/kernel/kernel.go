@@ -37,8 +37,8 @@ const (
 	DotConf = "config"
 )
 
-// kind is the name of kernels in the cache.
-const kind = "kernel"
+// Kind is the name of kernels in the cache.
+const Kind = "kernel"
 
 // version changes when the same inputs would give another result.
 const version = "1"
@@ -83,7 +83,7 @@ func Build(ctx context.Context, store *cache.Store, o Options) (entry *cache.Ent
 	if o.ConfigOnly {
 		return nil, false, b.configOnly(ctx, store)
 	}
-	entry, cached, err = store.Make(ctx, kind, inputs, func(s string) { fmt.Fprintln(o.Log, s) }, b.build)
+	entry, cached, err = store.Make(ctx, Kind, inputs, func(s string) { fmt.Fprintln(o.Log, s) }, b.build)
 	if err != nil {
 		return nil, false, fmt.Errorf("build the kernel: %w", err)
 	}
@@ -97,7 +97,35 @@ func Lookup(ctx context.Context, store *cache.Store, o Options) (*cache.Entry, e
 	if err != nil {
 		return nil, err
 	}
-	return store.Get(kind, inputs)
+	return store.Get(Kind, inputs)
+}
+
+// Cached returns the newest kernel of the built-in fragment that the store has, by
+// whatever compiler and of whatever source, nil if there is none. It needs nothing
+// of what building one needs.
+func Cached(store *cache.Store) (newest *cache.Entry) {
+	list, err := store.List()
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if e.Kind == Kind && e.Inputs["builder"] == version && e.Inputs["fragment"] == fragmentKey(defaultFragment) &&
+			(newest == nil || e.Made().After(newest.Made())) {
+			newest = e
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	checked, err := store.Get(Kind, newest.Inputs)
+	if err != nil {
+		return nil // damaged: as if it were not there
+	}
+	return checked
+}
+
+func fragmentKey(fragment []byte) string {
+	return cache.Key(map[string]string{"fragment": string(fragment)})[:16]
 }
 
 func (o Options) withDefaults() Options {
@@ -128,7 +156,7 @@ func (o Options) inputs(ctx context.Context) (map[string]string, error) {
 	in := map[string]string{
 		"builder":  version,
 		"source":   filepath.Base(o.Source) + " " + source[:16],
-		"fragment": cache.Key(map[string]string{"fragment": string(o.Fragment)})[:16],
+		"fragment": fragmentKey(o.Fragment),
 	}
 	for _, tool := range []string{"gcc", "ld"} {
 		out, err := exec.CommandContext(ctx, tool, "--version").Output()

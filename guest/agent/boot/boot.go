@@ -123,8 +123,8 @@ func delegateControllers(root string, log *log.Logger) error {
 }
 
 // Finish does what only containers need: cgroup controllers, which take the
-// kernel milliseconds, the loopback device, settings, the read-only root. A
-// setting that fails is logged and skipped.
+// kernel milliseconds, the loopback device, settings. A setting that fails is
+// logged and skipped.
 func Finish(log *log.Logger) error {
 	var loopback sync.WaitGroup
 	loopback.Go(func() { // the kernel waits in both, for different things
@@ -137,8 +137,6 @@ func Finish(log *log.Logger) error {
 		return err
 	}
 	for _, setting := range []struct{ path, value string }{
-		// Nothing in the guest has a reason to load code into the kernel.
-		{"/proc/sys/kernel/modules_disabled", "1"},
 		// Memory that is plugged in can be unplugged again, up to three times
 		// what the kernel may keep for itself (the kernel's documentation has it
 		// in admin-guide/mm/memory-hotplug.rst).
@@ -151,13 +149,13 @@ func Finish(log *log.Logger) error {
 			log.Warn("kernel setting not made", "path", setting.path, "value", setting.value, "error", err)
 		}
 	}
-	return readonlyRoot()
+	return nil
 }
 
-// readonlyRoot makes the file system that is / read-only, and with it the
+// ReadonlyRoot makes the file system that is / read-only, and with it the
 // initramfs below: what a container may do to the mount does not make it
 // writable again. File systems mounted in it stay as they are.
-func readonlyRoot() error {
+func ReadonlyRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("make / read-only: %w", err)
 	}

@@ -5,6 +5,6 @@
 // It runs once, in steps, because the host waits for the first of them only.
 // [Root] makes the initramfs a root that pivot_root(2) can leave, [MountProc]
 // gives access to the kernel parameters; with these the agent can listen. [Mount]
-// mounts what calls need, [Finish] does what containers need and ends with the
-// root read-only. Nothing is undone: the machine ends with the agent.
+// mounts what calls need, [Finish] does what containers need, [ReadonlyRoot] is the
+// last before there are any. Nothing is undone: the machine ends with the agent.
 package boot

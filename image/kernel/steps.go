@@ -2,74 +2,20 @@ package kernel
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"kata/image/progress"
 )
-
-// progress tells the user how far a step is: a line that is written over on a
-// terminal, otherwise a line of its own every few seconds.
-type progress struct {
-	w        io.Writer
-	terminal bool
-	what     string
-	unit     string
-	start    time.Time
-	shown    time.Time
-	percent  int
-}
-
-func newProgress(w io.Writer, terminal bool, what, unit string) *progress {
-	p := &progress{w: w, terminal: terminal, what: what, unit: unit, start: time.Now(), percent: -1}
-	if !terminal {
-		fmt.Fprintln(w, what)
-	}
-	return p
-}
-
-// at reports that done of about total are done. 100 % is left to end.
-func (p *progress) at(done, total int) {
-	percent := min(99, done*100/max(total, 1))
-	interval := 5 * time.Second
-	if p.terminal {
-		interval = 200 * time.Millisecond
-	}
-	if percent <= p.percent || time.Since(p.shown) < interval {
-		return
-	}
-	p.percent, p.shown = percent, time.Now()
-	p.line(fmt.Sprintf("%s: %d%% (%d of about %d %s, %v)", p.what, percent, done, max(done, total), p.unit, p.elapsed()))
-}
-
-// end reports the end of the step.
-func (p *progress) end(ok bool) {
-	if ok {
-		p.line(fmt.Sprintf("%s: done in %v", p.what, p.elapsed()))
-	}
-	if p.terminal {
-		fmt.Fprintln(p.w)
-	}
-}
-
-func (p *progress) line(s string) {
-	if p.terminal {
-		fmt.Fprintf(p.w, "\r\x1b[K%s", s)
-	} else {
-		fmt.Fprintln(p.w, s)
-	}
-}
-
-func (p *progress) elapsed() time.Duration { return time.Since(p.start).Round(time.Second) }
 
 // stepCounter is make's output: it goes to the log, and every line of the
 // form "  CC      file" is a step.
 type stepCounter struct {
 	log         io.Writer
 	done, total int
-	progress    *progress
+	progress    *progress.Step
 	partial     []byte
 	last        []string // lines for an error message
 }
@@ -87,7 +33,7 @@ func (s *stepCounter) Write(p []byte) (int, error) {
 		s.partial = s.partial[i+1:]
 		if isStep(line) {
 			s.done++
-			s.progress.at(s.done, s.total)
+			s.progress.At(s.done, s.total)
 		} else if strings.TrimSpace(line) != "" {
 			s.last = append(s.last, line)
 			s.last = s.last[max(0, len(s.last)-keptLines):]
