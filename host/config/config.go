@@ -123,6 +123,9 @@ type Agent struct {
 	// DialTimeout bounds the boot: from the start of the VMM until the agent
 	// answers. A guest that is not up by then is ended. Seconds in the file.
 	DialTimeout time.Duration
+	// KernelModules are loaded in the guest before anything of a pod is made:
+	// each a name, and parameters after it, separated by spaces.
+	KernelModules []string
 	// Debug makes the agent log at debug level.
 	Debug bool
 	// DebugConsole makes the agent give shells to who connects to its console

@@ -146,7 +146,7 @@ machine_type = "pc"
 [factory]
 enable_template = true
 [agent.kata]
-kernel_modules = ["e1000e a=1"]
+enable_tracing = true
 [agent.kata.mem_agent]
 compact_order = 9
 `
@@ -162,7 +162,7 @@ compact_order = 9
 		`f:2: hypervisor.qemu.enable_hugepages = true: not implemented yet, has no effect`,
 		`f:6: hypervisor.qemu.machine_type = "pc": not implemented, q35 is used`,
 		`f:8: factory.enable_template = true: not implemented yet, has no effect`,
-		`f:10: agent.kata.kernel_modules = ["e1000e a=1"]: not implemented yet, has no effect`,
+		`f:10: agent.kata.enable_tracing = true: not implemented yet, has no effect`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

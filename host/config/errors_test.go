@@ -25,6 +25,10 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 			"kernel = \"/boot/vmlinux\"\n",
 			`f.toml:1: kernel = "/boot/vmlinux": unknown key`,
 		},
+		"a kernel module without a name": {
+			"[agent.kata]\nkernel_modules = [\"a=1 dummy\"]\n",
+			`f.toml:2: agent.kata.kernel_modules = ["a=1 dummy"]: element "a=1 dummy": must be the name of a kernel module and its parameters, as "dummy numdummies=2"`,
+		},
 		"an unknown table": {
 			"[hypervisor.qemu]\n[proxy.kata]\nx = 1\n",
 			`f.toml:2: proxy: unknown table`,

@@ -146,7 +146,6 @@ func agentPending() []key {
 		pending("enable_tracing", boolean),
 		pending("trace_mode", text, "dynamic"),
 		pending("trace_type", text, "isolated"),
-		pending("kernel_modules", list),
 		pending("container_pipe_size", integer),
 		moot("cdh_api_timeout", integer),
 		moot("cdh_api_timeout_ms", integer),

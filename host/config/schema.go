@@ -57,6 +57,7 @@ func agentKeys() []key {
 		setSeconds("dial_timeout", func(c *Config) *time.Duration { return &c.Agent.DialTimeout }),
 		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
 		setFlag("enable_debug", func(c *Config) *bool { return &c.Agent.Debug }),
+		setList("kernel_modules", func(c *Config) *[]string { return &c.Agent.KernelModules }, printable, kernelModule),
 		setFlag("debug_console_enabled", func(c *Config) *bool { return &c.Agent.DebugConsole }),
 	}
 }
@@ -72,6 +73,15 @@ func runtimeKeys() []key {
 		{"agent_name", text, onlyName("kata")},
 		{"name", text, onlyName("virt_container")},
 	}
+}
+
+// kernelModule checks a line of kernel_modules: a name, and parameters after it.
+func kernelModule(line string) error {
+	words := strings.Fields(line)
+	if len(words) == 0 || strings.ContainsAny(words[0], "/=") {
+		return errors.New(`must be the name of a kernel module and its parameters, as "dummy numdummies=2"`)
+	}
+	return nil
 }
 
 func applyMachineType(d *decoder, value any) error {

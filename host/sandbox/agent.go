@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,9 +49,19 @@ func newAgentConn(conn net.Conn) *agentConn {
 
 func (a *agentConn) lost() <-chan struct{} { return a.client.Done() }
 
-// setUp makes a booted guest ready for containers: clock, entropy, hostname,
-// the folder of its hooks, the share and the pod's shared memory.
-func (a *agentConn) setUp(ctx context.Context, sandboxID string, p pod.Spec, hooks string) error {
+// kernelModules are the modules of the configuration as the agent gets them.
+func kernelModules(lines []string) (modules []*agentpb.KernelModule) {
+	for _, line := range lines {
+		if words := strings.Fields(line); len(words) > 0 {
+			modules = append(modules, &agentpb.KernelModule{Name: words[0], Parameters: words[1:]})
+		}
+	}
+	return modules
+}
+
+// setUp makes a booted guest ready for containers: clock, entropy, kernel modules,
+// hostname, the folder of its hooks, the share and the pod's shared memory.
+func (a *agentConn) setUp(ctx context.Context, sandboxID string, p pod.Spec, hooks string, modules []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		now := time.Now()
@@ -68,6 +79,7 @@ func (a *agentConn) setUp(ctx context.Context, sandboxID string, p pod.Spec, hoo
 	group.Go(func() error {
 		_, err := a.service.CreateSandbox(ctx, &agentpb.CreateSandboxRequest{
 			SandboxId: sandboxID, Hostname: p.Hostname, GuestHookPath: hooks, Dns: p.DNS.Lines(),
+			KernelModules: kernelModules(modules),
 			Storages: []*agentpb.Storage{
 				{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: api.GuestShare},
 				{

@@ -28,7 +28,7 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 		return s.bootError(err)
 	}
 	s.log.Debug("agent answers")
-	if err := s.agent.setUp(ctx, o.ID, o.Pod, s.cfg.Hypervisor.GuestHookPath); err != nil {
+	if err := s.agent.setUp(ctx, o.ID, o.Pod, s.cfg.Hypervisor.GuestHookPath, s.cfg.Agent.KernelModules); err != nil {
 		return s.bootError(err)
 	}
 	s.log.Debug("guest is set up")

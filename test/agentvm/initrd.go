@@ -15,8 +15,8 @@ import (
 const Rootfs = "/rootfs"
 
 // writeInitrd writes the guest's image with an agent, its helpers, the root file
-// system and more files.
-func writeInitrd(path, agent string, o Options) error {
+// system and more files, and an archive of kernel modules unless that is "".
+func writeInitrd(path, agent, modules string, o Options) error {
 	binary, err := os.ReadFile(agent)
 	if err != nil {
 		return err
@@ -55,5 +55,12 @@ func writeInitrd(path, agent string, o Options) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(initrd.Write(file, entries), file.Close())
+	err = initrd.Write(file, entries)
+	if err == nil && modules != "" {
+		var more []byte
+		if more, err = os.ReadFile(modules); err == nil {
+			_, err = file.Write(more)
+		}
+	}
+	return errors.Join(err, file.Close())
 }

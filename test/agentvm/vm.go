@@ -40,6 +40,9 @@ type Options struct {
 	VCPUs  int // 1 when zero
 	// Files are in the image besides.
 	Files []initrd.Entry
+	// PackageKernel boots the distribution's kernel instead of the purpose-built
+	// one, with its modules in the image.
+	PackageKernel bool
 	// NoHelpers leaves the agent's helpers out of the image.
 	NoHelpers bool
 	// Device, if set, gets the vsock device before the machine is started.
@@ -95,12 +98,17 @@ func (v *VM) start(dir string, o Options) {
 	repo, err := harness.Repository()
 	v.must(err)
 	image := filepath.Join(dir, "initrd.img")
-	v.must(writeInitrd(image, AgentBinary(v), o))
+	kernel, modules := repo.Kernel(), ""
+	if o.PackageKernel {
+		kernel, _, modules, err = harness.PackageGuest(v.Context(), repo, os.Stderr)
+		v.must(err)
+	}
+	v.must(writeInitrd(image, AgentBinary(v), modules, o))
 	verdict, err := accel.Probe(v.Context(), "auto")
 	v.must(err)
 	v.Machine, err = qemu.New(vmm.Spec{
 		ID: "agentvm", Dir: dir, VCPUs: max(o.VCPUs, 1), MemoryMiB: 512,
-		Kernel: repo.Kernel(), Initrd: image, Accel: verdict.Name,
+		Kernel: kernel, Initrd: image, Accel: verdict.Name,
 		KernelParams: append([]string{fmt.Sprintf("agent.ready_vport=%d", api.PortReady)}, o.Params...),
 		Vsock:        &vmm.Vsock{Socket: filepath.Join(dir, "vsock.sock")},
 	}, qemu.Config{}, process.NewSpawner(), slog.New(slog.DiscardHandler))
