@@ -123,16 +123,12 @@ func delegateControllers(root string, log *log.Logger) error {
 }
 
 // Finish does what only containers need: cgroup controllers, which take the
-// kernel milliseconds, the loopback device, settings. A setting that fails is
+// kernel milliseconds, the network, limits, settings. A setting that fails is
 // logged and skipped.
 func Finish(log *log.Logger) error {
-	var loopback sync.WaitGroup
-	loopback.Go(func() { // the kernel waits in both, for different things
-		if err := netdev.Up("lo"); err != nil {
-			log.Warn("loopback device not available", "error", err)
-		}
-	})
-	defer loopback.Wait()
+	var network sync.WaitGroup
+	network.Go(func() { prepareNetwork(log) }) // the kernel waits in both, for different things
+	defer network.Wait()
 	if err := delegateControllers(CgroupRoot, log); err != nil {
 		return err
 	}
@@ -149,7 +145,27 @@ func Finish(log *log.Logger) error {
 			log.Warn("kernel setting not made", "path", setting.path, "value", setting.value, "error", err)
 		}
 	}
+	raiseLimits(log)
 	return nil
+}
+
+// prepareNetwork leaves the loopback device alone, up. What else there is without
+// hardware nobody has asked for: the kernel makes it of drivers that are built
+// in, unless its command line says otherwise (dummy.numdummies, fb_tunnels; see
+// host/vmm/qemu).
+func prepareNetwork(log *log.Logger) {
+	if err := netdev.Up("lo"); err != nil {
+		log.Warn("loopback device not available", "error", err)
+	}
+	// 2: none in any namespace (Documentation/admin-guide/sysctl/net.rst). It is
+	// for namespaces that are still to be made, and for modules.
+	const tunnels = "/proc/sys/net/core/fb_tunnels_only_for_init_net"
+	if err := write(tunnels, "2"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Warn("tunnels will have fallback devices", "error", err)
+	}
+	if err := netdev.DeleteVirtual(); err != nil {
+		log.Warn("network devices of the kernel's stay", "error", err)
+	}
 }
 
 // ReadonlyRoot makes the file system that is / read-only, and with it the

@@ -54,7 +54,7 @@ func (s *session) setLink(links []*link, l *link, want *Settings) error {
 		}
 	}
 	if want.MTU != 0 && want.MTU != l.mtu {
-		r := linkRequest(l.index, 0, 0)
+		r := linkRequest(unix.RTM_NEWLINK, l.index, 0, 0)
 		r.Uint32(unix.IFLA_MTU, want.MTU)
 		if err := s.conn.Do(r); err != nil {
 			return fmt.Errorf("set mtu %d: %w", want.MTU, err)
@@ -155,7 +155,7 @@ func (s *session) rename(links []*link, l *link, name string) error {
 // renameTo renames a device to a name that is free. Before Linux 6.2 it has to
 // be down for that, and gets back what it loses by that.
 func (s *session) renameTo(links []*link, l *link, name string) error {
-	r := linkRequest(l.index, 0, 0)
+	r := linkRequest(unix.RTM_NEWLINK, l.index, 0, 0)
 	r.String(unix.IFLA_IFNAME, name)
 	err := s.conn.Do(r)
 	if isErrno(err, unix.EBUSY) {

@@ -46,7 +46,7 @@ func TestParseRoute(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(routeMessage())
 	f.Add(addressRequest(unix.RTM_NEWADDR, 1, Default(true), 0).Body())
-	f.Add(linkRequest(1, 0, 0).Body())
+	f.Add(linkRequest(unix.RTM_NEWLINK, 1, 0, 0).Body())
 	f.Add((&neighbour{addr: Default(true).Addr}).request(unix.RTM_NEWNEIGH, 0).Body())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := &netlink.Message{Body: b}

@@ -327,3 +327,20 @@ func sorted(text string) string {
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
+
+// What stands for no hardware is deleted, also a tunnel; the loopback device and
+// fallback devices, which the kernel keeps, stay.
+func TestVirtualDevicesAreDeleted(t *testing.T) {
+	m := newMachine(t)
+	netlab.IP(t, "link", "add", "dummy7", "type", "dummy")
+	netlab.IP(t, "link", "add", "veth7", "type", "veth")
+	netlab.IP(t, "tunnel", "add", "mytunnel", "mode", "ipip", "remote", "192.0.2.1")
+	if err := DeleteVirtual(); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range m.links() {
+		if l.name != "lo" && l.name != "tunl0" {
+			t.Errorf("%s (%s) is still there", l.name, l.kind)
+		}
+	}
+}

@@ -68,18 +68,18 @@ func parseLink(m *netlink.Message) (*link, error) {
 // has them.
 //
 //go:noinline
-func linkRequest(index int, flags, change uint32) *netlink.Request {
+func linkRequest(kind uint16, index int, flags, change uint32) *netlink.Request {
 	// struct ifinfomsg
 	b := make([]byte, 4, 64)
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, change)
-	return netlink.NewRequest(unix.RTM_NEWLINK, 0, b)
+	return netlink.NewRequest(kind, 0, b)
 }
 
 // setFlags sets those flags of a device that change has.
 func (s *session) setFlags(index int, flags, change uint32) error {
-	if err := s.conn.Do(linkRequest(index, flags, change)); err != nil {
+	if err := s.conn.Do(linkRequest(unix.RTM_NEWLINK, index, flags, change)); err != nil {
 		return fmt.Errorf("set flags %#x of %#x: %w", flags, change, err)
 	}
 	return nil

@@ -52,7 +52,7 @@ func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, 
 // Up sets the device called name up, as in ip link set NAME up.
 func Up(name string) error {
 	err := New().look(func(s *session) error {
-		r := linkRequest(0, unix.IFF_UP, unix.IFF_UP)
+		r := linkRequest(unix.RTM_NEWLINK, 0, unix.IFF_UP, unix.IFF_UP)
 		r.String(unix.IFLA_IFNAME, name)
 		return s.conn.Do(r)
 	})
@@ -60,4 +60,24 @@ func Up(name string) error {
 		return fmt.Errorf("set network device %q up: %w", name, err)
 	}
 	return nil
+}
+
+// DeleteVirtual deletes the devices that stand for no hardware, such as dummy0,
+// as in ip link delete; the loopback device stays. What cannot be deleted stays
+// as well: the kernel takes a tunnel's fallback device (tunl0) back only with
+// its module.
+func DeleteVirtual() error {
+	return New().look(func(s *session) error {
+		links, err := s.links()
+		for _, l := range links {
+			if l.kind == "" {
+				continue // virtio's and the loopback device
+			}
+			e := s.conn.Do(linkRequest(unix.RTM_DELLINK, l.index, 0, 0))
+			if e != nil && !isErrno(e, unix.EOPNOTSUPP) && !isErrno(e, unix.ENODEV) {
+				err = join(err, fmt.Errorf("delete network device %q: %w", l.name, e))
+			}
+		}
+		return err
+	})
 }

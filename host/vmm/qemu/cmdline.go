@@ -16,6 +16,9 @@ func (c *command) kernelCommandLine() string {
 		"no_timer_check",
 		"noreplace-smp",
 		"transparent_hugepage=madvise",
+		// A pod's network has lo and what the pod is given.
+		"dummy.numdummies=0",
+		"fb_tunnels=none",
 	}
 	if c.spec.Debug {
 		// Also what the kernel says before it has a console.
