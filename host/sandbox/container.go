@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -243,9 +244,13 @@ func (c *Container) removeFromGuest(ctx context.Context) error {
 	default:
 		return err
 	}
+	timer := time.NewTimer(releaseTimeout)
+	defer timer.Stop()
 	select { // the machine is being stopped
 	case <-gone:
 		return nil
+	case <-timer.C:
+		return err
 	case <-ctx.Done():
 		return err
 	}
