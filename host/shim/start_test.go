@@ -147,6 +147,16 @@ func TestStartTakesOptionsOfOlderDaemons(t *testing.T) {
 	}
 }
 
+// Clients that know only runc send its options to every shim.
+func TestStartIgnoresOptionsOfAnotherRuntime(t *testing.T) {
+	d := newDaemon(t)
+	b := d.bundle("c1", []string{"sleep"})
+	d.start(b, marshal(t, &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\x10\x01")}))
+	if line := readFile(t, "/proc", readFile(t, b, "shim.pid"), "cmdline"); strings.Contains(line, "-config") {
+		t.Errorf("arguments of the server: %q", line)
+	}
+}
+
 func TestAFailedStartLeavesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(t *testing.T, d *daemon) (bundle string, stdin []byte)
@@ -156,9 +166,15 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 			b := d.bundle("c1", nil)
 			return b, nil2(os.Remove(filepath.Join(b, "config.json")))
 		}, "config.json: no such file"},
-		"another runtime's options": {func(t *testing.T, d *daemon) (string, []byte) {
-			return d.bundle("c1", nil), marshal(t, &anypb.Any{TypeUrl: "containerd.runc.v1.Options"})
-		}, "containerd.runc.v1.Options"},
+		"options that cannot be read": {func(t *testing.T, d *daemon) (string, []byte) {
+			return d.bundle("c1", nil), marshal(t, &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}})
+		}, "runtime options: "},
+		"two managers that disagree": {func(t *testing.T, d *daemon) (string, []byte) {
+			return d.bundle("c1", nil, "io.kubernetes.cri.container-type", "sandbox", "io.kubernetes.cri-o.ContainerType", "container", "io.kubernetes.cri-o.SandboxID", "s1"), nil
+		}, "disagree on what the container is"},
+		"more parameters of another container": {func(t *testing.T, d *daemon) (string, []byte) {
+			return d.bundle("c1", nil), marshal(t, &bootapi.BootstrapParams{InstanceID: "c.2", Namespace: "ns", ContainerdGrpcAddress: "/c"})
+		}, `type "c.2"`},
 		"parameters of another container": {func(t *testing.T, d *daemon) (string, []byte) {
 			return d.bundle("c1", nil), marshal(t, &bootapi.BootstrapParams{InstanceID: "c2", Namespace: "ns"})
 		}, `type "c2"`},

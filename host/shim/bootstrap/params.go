@@ -51,6 +51,9 @@ func readParams(stdin io.Reader, inv Invocation) (params, error) {
 	if err := proto.Unmarshal(data, a); err != nil {
 		return params{}, fmt.Errorf("standard input has neither runtime options nor bootstrap parameters of container %s: %w", inv.ID, err)
 	}
+	if len(a.ProtoReflect().GetUnknown()) > 0 || !strings.Contains(a.GetTypeUrl(), ".") {
+		return params{}, fmt.Errorf("standard input has neither runtime options nor bootstrap parameters of container %s, but something of type %q", inv.ID, a.GetTypeUrl())
+	}
 	opts, err := options.Decode(a)
 	return params{options: opts}, err
 }
@@ -71,7 +74,9 @@ func fromBootstrap(boot *bootapi.BootstrapParams) (params, error) {
 		if err != nil {
 			return p, err
 		}
-		p.options = opts
+		if opts.Ignored == "" { // Create brings the others again, and logs them
+			p.options = opts
+		}
 	}
 	return p, nil
 }

@@ -4,11 +4,11 @@ package options
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -19,22 +19,27 @@ type Options struct {
 	// ConfigPath is the absolute path of a configuration.toml; empty when none
 	// was named.
 	ConfigPath string
+	// Ignored is the type URL of options that are for another runtime, such as
+	// "containerd.runc.v1.Options"; empty when there were none. They have no
+	// effect, as with upstream's shim; the caller logs them.
+	Ignored string
 }
 
-// Decode reads the options. None, or empty ones, are the zero Options; those of
-// another runtime are an error that names their type.
+// Decode reads the options. None, or empty ones, are the zero Options. Those of
+// another runtime are not looked into: clients that know only runc (containerd's
+// client up to 1.7 for a user namespace, its conformance suite, nerdctl) send
+// them to every shim. Our own that cannot be read are an error.
 func Decode(a *anypb.Any) (Options, error) {
-	if a.GetTypeUrl() == "" && len(a.GetValue()) == 0 {
+	if a.GetTypeUrl() == "" {
+		if len(a.GetValue()) > 0 {
+			return Options{}, errors.New("runtime options have no type")
+		}
 		return Options{}, nil
 	}
 	o := new(runtimeoptions.Options)
 	// containerd's type URLs are bare names, or have a prefix such as a host.
-	name := path.Base(a.GetTypeUrl())
-	if name == legacyType {
-		return Options{}, checkLegacy(a.GetValue())
-	}
-	if name != string(proto.MessageName(o)) {
-		return Options{}, fmt.Errorf("runtime options of type %q are not for this runtime, which takes %s", a.GetTypeUrl(), proto.MessageName(o))
+	if path.Base(a.GetTypeUrl()) != string(proto.MessageName(o)) {
+		return Options{Ignored: a.GetTypeUrl()}, nil
 	}
 	if err := proto.Unmarshal(a.GetValue(), o); err != nil {
 		return Options{}, fmt.Errorf("runtime options: %w", err)
@@ -46,30 +51,4 @@ func Decode(a *anypb.Any) (Options, error) {
 		return Options{}, fmt.Errorf("runtime option ConfigPath %q is not an absolute path", o.GetConfigPath())
 	}
 	return Options{ConfigPath: o.GetConfigPath()}, nil
-}
-
-// legacyType is what containerd's client up to 1.7 sends to every runtime but
-// runc's for a container with a user namespace, to say to whom its standard
-// streams are to belong.
-const legacyType = "containerd.linux.runc.CreateOptions"
-
-// checkLegacy accepts that, which the agent does by itself; other fields are
-// about runc.
-func checkLegacy(b []byte) error {
-	const ioUID, ioGID = 10, 11
-	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return fmt.Errorf("runtime options: %w", protowire.ParseError(n))
-		}
-		if number != ioUID && number != ioGID {
-			return fmt.Errorf("runtime options of type %q: field %d is for runc", legacyType, number)
-		}
-		size := protowire.ConsumeFieldValue(number, kind, b[n:])
-		if size < 0 {
-			return fmt.Errorf("runtime options: %w", protowire.ParseError(size))
-		}
-		b = b[n+size:]
-	}
-	return nil
 }

@@ -19,29 +19,29 @@ func TestDecode(t *testing.T) {
 	}
 	const ours = "runtimeoptions.v1.Options"
 	for name, c := range map[string]struct {
-		in         *anypb.Any
-		want, fail string
+		in   *anypb.Any
+		want Options
+		fail string
 	}{
-		"none":                             {nil, "", ""},
-		"an empty Any":                     {&anypb.Any{}, "", ""},
-		"empty options":                    {encode(ours, &runtimeoptions.Options{}), "", ""},
-		"a path":                           {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
-		"a prefixed type":                  {encode("types.containerd.io/"+ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), "/c.toml", ""},
-		"a path and a body":                {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml", ConfigBody: []byte("a=1")}), "/c.toml", ""},
-		"a body alone":                     {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("a=1")}), "", `"a=1"`},
-		"an empty body":                    {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("\n")}), "", ""},
-		"a relative path":                  {encode(ours, &runtimeoptions.Options{ConfigPath: "c.toml"}), "", `"c.toml" is not an absolute`},
-		"runc's options":                   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options"}, "", "containerd.runc.v1.Options"},
-		"bytes that are none":              {&anypb.Any{TypeUrl: ours, Value: []byte{0xff}}, "", "runtime options"},
-		"a user namespace's, of ctr 1.6":   {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3, 0xa0, 0x8d, 6, 11 << 3, 1}}, "", ""},
-		"what only runc has, in the same":  {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3, 1, 1 << 3, 1}}, "", "field 1 is for runc"},
-		"bytes that are none, in the same": {&anypb.Any{TypeUrl: legacyType, Value: []byte{10 << 3}}, "", "runtime options"},
-		"a tag that is none, in the same":  {&anypb.Any{TypeUrl: legacyType, Value: []byte{0xff}}, "", "runtime options"},
-		"no type":                          {&anypb.Any{Value: []byte("x")}, "", `""`},
+		"none":                     {nil, Options{}, ""},
+		"an empty Any":             {&anypb.Any{}, Options{}, ""},
+		"empty options":            {encode(ours, &runtimeoptions.Options{}), Options{}, ""},
+		"a path":                   {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), Options{ConfigPath: "/c.toml"}, ""},
+		"a prefixed type":          {encode("types.containerd.io/"+ours, &runtimeoptions.Options{ConfigPath: "/c.toml"}), Options{ConfigPath: "/c.toml"}, ""},
+		"a path and a body":        {encode(ours, &runtimeoptions.Options{ConfigPath: "/c.toml", ConfigBody: []byte("a=1")}), Options{ConfigPath: "/c.toml"}, ""},
+		"a body alone":             {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("a=1")}), Options{}, `"a=1"`},
+		"an empty body":            {encode(ours, &runtimeoptions.Options{ConfigBody: []byte("\n")}), Options{}, ""},
+		"a relative path":          {encode(ours, &runtimeoptions.Options{ConfigPath: "c.toml"}), Options{}, `"c.toml" is not an absolute`},
+		"bytes that are none":      {&anypb.Any{TypeUrl: ours, Value: []byte{0xff}}, Options{}, "runtime options"},
+		"runc's":                   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options"}, Options{Ignored: "containerd.runc.v1.Options"}, ""},
+		"runc's, not looked into":  {&anypb.Any{TypeUrl: "types.containerd.io/containerd.runc.v1.Options", Value: []byte{0xff}}, Options{Ignored: "types.containerd.io/containerd.runc.v1.Options"}, ""},
+		"those of ctr 1.6's users": {&anypb.Any{TypeUrl: "containerd.linux.runc.CreateOptions", Value: []byte{10 << 3, 1}}, Options{Ignored: "containerd.linux.runc.CreateOptions"}, ""},
+		"nobody's":                 {&anypb.Any{TypeUrl: "x", Value: []byte("y")}, Options{Ignored: "x"}, ""},
+		"no type":                  {&anypb.Any{Value: []byte("x")}, Options{}, "no type"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Decode(c.in)
-			if got.ConfigPath != c.want || (err == nil) != (c.fail == "") || (err != nil && !strings.Contains(err.Error(), c.fail)) {
+			if got != c.want || (err == nil) != (c.fail == "") || (err != nil && !strings.Contains(err.Error(), c.fail)) {
 				t.Errorf("Decode = %+v, %v", got, err)
 			}
 		})

@@ -20,25 +20,56 @@ var managers = [...]struct{ kind, sandbox, container, id string }{
 }
 
 // RoleOf reads the role from the annotations. A container without any of them
-// is a pod of one.
+// is a pod of one. Annotations of two managers must agree, on what the container
+// is and on the sandbox: a manager passes on what a pod's author wrote, under the
+// names of all others too.
 func RoleOf(annotations map[string]string) (Role, error) {
+	var role Role
+	var by string // the annotation that told the role
 	for _, m := range managers {
 		kind, ok := annotations[m.kind]
 		if !ok {
 			continue
 		}
+		r := Role{Managed: true}
 		switch kind {
 		case m.sandbox:
-			return Role{Managed: true}, nil
 		case m.container:
-			id := annotations[m.id]
-			if id == "" {
+			if r.Sandbox = annotations[m.id]; r.Sandbox == "" {
 				return Role{}, fmt.Errorf("annotation %s is %q, and %s, which names its sandbox, is missing", m.kind, kind, m.id)
 			}
-			return Role{Sandbox: id, Managed: true}, nil
 		default:
 			return Role{}, fmt.Errorf("annotation %s is %q, neither %q nor %q", m.kind, kind, m.sandbox, m.container)
 		}
+		if by != "" && (r.Sandbox == "") != (role.Sandbox == "") {
+			return Role{}, fmt.Errorf("annotations %s (%q) and %s (%q) disagree on what the container is", by, annotations[by], m.kind, kind)
+		}
+		if by == "" {
+			role, by = r, m.kind
+		}
 	}
-	return Role{}, nil
+	if by == "" {
+		return Role{}, nil
+	}
+	if err := agreeOnSandbox(annotations); err != nil {
+		return Role{}, err
+	}
+	return role, nil
+}
+
+// agreeOnSandbox compares the sandbox ids that are there, those of a manager that
+// did not tell a role included.
+func agreeOnSandbox(annotations map[string]string) error {
+	var by string
+	for _, m := range managers {
+		id, ok := annotations[m.id]
+		if !ok {
+			continue
+		}
+		if by != "" && annotations[by] != id {
+			return fmt.Errorf("annotations %s (%q) and %s (%q) disagree on the sandbox", by, annotations[by], m.id, id)
+		}
+		by = m.id
+	}
+	return nil
 }

@@ -88,7 +88,37 @@ func TestRoleOf(t *testing.T) {
 		"dockershim's sandbox":          {map[string]string{"io.kubernetes.docker.type": "podsandbox"}, Role{Managed: true}, false},
 		"dockershim's container":        {map[string]string{"io.kubernetes.docker.type": "container", "io.kubernetes.sandbox.id": "s"}, Role{"s", true}, false},
 		"a container without a sandbox": {map[string]string{"io.kubernetes.cri.container-type": "container"}, Role{}, true},
-		"an unknown kind":               {map[string]string{"io.kubernetes.cri.container-type": "pot"}, Role{}, true},
+		"two managers that agree": {map[string]string{
+			"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "s",
+			"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "s",
+		}, Role{"s", true}, false},
+		"two words for a sandbox": {map[string]string{
+			"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.docker.type": "podsandbox",
+		}, Role{Managed: true}, false},
+		"two managers that disagree on the sandbox": {map[string]string{
+			"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "s",
+			"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "t",
+		}, Role{}, true},
+		"two managers that disagree on the kind": {map[string]string{
+			"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "s",
+			"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "s",
+		}, Role{}, true},
+		"two managers that disagree the other way": {map[string]string{
+			"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "s",
+			"io.kubernetes.docker.type": "podsandbox",
+		}, Role{}, true},
+		"two sandboxes of other names": {map[string]string{
+			"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "s",
+			"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": "t",
+		}, Role{}, true},
+		"another manager's id alone": {map[string]string{
+			"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "s",
+			"io.kubernetes.sandbox.id": "t",
+		}, Role{}, true},
+		"another manager's unknown kind": {map[string]string{
+			"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.docker.type": "sandbox",
+		}, Role{}, true},
+		"an unknown kind": {map[string]string{"io.kubernetes.cri.container-type": "pot"}, Role{}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := RoleOf(c.annotations)

@@ -87,6 +87,9 @@ func (s *Service) create(ctx context.Context, t *task, r *api.CreateTaskRequest)
 	if err != nil {
 		return fmt.Errorf("create container %s: %w: %w", t.id, err, errdefs.ErrInvalidArgument)
 	}
+	if opts.Ignored != "" {
+		s.cfg.Log.Info("runtime options of another runtime have no effect", "container", t.id, "type", opts.Ignored)
+	}
 	oci, err := spec.Read(r.Bundle)
 	if err != nil {
 		return fmt.Errorf("create container %s: %w", t.id, err)

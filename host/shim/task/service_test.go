@@ -1,9 +1,11 @@
 package task
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -314,6 +316,19 @@ func TestACreationIsAborted(t *testing.T) {
 	}
 }
 
+func TestOptionsOfAnotherRuntimeAreIgnoredWithOneLogLine(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	w.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	_, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t), Options: &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\x10\x01")}})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(log.String(), "type=containerd.runc.v1.Options"); n != 1 {
+		t.Errorf("%d lines name the options in the log: %s", n, &log)
+	}
+}
+
 func TestAFailedCreateLeavesNothing(t *testing.T) {
 	good := bundle(t)
 	for name, c := range map[string]struct {
@@ -325,8 +340,11 @@ func TestAFailedCreateLeavesNothing(t *testing.T) {
 	}{
 		"no bundle":            {nil, &api.CreateTaskRequest{ID: "c1", Bundle: "/no/such/bundle"}, "/no/such/bundle/config.json", nil, nil},
 		"an id that is a path": {nil, &api.CreateTaskRequest{ID: "../x", Bundle: good}, `"../x"`, errdefs.IsInvalidArgument, nil},
-		"another runtime's options": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: good, Options: &anypb.Any{TypeUrl: "containerd.runc.v1.Options"}},
-			"containerd.runc.v1.Options", errdefs.IsInvalidArgument, nil},
+		"options that cannot be read": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: good, Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}},
+			"runtime options: ", errdefs.IsInvalidArgument, nil},
+		"managers that disagree": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t,
+			"io.kubernetes.cri.container-type", "sandbox", "io.kubernetes.cri-o.ContainerType", "container", "io.kubernetes.cri-o.SandboxID", "s")},
+			"disagree", errdefs.IsInvalidArgument, nil},
 		"a checkpoint": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: good, Checkpoint: "/x"}, "checkpoint", errdefs.IsNotImplemented, nil},
 		"a pod that is not there": {nil, &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "io.kubernetes.cri.container-type", "container", "io.kubernetes.cri.sandbox-id", "s")},
 			"its sandbox s is not running", errdefs.IsFailedPrecondition, nil},
