@@ -5,6 +5,7 @@ package container
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,42 @@ func TestLimitsInTheKernel(t *testing.T) {
 				t.Errorf("got %+v, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// With or without a namespace in the spec, whatever version the mount is for.
+func TestContainerSeesItsOwnCgroup(t *testing.T) {
+	rt := testRuntime(t)
+	const script = "cat /proc/self/cgroup; cd /sys/fs/cgroup; cat pids.max memory.max cpu.max; grep -cx $$ cgroup.procs; " +
+		"grep -o ' / /sys/fs/cgroup ' /proc/self/mountinfo; echo 7 2>/dev/null >pids.max || echo refused"
+	const want = "0::/\n20\n67108864\n50000 100000\n1\n / /sys/fs/cgroup \nrefused\n"
+	for name, change := range map[string]func(*ocipb.Spec){
+		"with a namespace":    func(*ocipb.Spec) {},
+		"without a namespace": withoutNamespace("cgroup"),
+		"a mount of cgroup2":  func(s *ocipb.Spec) { s.Mounts[6].Type = "cgroup2" },
+		"users of its own": func(s *ocipb.Spec) {
+			withoutNamespace("cgroup")(s)
+			inUsers(t)(s)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := in(makeRootfs(t), script+"; exec sleep 1000", limits(&ocipb.LinuxResources{
+				Pids: &ocipb.LinuxPids{Limit: 20}, Memory: &ocipb.LinuxMemory{Limit: 64 << 20}, CPU: &ocipb.LinuxCPU{Quota: 50000},
+			}))
+			change(spec)
+			c, out := started(t, rt, spec)
+			out.waitFor(t, want)
+			if got, err := execIn(t, c, execProcess(script)); err != nil || got.output != want {
+				t.Errorf("an exec: %+v, %v; want %q", got, err, want)
+			}
+		})
+	}
+}
+
+// withoutNamespace takes the namespace of a kind out of a spec.
+func withoutNamespace(kind string) func(*ocipb.Spec) {
+	return func(s *ocipb.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n *ocipb.LinuxNamespace) bool { return n.Type == kind })
 	}
 }
 

@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,6 +107,26 @@ func offsets(given map[string]*ocipb.LinuxTimeOffset) string {
 		b = append(b, '\n')
 	}
 	return string(b)
+}
+
+// withCgroupNamespace returns spec with a cgroup namespace, a new one if it names
+// none: the container's own group is what it sees at /sys/fs/cgroup and in
+// /proc/self/cgroup, as under runc on a host with cgroup v2. Clients on a host
+// with v1 ask for no such namespace; there the mount alone shows the container's
+// groups.
+func withCgroupNamespace(spec *ocipb.Spec) *ocipb.Spec {
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.Type == "cgroup" {
+			return spec
+		}
+	}
+	copied, linux := *spec, ocipb.Linux{}
+	if spec.Linux != nil {
+		linux = *spec.Linux
+	}
+	linux.Namespaces = append(slices.Clone(linux.Namespaces), &ocipb.LinuxNamespace{Type: "cgroup"})
+	copied.Linux = &linux
+	return &copied
 }
 
 // visit runs f on a thread in the namespaces of the process of a pidfd; the

@@ -129,6 +129,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 		return nil, err
 	}
 	r.warn(id, spec)
+	spec = withCgroupNamespace(spec)
 	path, err := cgroup.Path(spec.Linux.GetCgroupsPath(), id)
 	if err != nil {
 		return nil, specErrorf("linux.cgroupsPath: %v", err)

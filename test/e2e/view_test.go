@@ -72,3 +72,34 @@ func TestThereAreNoNetworkDevicesThatNobodyGave(t *testing.T) {
 		t.wantOutput(t.succeed(c), "lo\n", "")
 	})
 }
+
+// Clients write mounts of type cgroup, and on a host with cgroup v1 no namespace
+// for it. The guest has v2.
+func TestAContainerSeesItsOwnCgroup(t *testing.T) {
+	const script = "cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max cpu.max; grep -cx $$ cgroup.procs; echo max 2>/dev/null >memory.max || echo refused"
+	const want = "0::/\n134217728\n50000 100000\n1\nrefused\n"
+	kata(t, "limits of the command line", func(t *test) {
+		c := t.sh(script)
+		c.Flags = []string{
+			"--memory-limit", "134217728", "--cpu-quota", "50000", "--cpu-period", "100000",
+			"--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev",
+		}
+		t.wantOutput(t.succeed(c), want, "")
+	})
+	kata(t, "with a namespace of its own", func(t *test) {
+		c := t.fromSpec(func(s *specs.Spec) {
+			memory, quota := int64(128<<20), int64(50000)
+			s.Process.Args = []string{"/bin/sh", "-c", script}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &memory}
+			s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota}
+		})
+		t.wantOutput(t.succeed(c), want, "")
+	})
+	kata(t, "writable if asked for", func(t *test) {
+		c := t.sh("mkdir /sys/fs/cgroup/mine && echo $$ >/sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup")
+		c.Flags = []string{"--privileged", "--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=rw:nosuid:noexec:nodev"}
+		t.wantOutput(t.succeed(c), "0::/mine\n", "")
+	})
+}
