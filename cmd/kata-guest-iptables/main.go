@@ -36,7 +36,7 @@ func main() {
 }
 
 func run(args []string, text io.Reader, out io.Writer) error {
-	if len(args) != 2 || args[1] != "ipv4" && args[1] != "ipv6" {
+	if len(args) != 2 || args[0] != "save" && args[0] != "restore" || args[1] != "ipv4" && args[1] != "ipv6" {
 		return errors.New("usage: kata-guest-iptables save|restore ipv4|ipv6")
 	}
 	// The agent is spared when memory is short, and so were what it starts.
@@ -45,20 +45,16 @@ func run(args []string, text io.Reader, out io.Writer) error {
 	if args[1] == "ipv6" {
 		family = iptables.IPv6
 	}
-	switch args[0] {
-	case "save":
-		saved, err := iptables.Save(family)
-		if err != nil {
-			return err
-		}
-		_, err = out.Write(saved)
-		return err
-	case "restore":
+	if args[0] == "restore" {
 		data, err := io.ReadAll(text)
 		if err != nil {
 			return err
 		}
 		return iptables.Restore(family, data)
 	}
-	return errors.New("usage: kata-guest-iptables save|restore ipv4|ipv6")
+	saved, err := iptables.Save(family)
+	if err == nil {
+		_, err = out.Write(saved)
+	}
+	return err
 }

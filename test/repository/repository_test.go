@@ -89,6 +89,41 @@ func TestEveryDependencyIsExplained(t *testing.T) {
 	}
 }
 
+// maxMain is the most lines a program's main.go may have: flags, wiring and the
+// exit status. What it does belongs in a package that can be tested.
+const maxMain = 60
+
+func TestMainsOnlyWire(t *testing.T) {
+	mains, err := filepath.Glob(filepath.Join(root(t), "cmd", "*", "main.go"))
+	if err != nil || len(mains) == 0 {
+		t.Fatalf("found %d programs: %v", len(mains), err)
+	}
+	for _, path := range mains {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), "\n"); n > maxMain {
+			t.Errorf("%s has %d lines, more than %d", path, n, maxMain)
+		}
+	}
+}
+
+// What people type is in cli/: a command of theirs is nothing but its main.go.
+func TestCommandsOfPeopleLiveInCLI(t *testing.T) {
+	for _, name := range []string{"kata-runtime", "kata-agent-ctl", "kata-image"} {
+		files, err := filepath.Glob(filepath.Join(root(t), "cmd", name, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("found %d files of %s: %v", len(files), name, err)
+		}
+		for _, path := range files {
+			if base := filepath.Base(path); base != "main.go" && !strings.HasSuffix(base, "_test.go") {
+				t.Errorf("%s belongs in cli/", path)
+			}
+		}
+	}
+}
+
 var packageComment = regexp.MustCompile(`(?m)^// (Package|Command) \S+`)
 
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {

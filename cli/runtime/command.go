@@ -1,4 +1,8 @@
-package main
+// Package runtime is kata-runtime, the operator's tool: which version this is,
+// whether this host can run pods and what is missing, and what they would run
+// with. The verbs and flags are upstream's; docs/configuration.md says what they
+// report on. It starts nothing and changes nothing of the host.
+package runtime
 
 import (
 	"context"
@@ -10,6 +14,44 @@ import (
 	"kata/host/config"
 	"kata/host/version"
 )
+
+const usage = `usage: kata-runtime [--config FILE] VERB [flags]
+
+verbs:
+  version             print the version
+  check (kata-check)  say whether this host can run pods, with which
+                      accelerator, and what is missing
+  env (kata-env)      print what pods run with: TOML, or --json
+
+kata-runtime VERB -h prints the flags of a verb.
+kata-runtime --show-default-config-paths prints where the configuration is looked for.
+`
+
+// errUsage: the command line is wrong, and the user has been told how.
+var errUsage = errors.New("usage")
+
+// Program is kata-runtime on the given streams.
+type Program struct {
+	Stdout, Stderr io.Writer
+	// Getenv reads the environment, which may name a configuration file.
+	Getenv func(string) string
+}
+
+// Run runs one command line, without the program's name, and returns the exit
+// status: 0, 1 for what failed or is missing, 2 for a command line that is wrong.
+// Whatever is wrong has been printed.
+func (p Program) Run(ctx context.Context, args []string) int {
+	err := (&command{stdout: p.Stdout, stderr: p.Stderr, getenv: p.Getenv}).run(ctx, args)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	default:
+		fmt.Fprintln(p.Stderr, "kata-runtime:", err)
+		return 1
+	}
+}
 
 // command is one call of the program.
 type command struct {
