@@ -139,8 +139,8 @@ func (r *runner) bootAndRun(ctx context.Context) (err error) {
 		return err
 	}
 	session := command.Config{Address: machine.Address()}
-	if tree := machine.Tree(); tree != nil {
-		session.Share = tree
+	if files := machine.Files(); files != nil {
+		session.Share = files
 		session.Storages = []*agentpb.Storage{
 			{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: api.GuestShare},
 		}

@@ -319,6 +319,9 @@ func (v *VM) Listen(port uint32) (net.Listener, error) { return v.link.Listen(po
 // Files returns what the guest shares with the host; nil without a share.
 func (v *VM) Files() Files { return v.files }
 
+// Machine returns the machine, to look at: the stack ends it.
+func (v *VM) Machine() Machine { return v.machine }
+
 // Done is closed when a part of the guest has ended, other than by its stack.
 func (v *VM) Done() <-chan struct{} { return v.done }
 

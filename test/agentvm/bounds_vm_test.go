@@ -124,7 +124,7 @@ func TestStreamsThatNobodyNamesAreBounded(t *testing.T) {
 	for range maxUnclaimed {
 		v.Stream()
 	}
-	if one, err := v.device.Dial(t.Context(), api.PortStreams); err == nil && !closes(one) {
+	if one, err := v.guest.Dial(t.Context(), api.PortStreams); err == nil && !closes(one) {
 		t.Errorf("stream connection %d is kept", maxUnclaimed+1)
 	}
 	probe.Memory() // named streams are not in the way

@@ -57,7 +57,7 @@ func (v *VM) Stream() net.Conn {
 	v.Helper()
 	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(waitLimit))
 	defer cancel()
-	conn, err := v.device.Dial(ctx, api.PortStreams)
+	conn, err := v.guest.Dial(ctx, api.PortStreams)
 	v.must(err)
 	v.Cleanup(func() { _ = conn.Close() })
 	return conn

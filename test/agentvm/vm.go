@@ -15,10 +15,10 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
+	"kata/host/guestvm"
 	"kata/host/process"
+	"kata/host/undo"
 	"kata/host/vmm"
-	"kata/host/vmm/accel"
-	"kata/host/vmm/qemu"
 	"kata/host/vsock"
 	"kata/image/initrd"
 	"kata/test/harness"
@@ -45,20 +45,20 @@ type Options struct {
 	PackageKernel bool
 	// NoHelpers leaves the agent's helpers out of the image.
 	NoHelpers bool
-	// Device, if set, gets the vsock device before the machine is started.
-	Device func(*vsock.Device)
+	// Link, if set, gets the vsock device before the machine is started.
+	Link func(vsock.Dialer)
 }
 
 // VM is a machine with a running agent.
 type VM struct {
 	testing.TB
-	Machine vmm.Machine
+	Machine guestvm.Machine
 	// Agent and Health call over one connection.
 	Agent  *agentpb.AgentServiceClient
 	Health *healthpb.HealthClient
 
-	device *vsock.Device
-	execs  int // started by Execs and Pour
+	guest *guestvm.VM
+	execs int // started by Execs and Pour
 }
 
 // Boot boots a machine that ends with the test.
@@ -68,25 +68,7 @@ func Boot(tb testing.TB, o Options) *VM {
 	dir, err := os.MkdirTemp("", "agentvm") // short: sockets lie below it
 	v.must(err)
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: api.GuestCID, Log: slog.New(slog.DiscardHandler)})
-	v.must(err)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = v.device.Run(context.Background())
-	}()
-	tb.Cleanup(func() {
-		_ = v.device.Close()
-		<-ended
-	})
-	if o.Device != nil {
-		o.Device(v.device)
-	}
-	ready, err := v.device.Listen(api.PortReady)
-	v.must(err)
-	defer ready.Close()
 	v.start(dir, o)
-	v.await(ready)
 	client := v.Connect()
 	v.Agent, v.Health = agentpb.NewAgentServiceClient(client), healthpb.NewHealthClient(client)
 	return v
@@ -104,25 +86,43 @@ func (v *VM) start(dir string, o Options) {
 		v.must(err)
 	}
 	v.must(writeInitrd(image, AgentBinary(v), modules, o))
-	verdict, err := accel.Probe(v.Context(), "auto")
-	v.must(err)
-	v.Machine, err = qemu.New(vmm.Spec{
-		ID: "agentvm", Dir: dir, VCPUs: max(o.VCPUs, 1), MemoryMiB: 512,
-		Kernel: kernel, Initrd: image, Accel: verdict.Name,
-		KernelParams: append([]string{fmt.Sprintf("agent.ready_vport=%d", api.PortReady)}, o.Params...),
-		Vsock:        &vmm.Vsock{Socket: filepath.Join(dir, "vsock.sock")},
-	}, qemu.Config{}, process.NewSpawner(), slog.New(slog.DiscardHandler))
-	v.must(err)
+	log, spawner := slog.New(slog.DiscardHandler), process.NewSpawner()
+	stack := undo.New(new(undo.Memory))
 	v.Cleanup(func() {
+		defer spawner.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(stopLimit))
 		defer cancel()
-		if err := v.Machine.Stop(ctx); err != nil {
+		if err := stack.Run(ctx); err != nil {
 			v.Errorf("stop the machine: %v", err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(bootLimit))
+	limit := pace.Of(bootLimit)
+	ctx, cancel := context.WithTimeoutCause(v.Context(), limit, fmt.Errorf("the agent was not up within %s", limit))
 	defer cancel()
-	v.must(v.Machine.Start(ctx))
+	v.guest, err = guestvm.Boot(ctx, guestvm.Config{
+		Machine: vmm.Spec{
+			ID: "agentvm", Dir: dir, VCPUs: max(o.VCPUs, 1), MemoryMiB: 512,
+			Kernel: kernel, Initrd: image, KernelParams: o.Params,
+		},
+		Accel: "auto", StopTimeout: pace.Of(stopLimit), Log: log,
+	}, parts{&guestvm.Host{Spawner: spawner, Log: log}, o.Link}, stack)
+	v.must(err)
+	v.Machine = v.guest.Machine()
+}
+
+// parts are those of a pod's guest.
+type parts struct {
+	*guestvm.Host
+	listen func(vsock.Dialer)
+}
+
+// Link implements guestvm.Parts.
+func (p parts) Link(socket string) (guestvm.Link, error) {
+	link, err := p.Host.Link(socket)
+	if err == nil && p.listen != nil {
+		p.listen(link)
+	}
+	return link, err
 }
 
 // AgentBinary is the agent that machines boot.
@@ -136,27 +136,6 @@ func AgentBinary(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	return filepath.Join(repo.Bin(), "kata-agent")
-}
-
-// await waits for the agent's knock.
-func (v *VM) await(ready net.Listener) {
-	v.Helper()
-	knocked := make(chan error, 1)
-	go func() {
-		conn, err := ready.Accept()
-		if err == nil {
-			err = conn.Close()
-		}
-		knocked <- err
-	}()
-	select {
-	case err := <-knocked:
-		v.must(err)
-	case <-v.Machine.Done():
-		v.Fatalf("the machine has ended: %v", v.Machine.Err())
-	case <-time.After(pace.Of(bootLimit)):
-		v.Fatalf("the agent was not up within %s; the console's last lines:\n%s", bootLimit, v.Machine.ConsoleTail())
-	}
 }
 
 // Connect opens one more connection for calls, which ends with the test.
@@ -176,7 +155,7 @@ func (v *VM) Dial() (net.Conn, error) { return v.DialPort(api.PortAgent) }
 func (v *VM) DialPort(port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(bootLimit))
 	defer cancel()
-	return v.device.Dial(ctx, port)
+	return v.guest.Dial(ctx, port)
 }
 
 // Alive fails the test unless the agent answers.

@@ -45,7 +45,7 @@ func TestLogToTheHost(t *testing.T) {
 	var l net.Listener
 	v := agentvm.Boot(t, agentvm.Options{
 		Params: []string{"agent.log=trace", "agent.log_vport=1025", "agent.nonsense=1"},
-		Device: func(d *vsock.Device) {
+		Link: func(d vsock.Dialer) {
 			var err error
 			if l, err = d.Listen(logPort); err != nil {
 				t.Fatal(err)
