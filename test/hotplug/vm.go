@@ -1,30 +1,29 @@
 package hotplug
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"kata/api"
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/host/guestvm"
+	"kata/host/undo"
+	"kata/host/vmm"
 	"kata/host/vmm/qemu/qmp"
-	"kata/host/vsock"
 	"kata/image/initrd"
 	"kata/test/harness"
 	"kata/test/pace"
+	"kata/test/rawvm"
 )
 
 const (
@@ -58,11 +57,8 @@ type VM struct {
 	Agent *agentpb.AgentServiceClient
 	QMP   *qmp.Client
 
-	device  *vsock.Device
-	cmd     *exec.Cmd
-	exited  chan struct{}
-	console string // file
-	probes  int
+	guest  *guestvm.VM
+	probes int
 }
 
 // buses are the places for devices, by the names that device_add takes, with
@@ -95,27 +91,27 @@ func Boot(tb testing.TB, o Options) *VM {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	v := &VM{TB: tb, Dir: dir, exited: make(chan struct{}), console: filepath.Join(dir, "console")}
-	v.device, err = vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: api.GuestCID, Log: slog.New(slog.DiscardHandler)})
-	v.Must(err)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = v.device.Run(context.Background())
-	}()
+	v := &VM{TB: tb, Dir: dir}
+	log := slog.New(slog.DiscardHandler)
+	parts := &rawvm.Parts{Host: &guestvm.Host{Log: log}, Args: v.arguments(o)}
+	stack := undo.New(new(undo.Memory))
 	v.Cleanup(func() {
-		_ = v.device.Close()
-		<-served
+		if err := stack.Run(context.Background()); err != nil {
+			v.Errorf("end the machine: %v", err)
+		}
+		if v.Failed() && parts.QEMU != nil {
+			v.Logf("the console ended with:\n%s", parts.QEMU.ConsoleTail())
+		}
 	})
-	ready, err := v.device.Listen(api.PortReady)
-	v.Must(err)
-	defer ready.Close()
-	v.start(o)
-	v.control()
-	v.await(ready)
 	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	defer cancel()
-	conn, err := v.device.Dial(ctx, api.PortAgent)
+	v.guest, err = guestvm.Boot(ctx, guestvm.Config{
+		Machine: vmm.Spec{Dir: dir, KernelParams: append([]string{"agent.hotplug_timeout=60"}, o.Params...)},
+		Accel:   "tcg", StopTimeout: limit, Log: log,
+	}, parts, stack)
+	v.Must(err)
+	v.control(ctx)
+	conn, err := v.guest.Dial(ctx, api.PortAgent)
 	v.Must(err)
 	client := ttrpc.NewClient(conn)
 	v.Cleanup(func() { _ = client.Close() })
@@ -123,8 +119,8 @@ func Boot(tb testing.TB, o Options) *VM {
 	return v
 }
 
-// start starts QEMU.
-func (v *VM) start(o Options) {
+// arguments returns what completes QEMU's arguments.
+func (v *VM) arguments(o Options) func(vmm.Spec) []string {
 	v.Helper()
 	repo, err := harness.Repository()
 	v.Must(err)
@@ -134,46 +130,24 @@ func (v *VM) start(o Options) {
 	}
 	image := filepath.Join(v.Dir, "initrd.img")
 	v.Must(writeInitrd(image, agent))
-	params := append([]string{
-		"console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp tsc=reliable transparent_hugepage=madvise",
-		fmt.Sprintf("agent.ready_vport=%d agent.hotplug_timeout=60", api.PortReady),
-	}, o.Params...)
-	memory, smp := o.Memory, o.SMP
-	if memory == "" {
-		memory = "512M"
-	}
-	if smp == "" {
-		smp = "1"
-	}
+	memory, smp := cmp.Or(o.Memory, "512M"), cmp.Or(o.SMP, "1")
 	size, _, _ := strings.Cut(memory, ",")
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,usb=off" + o.Machine,
-		"-accel", "tcg,tb-size=64,thread=single", "-cpu", "max", "-smp", smp, "-m", memory,
-		"-object", "memory-backend-memfd,id=memory,share=on,size=" + size,
-		"-kernel", repo.Kernel(), "-initrd", image, "-append", strings.Join(params, " "),
-		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(v.Dir, "qmp.sock"), "-mon", "chardev=qmp,mode=control",
-		"-serial", "file:" + v.console,
-		"-chardev", "socket,id=vsock,path=" + filepath.Join(v.Dir, "vsock.sock"), "-device", "vhost-user-vsock-pci,chardev=vsock,addr=03",
-		"-device", "virtio-rng-pci,addr=02",
-	}
-	args = append(args, buses...)
-	v.cmd = exec.Command("qemu-system-x86_64", append(args, o.Args...)...)
-	var said strings.Builder
-	v.cmd.Stderr = &said
-	v.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	v.Must(v.cmd.Start())
-	go func() {
-		defer close(v.exited)
-		_ = v.cmd.Wait()
-	}()
-	v.Cleanup(func() {
-		_ = v.cmd.Process.Signal(unix.SIGKILL)
-		<-v.exited
-		if v.Failed() {
-			v.Logf("QEMU wrote: %s\nthe console ended with:\n%s", said.String(), v.Console())
+	return func(spec vmm.Spec) []string {
+		params := "console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp tsc=reliable transparent_hugepage=madvise " +
+			strings.Join(spec.KernelParams, " ")
+		args := []string{
+			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+			"-machine", "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,usb=off" + o.Machine,
+			"-accel", "tcg,tb-size=64,thread=single", "-cpu", "max", "-smp", smp, "-m", memory,
+			"-object", "memory-backend-memfd,id=memory,share=on,size=" + size,
+			"-kernel", repo.Kernel(), "-initrd", image, "-append", params,
+			"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(v.Dir, "qmp.sock"), "-mon", "chardev=qmp,mode=control",
+			"-serial", "stdio",
+			"-chardev", "socket,id=vsock,path=" + spec.Vsock.Socket, "-device", "vhost-user-vsock-pci,chardev=vsock,addr=03",
+			"-device", "virtio-rng-pci,addr=02",
 		}
-	})
+		return append(append(args, buses...), o.Args...)
+	}
 }
 
 // writeInitrd writes the guest's image with an agent and the root file system.
@@ -206,54 +180,15 @@ func writeInitrd(path, agent string) error {
 	return errors.Join(initrd.Write(file, entries), file.Close())
 }
 
-// control connects to QEMU, which makes its socket when it gets to that.
-func (v *VM) control() {
+// control connects to QEMU's monitor, which listens before the guest runs.
+func (v *VM) control(ctx context.Context) {
 	v.Helper()
-	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
-	defer cancel()
-	for {
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(v.Dir, "qmp.sock"), Net: "unix"})
-		if err == nil {
-			v.QMP, err = qmp.New(ctx, conn)
-			v.Must(err)
-			v.Cleanup(v.QMP.Close)
-			return
-		}
-		select { // nothing tells when it listens
-		case <-v.exited:
-			v.Fatalf("QEMU has ended: %v", v.cmd.ProcessState)
-		case <-ctx.Done():
-			v.Fatalf("QEMU does not listen: %v", err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// await waits for the agent's knock.
-func (v *VM) await(ready net.Listener) {
-	v.Helper()
-	knocked := make(chan error, 1)
-	go func() {
-		conn, err := ready.Accept()
-		if err == nil {
-			err = conn.Close()
-		}
-		knocked <- err
-	}()
-	select {
-	case err := <-knocked:
-		v.Must(err)
-	case <-v.exited:
-		v.Fatalf("QEMU has ended: %v", v.cmd.ProcessState)
-	case <-time.After(pace.Of(limit)):
-		v.Fatalf("the agent was not up within %s", limit)
-	}
-}
-
-// Console returns the end of what the guest wrote to its console.
-func (v *VM) Console() string {
-	text, _ := os.ReadFile(v.console)
-	return string(text[max(0, len(text)-4000):])
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", filepath.Join(v.Dir, "qmp.sock"))
+	v.Must(err)
+	v.QMP, err = qmp.New(ctx, conn.(*net.UnixConn))
+	v.Must(err)
+	v.Cleanup(v.QMP.Close)
 }
 
 // Must fails the test at once for an error.

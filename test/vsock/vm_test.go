@@ -11,18 +11,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"kata/api"
+	"kata/host/guestvm"
+	"kata/host/undo"
+	"kata/host/vmm"
 	"kata/host/vsock"
 	"kata/test/pace"
+	"kata/test/rawvm"
 )
 
 const (
 	bootLimit = 60 * time.Second
-	guestCID  = api.GuestCID
 
 	portEcho    = 100
 	portSink    = 101
@@ -38,101 +40,43 @@ const (
 // machine is a booted guest.
 type machine struct {
 	dev  *vsock.Device
-	qemu *exec.Cmd
+	qemu *rawvm.Machine
 	run  chan error // what Device.Run returned
-
-	console lockedBuffer
-	exited  chan struct{}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // boot starts a machine and waits until the guest has reported. It ends with
 // the test.
 func boot(tb testing.TB, extra ...string) *machine {
 	tb.Helper()
-	dir := tb.TempDir()
-	m := start(tb, dir, extra...)
-	l, err := m.dev.Listen(portReady)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	accepted := make(chan error, 1)
-	go func() {
-		c, err := l.Accept()
-		if err == nil {
-			c.Close()
-		}
-		accepted <- err
-	}()
-	select {
-	case err := <-accepted:
-		if err != nil {
-			tb.Fatalf("guest did not report: %v\n%s", err, m.console.String())
-		}
-	case <-time.After(pace.Of(bootLimit)):
-		tb.Fatalf("guest did not report in %v\n%s", bootLimit, m.console.String())
-	}
-	return m
-}
-
-// start starts a machine. It ends with the test.
-func start(tb testing.TB, dir string, extra ...string) *machine {
-	tb.Helper()
-	socket := filepath.Join(dir, "vsock.sock")
-	dev, err := vsock.New(vsock.Config{Socket: socket, GuestCID: guestCID, Log: logger(tb)})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	m := &machine{dev: dev, run: make(chan error, 1), exited: make(chan struct{})}
-	go func() { m.run <- dev.Run(context.Background()) }()
-
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35,accel=tcg,sata=off,smbus=off,vmport=off,usb=off,memory-backend=ram",
-		"-m", "256", "-object", "memory-backend-memfd,id=ram,size=256M,share=on",
-		"-kernel", kernel(tb), "-initrd", initrd(tb, dir),
-		"-append", "console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp reboot=k",
-		"-serial", "stdio",
-		"-chardev", "socket,id=vsock,path=" + socket,
-		"-device", "vhost-user-vsock-pci,chardev=vsock",
-	}
-	m.qemu = exec.Command("qemu-system-x86_64", append(args, extra...)...)
-	m.qemu.Stdout, m.qemu.Stderr = &m.console, &m.console
-	if err := m.qemu.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	go func() {
-		_ = m.qemu.Wait()
-		close(m.exited)
-	}()
+	dir, log := tb.TempDir(), logger(tb)
+	parts := &rawvm.Parts{Host: &guestvm.Host{Log: log}, Args: func(spec vmm.Spec) []string {
+		return append([]string{
+			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+			"-machine", "q35,accel=tcg,sata=off,smbus=off,vmport=off,usb=off,memory-backend=ram",
+			"-m", "256", "-object", "memory-backend-memfd,id=ram,size=256M,share=on",
+			"-kernel", kernel(tb), "-initrd", initrd(tb, dir),
+			"-append", "console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp reboot=k",
+			"-serial", "stdio",
+			"-chardev", "socket,id=vsock,path=" + spec.Vsock.Socket,
+			"-device", "vhost-user-vsock-pci,chardev=vsock",
+		}, extra...)
+	}}
+	stack := undo.New(new(undo.Memory))
 	tb.Cleanup(func() {
-		_ = m.qemu.Process.Kill()
-		<-m.exited
-		if err := dev.Close(); err != nil {
-			tb.Errorf("close device: %v", err)
+		if err := stack.Run(context.Background()); err != nil {
+			tb.Errorf("end the machine: %v", err)
 		}
-		if tb.Failed() {
-			tb.Logf("console:\n%s", m.console.String())
+		if tb.Failed() && parts.QEMU != nil {
+			tb.Logf("console:\n%s", parts.QEMU.ConsoleTail())
 		}
 	})
-	return m
+	ctx, cancel := context.WithTimeout(tb.Context(), pace.Of(bootLimit))
+	defer cancel()
+	_, err := guestvm.Boot(ctx, guestvm.Config{Machine: vmm.Spec{Dir: dir}, StopTimeout: bootLimit, Log: log}, parts, stack)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &machine{dev: parts.Device, qemu: parts.QEMU, run: parts.Ran}
 }
 
 // dial connects to a port of the guest.
@@ -215,7 +159,7 @@ func pad(b *bytes.Buffer) {
 func (m *machine) finished(tb testing.TB) error {
 	tb.Helper()
 	select {
-	case <-m.exited:
+	case <-m.qemu.Done():
 	case <-time.After(pace.Of(20 * time.Second)):
 		tb.Fatal("QEMU does not end")
 	}

@@ -220,7 +220,7 @@ func TestEndOfTheMachine(t *testing.T) {
 	t.Run("SIGTERM ends QEMU", func(t *testing.T) {
 		m := boot(t)
 		c := m.dial(t, portEcho)
-		_ = m.qemu.Process.Signal(syscall.SIGTERM)
+		m.qemu.Signal(syscall.SIGTERM)
 		if err := m.finished(t); err != nil {
 			t.Errorf("Run = %v", err)
 		}
@@ -229,7 +229,7 @@ func TestEndOfTheMachine(t *testing.T) {
 	t.Run("SIGKILL of QEMU is noticed", func(t *testing.T) {
 		m := boot(t)
 		c := m.dial(t, portEcho)
-		_ = m.qemu.Process.Kill()
+		m.qemu.Signal(syscall.SIGKILL)
 		_ = m.finished(t)
 		expectGone(t, m, c)
 	})
@@ -240,7 +240,7 @@ func TestEndOfTheMachine(t *testing.T) {
 			t.Error(err)
 		}
 		expectGone(t, m, c)
-		_ = m.qemu.Process.Signal(syscall.SIGTERM)
+		m.qemu.Signal(syscall.SIGTERM)
 		if err := m.finished(t); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Run = %v", err)
 		}
