@@ -27,10 +27,18 @@ DEFAULTDIR := /usr/share/defaults/kata-containers
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 20s
 
-# What the build, the tests and the demo need of the distribution.
-PACKAGES := bc bison build-essential busybox-static containerd cpio e2fsprogs erofs-utils flex git \
-	iproute2 iptables libelf-dev libseccomp-dev linux-source-6.1 mmdebstrap qemu-system-common \
-	qemu-system-x86 runc xfsprogs xz-utils
+# What is needed of the distribution: to run containers, to compile the guest's
+# kernel, and to test.
+RUN_PACKAGES    := busybox-static containerd qemu-system-common qemu-system-x86 runc
+KERNEL_PACKAGES := bc bison build-essential cpio flex libelf-dev linux-source-6.1 lz4 xz-utils
+TEST_PACKAGES   := e2fsprogs erofs-utils git iproute2 iptables libseccomp-dev mmdebstrap xfsprogs
+PACKAGES        := $(RUN_PACKAGES) $(KERNEL_PACKAGES) $(TEST_PACKAGES)
+
+# The demo's kernel: auto is the purpose-built one if the cache has it, else the
+# distribution's; build compiles the former.
+KERNEL          ?= auto
+DEMO_KERNEL      = $(or $(and $(filter build,$(KERNEL)),-build),$(and $(filter package,$(KERNEL)),-from-package),-auto)
+DEMO_COMMANDS   := kata-image kata-guest-iptables kata-agent kata-runtime containerd-shim-kata-v2
 
 # The packages that have tests with the build tag vm.
 VM_TESTS := ./test/agentvm ./test/observe ./test/hotplug ./host/vmm/... ./host/share/... ./test/vsock ./cmd/kata-agent-ctl
@@ -48,8 +56,14 @@ root:
 	@[[ $$(id -u) -eq 0 ]] || { echo "make: containerd needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
 
 .PHONY: demo
-demo: root setup build guest ## run a container in its own VM under a private containerd, and show it
-	@$(GO) run -tags no_grpc ./test/demo
+demo: root ## run a container in its own VM under a private containerd, and show it [KERNEL=build]
+	@begun=$$(date +%s); \
+	$(MAKE) --no-print-directory setup PACKAGES="$(RUN_PACKAGES) $(if $(filter build,$(KERNEL)),$(KERNEL_PACKAGES))"; \
+	$(MAKE) --no-print-directory build COMMANDS="$(DEMO_COMMANDS)"; \
+	bin/kata-image all $(DEMO_KERNEL) -output build/demo >/dev/null; \
+	tools/step "building the demo" $(GO) build $(GOFLAGS_) -o build/demo/demo ./test/demo; \
+	build/demo/demo -guest build/demo; \
+	echo "make demo: $$(($$(date +%s) - begun)) s in all"
 
 .PHONY: test
 test: root setup build guest lint test-unit test-oracle test-fuzz test-vm test-guest test-e2e test-kvm ## lint, and every test: unit, fuzz, with and in a VM, end to end
@@ -63,21 +77,24 @@ setup: ## install what is missing from the distribution
 		[[ "$$(dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null)" == installed ]] || missing+=("$$p"); \
 	done; \
 	[[ $${#missing[@]} -eq 0 ]] && exit 0; \
-	echo "installing from the distribution: $${missing[*]}"; \
-	sudo=; [[ $$(id -u) -eq 0 ]] || sudo=sudo; \
-	apt() { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$$@"; }; \
-	install() { apt install --no-install-recommends "$${missing[@]}"; }; \
-	install || { echo "updating the package lists first"; apt update && install; }
+	echo "from the distribution: $${missing[*]}"; mkdir -p build; \
+	sudo=; status=(-o APT::Status-Fd=3); \
+	[[ $$(id -u) -eq 0 ]] || { sudo=sudo; status=(); }; \
+	apt() { tools/step -a build/setup.log "$$1" $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		-o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$${status[@]}" "$${@:2}"; }; \
+	install() { apt "installing" install --no-install-recommends "$${missing[@]}"; }; \
+	install 2>/dev/null || { apt "reading the package lists" update && install; }
 
 # What runs in the guest is built for size: without inlining and with functions close together,
 # 0.3 MB; and with a runtime for a small heap.
 .PHONY: build
 build: ## build the binaries into bin/
-	@overlay=$$($(GO) run ./tools/agentruntime -output build/_agentruntime); \
+	@tools/step "preparing the agent's Go runtime" $(GO) build -o build/agentruntime ./tools/agentruntime; \
+	overlay=$$(build/agentruntime -output build/_agentruntime); n=0; all=($(COMMANDS)); \
 	for c in $(COMMANDS); do \
 		flags=(-ldflags '$(LDFLAGS_)'); \
 		[[ $$c != kata-agent && $$c != kata-guest-* ]] || flags=(-overlay "$$overlay" -gcflags 'all=-l' -ldflags '$(LDFLAGS_) -funcalign=8'); \
-		CGO_ENABLED=0 $(GO) build $(GOFLAGS_) "$${flags[@]}" -o $(BIN)/$$c ./cmd/$$c; \
+		CGO_ENABLED=0 tools/step "building $$c ($$((++n)) of $${#all[@]})" $(GO) build $(GOFLAGS_) "$${flags[@]}" -o $(BIN)/$$c ./cmd/$$c; \
 	done
 
 .PHONY: guest
