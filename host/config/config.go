@@ -75,7 +75,11 @@ type Hypervisor struct {
 	MachineAccelerators string
 	// CPUFeatures are appended to the CPU model, separated by commas.
 	CPUFeatures string
-	// PCIeRootPorts are added for devices plugged in later: 0..16.
+	// SeccompSandbox is QEMU's -sandbox; "" is the driver's choice, the strictest
+	// that the build takes, and "off" is none.
+	SeccompSandbox string
+	// PCIeRootPorts is how many devices may be plugged in later at a time, 0..16;
+	// 0 is the driver's choice.
 	PCIeRootPorts int
 	// Accel is "auto", "kvm" or "tcg". An addition of ours.
 	Accel string

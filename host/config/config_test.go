@@ -62,6 +62,7 @@ guest_hook_path = "/h"
 machine_accelerators = "nosmm"
 cpu_features = "pmu=off"
 pcie_root_port = 2
+seccompsandbox = "on,spawn=deny"
 accel = "tcg"
 default_vcpus = 1.5
 default_maxvcpus = 3
@@ -94,7 +95,7 @@ disable_guest_seccomp = false
 		Path: "f",
 		Hypervisor: Hypervisor{
 			Name: "qemu", Path: "/q", Kernel: "/k", Image: "/i", KernelParams: "a=1 b",
-			Firmware: "/f", GuestHookPath: "/h", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2,
+			Firmware: "/f", GuestHookPath: "/h", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2, SeccompSandbox: "on,spawn=deny",
 			MachineType: "q35", Accel: "tcg", VCPUs: 2, MaxVCPUs: 3, MemoryMiB: 128,
 			SharedFS: "virtio-fs", VirtioFSDaemon: "/v", VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"-o", "x"}, VirtioFSQueueSize: 512,

@@ -149,6 +149,10 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 			"[hypervisor.qemu]\nguest_hook_path = \"hooks\"\n",
 			`f.toml:2: hypervisor.qemu.guest_hook_path = "hooks": must be an absolute path`,
 		},
+		"a filter that is not one": {
+			"[hypervisor.qemu]\nseccompsandbox = \"yes\"\n",
+			`f.toml:2: hypervisor.qemu.seccompsandbox = "yes": must be on with options, as in "on,spawn=deny", or off`,
+		},
 		"too many root ports": {
 			"[hypervisor.qemu]\npcie_root_port = 17\n",
 			`f.toml:2: hypervisor.qemu.pcie_root_port = 17: must be 0 to 16`,

@@ -113,7 +113,6 @@ func protection() []key {
 	return []key{
 		refused("confidential_guest", boolean, "run the guest unprotected"),
 		refused("sev_snp_guest", boolean, "run the guest unprotected"),
-		refused("seccompsandbox", text, "run the VMM without its seccomp filter"),
 		refused("rootless", boolean, "run the VMM as root"),
 		moot("disable_seccomp", boolean),
 		moot("disable_selinux", boolean),

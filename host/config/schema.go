@@ -33,6 +33,7 @@ func hypervisorKeys() []key {
 		setText("machine_accelerators", func(c *Config) *string { return &c.Hypervisor.MachineAccelerators }, printable),
 		setText("cpu_features", func(c *Config) *string { return &c.Hypervisor.CPUFeatures }, printable),
 		{"pcie_root_port", integer, applyRootPorts},
+		setText("seccompsandbox", func(c *Config) *string { return &c.Hypervisor.SeccompSandbox }, seccompFilter),
 		setText("accel", func(c *Config) *string { return &c.Hypervisor.Accel }, oneOf("auto", "kvm", "tcg")),
 		{"default_vcpus", number, applyVCPUs},
 		{"default_maxvcpus", integer, applyMaxVCPUs},
@@ -219,6 +220,14 @@ func printable(s string) error {
 		return errors.New("must not contain control characters")
 	}
 	return nil
+}
+
+// seccompFilter takes what -sandbox takes, without its keywords: builds differ.
+func seccompFilter(s string) error {
+	if s != "" && s != "off" && s != "on" && !strings.HasPrefix(s, "on,") {
+		return errors.New(`must be on with options, as in "on,spawn=deny", or off`)
+	}
+	return printable(s)
 }
 
 func regular(s string) error {

@@ -24,6 +24,7 @@ func FromConfig(c *config.Config, log *slog.Logger) Config {
 		Machine: vmm.Spec{
 			VCPUs: h.VCPUs, MemoryMiB: int(h.MemoryMiB), Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image,
 			KernelParams: strings.Fields(h.KernelParams), Debug: h.Debug,
+			HotplugDevices: int(h.PCIeRootPorts),
 		},
 		Accel: h.Accel, ShareQueue: int(h.VirtioFSQueueSize),
 		AgentDebug: c.Agent.Debug, DebugConsole: c.Agent.DebugConsole,
@@ -45,7 +46,7 @@ func HostFromConfig(c *config.Config, spawner *process.Spawner, log *slog.Logger
 	parts := &Host{
 		QEMU: qemu.Config{
 			Path: h.Path, MachineType: h.MachineType, MachineAccelerators: h.MachineAccelerators,
-			CPUFeatures: h.CPUFeatures, RootPorts: int(h.PCIeRootPorts),
+			CPUFeatures: h.CPUFeatures, Sandbox: h.SeccompSandbox,
 		},
 		Share:   share.DaemonConfig{Paths: []string{h.VirtioFSDaemon}, Cache: h.VirtioFSCache, ExtraArgs: h.VirtioFSExtraArgs},
 		Spawner: spawner, Log: log,

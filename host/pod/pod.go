@@ -25,6 +25,9 @@ type Spec struct {
 	// Size is what the pod's containers need together, as far as it is known
 	// when the pod is made; the zero value says that it is not.
 	Size Size
+	// OOMScoreAdj says how much sooner than others the kernel ends the pod when
+	// the host's memory is short (proc(5)).
+	OOMScoreAdj int
 	// Annotations are all that the pod was given.
 	Annotations map[string]string
 	// Namespaces are those of the host's kernel that the pod was asked to join
@@ -72,6 +75,7 @@ const (
 // numbers, or say that there is no limit, count as unknown.
 func FromBundle(s *specs.Spec) Spec {
 	p := Spec{Hostname: s.Hostname, Annotations: maps.Clone(s.Annotations), Size: sizeOf(s.Annotations)}
+	p.OOMScoreAdj = oomScoreAdj(s)
 	if s.Linux == nil {
 		return p
 	}
@@ -82,6 +86,24 @@ func FromBundle(s *specs.Spec) Spec {
 		p.Namespaces = append(p.Namespaces, n)
 	}
 	return p
+}
+
+// By these annotations pod managers mark the container that stands for a pod.
+const (
+	criType    = "io.kubernetes.cri.container-type"
+	criOType   = "io.kubernetes.cri-o.ContainerType"
+	podSandbox = "sandbox"
+)
+
+// oomScoreAdj is that of the pod's first container, unless it is a manager's pause
+// container: a process so small that it gets -998, near the shim's own. Its pod is
+// not.
+func oomScoreAdj(s *specs.Spec) int {
+	pause := s.Annotations[criType] == podSandbox || s.Annotations[criOType] == podSandbox
+	if pause || s.Process == nil || s.Process.OOMScoreAdj == nil {
+		return 0
+	}
+	return *s.Process.OOMScoreAdj
 }
 
 func sizeOf(annotations map[string]string) Size {

@@ -8,6 +8,8 @@ import (
 )
 
 func TestFromBundle(t *testing.T) {
+	score := -998
+	scored := &specs.Process{OOMScoreAdj: &score}
 	size := func(quota, period, memory string) map[string]string {
 		return map[string]string{cpuQuota: quota, cpuPeriod: period, memoryLimit: memory}
 	}
@@ -17,6 +19,12 @@ func TestFromBundle(t *testing.T) {
 		want Spec
 	}{
 		{"nothing", specs.Spec{}, Spec{}},
+		{"a score for the killer", specs.Spec{Process: scored}, Spec{OOMScoreAdj: -998}},
+		{
+			"a pause container's score",
+			specs.Spec{Process: scored, Annotations: map[string]string{criType: podSandbox}},
+			Spec{Annotations: map[string]string{criType: podSandbox}},
+		},
 		{
 			"a bundle of ctr",
 			specs.Spec{Hostname: "web", Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}}}},

@@ -34,16 +34,26 @@ type Child struct {
 // reaped. Descriptors that the caller hands down in cmd.ExtraFiles remain the
 // caller's to close.
 func (s *Spawner) Launch(cmd *exec.Cmd) (*Child, error) {
+	return s.launch(cmd, s.Start, func(int) error { return nil })
+}
+
+// launch starts cmd, and lets limit bound its process before anybody knows it.
+func (s *Spawner) launch(cmd *exec.Cmd, start func(*exec.Cmd) error, limit func(pid int) error) (*Child, error) {
 	c := &Child{name: cmd.Path, stderr: NewTail(stderrTail), done: make(chan struct{})}
 	cmd.Stderr = c.stderr
 	cmd.WaitDelay = drainDelay
-	if err := s.Start(cmd); err != nil {
+	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	id, err := Identify(cmd.Process.Pid)
 	var fd *pidfd
 	if err == nil {
 		fd, err = openPidfd(id)
+	}
+	if err == nil {
+		if err = limit(id.PID); err != nil {
+			fd.Close()
+		}
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()

@@ -31,14 +31,18 @@ import (
 // ErrSpawnerClosed is returned by Start after Close.
 var ErrSpawnerClosed = errors.New("spawner is closed")
 
-// Spawner starts children from one OS thread that lives as long as the
-// process. PR_SET_PDEATHSIG means the death of the thread that forked, and Go
-// ends threads at will: a thread of our own makes it mean the process's.
+// Spawner starts children from OS threads that live as long as the process.
+// PR_SET_PDEATHSIG means the death of the thread that forked, and Go ends
+// threads at will: a thread of our own makes it mean the process's. A second
+// thread, started when first needed, has given up its privileges for the
+// children that are confined.
 type Spawner struct {
 	requests chan spawnRequest
+	confined chan spawnRequest
 	quit     chan struct{}
 	close    sync.Once
-	ended    chan struct{}
+	threads  sync.WaitGroup
+	confine  sync.Once
 }
 
 type spawnRequest struct {
@@ -49,16 +53,18 @@ type spawnRequest struct {
 // NewSpawner starts the thread, and marks every descriptor that this process
 // holds close-on-exec: those it inherited must not reach its children.
 func NewSpawner() *Spawner {
-	s := &Spawner{requests: make(chan spawnRequest), quit: make(chan struct{}), ended: make(chan struct{})}
+	s := &Spawner{requests: make(chan spawnRequest), confined: make(chan spawnRequest), quit: make(chan struct{})}
 	closeOnExec()
-	go s.loop()
+	s.threads.Go(func() { s.loop(s.requests, func() error { return nil }) })
 	return s
 }
 
 // Start starts cmd as (*exec.Cmd).Start does, in a process group of its own
 // and with SIGKILL as its parent-death signal. The caller must call cmd.Wait;
 // [Spawner.Launch] does all of that.
-func (s *Spawner) Start(cmd *exec.Cmd) error {
+func (s *Spawner) Start(cmd *exec.Cmd) error { return s.start(cmd, s.requests) }
+
+func (s *Spawner) start(cmd *exec.Cmd, requests chan<- spawnRequest) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -66,27 +72,32 @@ func (s *Spawner) Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	request := spawnRequest{cmd: cmd, result: make(chan error, 1)}
 	select {
-	case s.requests <- request:
+	case requests <- request:
 		return <-request.result
 	case <-s.quit:
 		return fmt.Errorf("start %s: %w", cmd.Path, ErrSpawnerClosed)
 	}
 }
 
-// Close ends the thread. Children that still run are killed with it as a rule,
+// Close ends the threads. Children that still run are killed with it as a rule,
 // not for certain: end them first. A shim never needs it; tests do.
 func (s *Spawner) Close() {
 	s.close.Do(func() { close(s.quit) })
-	<-s.ended
+	s.threads.Wait()
 }
 
-func (s *Spawner) loop() {
+// loop starts children from this thread, which prepare has made what it must be.
+func (s *Spawner) loop(requests <-chan spawnRequest, prepare func() error) {
 	// Never unlocked: the thread must not run, nor die with, anything else.
 	runtime.LockOSThread()
-	defer close(s.ended)
+	prepared := prepare()
 	for {
 		select {
-		case request := <-s.requests:
+		case request := <-requests:
+			if prepared != nil {
+				request.result <- prepared
+				continue
+			}
 			request.result <- request.cmd.Start()
 		case <-s.quit:
 			return

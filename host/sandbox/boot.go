@@ -19,7 +19,7 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Agent.DialTimeout,
 		fmt.Errorf("the guest was not up within %s", s.cfg.Agent.DialTimeout))
 	defer cancel()
-	guest, err := guestvm.Boot(ctx, s.guestConfig(), o.Parts, s.undo)
+	guest, err := guestvm.Boot(ctx, s.guestConfig(o), o.Parts, s.undo)
 	if err != nil {
 		return fmt.Errorf("boot the sandbox: %w", err)
 	}
@@ -35,9 +35,10 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 	return s.startAgentSocket()
 }
 
-func (s *Sandbox) guestConfig() guestvm.Config {
+func (s *Sandbox) guestConfig(o Options) guestvm.Config {
 	cfg := guestvm.FromConfig(s.cfg, s.log)
 	cfg.Machine.ID, cfg.Machine.Dir, cfg.Share = s.id, s.Dir(), true
+	cfg.Machine.OOMScoreAdj = o.Pod.OOMScoreAdj
 	if cfg.Machine.Debug {
 		cfg.Machine.ConsoleFile = filepath.Join(s.Dir(), consoleFile)
 	}

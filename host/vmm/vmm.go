@@ -82,6 +82,14 @@ type Spec struct {
 	Vsock  *Vsock  // nil: no vsock device
 	Shares []Share // virtio-fs devices
 
+	// HotplugDevices is how many devices may be plugged at a time (power.go). 0 is
+	// the driver's choice, which costs the boot nothing that can be measured; each
+	// further place costs firmware and kernel a moment (docs/design/vmm.md).
+	HotplugDevices int
+
+	// OOMScoreAdj is the VMM's, see proc(5): that of the pod.
+	OOMScoreAdj int
+
 	// Debug makes the guest kernel talk and keeps the console in ConsoleFile.
 	Debug bool
 	// ConsoleFile, unless empty, receives all of the console's output.
@@ -118,6 +126,10 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("machine %s: no kernel", s.ID)
 	case s.Initrd != "" && s.Image != "":
 		return fmt.Errorf("machine %s: both an initrd (%s) and an image (%s)", s.ID, s.Initrd, s.Image)
+	case s.HotplugDevices < 0:
+		return fmt.Errorf("machine %s: places for %d devices", s.ID, s.HotplugDevices)
+	case s.OOMScoreAdj < -1000 || s.OOMScoreAdj > 1000:
+		return fmt.Errorf("machine %s: oom_score_adj %d is not -1000 to 1000", s.ID, s.OOMScoreAdj)
 	case s.Accel != AccelKVM && s.Accel != AccelTCG:
 		return fmt.Errorf("machine %s: unknown accelerator %q", s.ID, s.Accel)
 	}

@@ -2,28 +2,28 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
 	"kata/host/vmm"
 )
 
-// Descriptors of the child: the first two of exec.Cmd's ExtraFiles.
-const (
-	qmpFD     = 3
-	consoleFD = 4
-)
-
-// command is everything that decides QEMU's command line.
+// command is everything that decides QEMU's command line, and what comes of it
+// besides: the descriptors that QEMU is started with and the places of devices.
 type command struct {
 	spec vmm.Spec
 	cfg  Config // with defaults
 	host hostFacts
+
+	fds   descriptors
+	slots *slots
 }
 
-// arguments returns QEMU's arguments, without the program's name. It depends
-// on nothing but its receiver.
+// arguments returns QEMU's arguments, without the program's name and -sandbox.
+// It depends on nothing but its receiver, whose fds and slots it fills in.
 func (c *command) arguments() []string {
+	c.fds, c.slots = nil, newSlots()
 	args := []string{
 		"-name", "sandbox-" + escape(c.spec.ID) + ",debug-threads=on",
 		"-nodefaults", "-no-user-config", "-display", "none",
@@ -33,28 +33,34 @@ func (c *command) arguments() []string {
 		"-accel", c.accel(),
 		"-cpu", c.cpu(),
 		"-smp", c.smp(),
-		"-m", strconv.Itoa(c.spec.MemoryMiB) + "M",
-		// Shared, for the vhost-user backends map it.
-		"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.spec.MemoryMiB),
 	}
+	args = append(args, c.memory()...)
 	if c.spec.Accel == vmm.AccelKVM {
 		args = append(args, "-global", "kvm-pit.lost_tick_policy=discard")
 	}
 	if c.host.firmware != "" {
-		args = append(args, "-bios", c.host.firmware)
+		args = append(args, "-bios", c.fds.path(c.host.firmware))
 	}
 	args = append(args, c.boot()...)
 	args = append(args,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", consoleFD), "-serial", "chardev:console",
-		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng",
+		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng,"+c.slots.fix(""),
 	)
 	return append(args, c.devices()...)
 }
 
+// memory returns the guest's memory, shared because vhost-user back-ends map it.
+func (c *command) memory() []string {
+	return []string{
+		"-m", strconv.Itoa(c.spec.MemoryMiB) + "M",
+		"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.spec.MemoryMiB),
+	}
+}
+
 func (c *command) machine() string {
 	options := []string{
-		c.cfg.MachineType, "memory-backend=memory",
+		c.cfg.MachineType, "memory-backend=memory", "dump-guest-core=off",
 		// What no guest of ours uses only costs its kernel time to probe.
 		"sata=off", "smbus=off", "vmport=off", "usb=off",
 	}
@@ -98,39 +104,52 @@ func (c *command) smp() string {
 }
 
 func (c *command) boot() []string {
-	args := []string{"-kernel", c.spec.Kernel}
+	args := []string{"-kernel", c.fds.path(c.spec.Kernel)}
 	if c.spec.Initrd != "" {
-		args = append(args, "-initrd", c.spec.Initrd)
+		args = append(args, "-initrd", c.fds.path(c.spec.Initrd))
 	}
 	return append(args, "-append", c.kernelCommandLine())
 }
 
 func (c *command) devices() []string {
 	var args []string
-	for i := range c.cfg.RootPorts {
-		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i+1))
-	}
 	if image := c.spec.Image; image != "" {
+		fd := c.fds.add(func() (*os.File, error) { return os.Open(image) })
 		args = append(args,
-			"-blockdev", "driver=file,node-name=image-file,read-only=on,filename="+escape(image),
+			"-add-fd", fmt.Sprintf("fd=%d,set=0", fd),
+			"-blockdev", "driver=file,node-name=image-file,read-only=on,filename=/dev/fdset/0",
 			"-blockdev", "driver=raw,node-name=image,read-only=on,file=image-file",
-			"-device", "virtio-blk-pci,drive=image")
+			"-device", "virtio-blk-pci,drive=image,"+c.slots.fix("image"))
 	}
 	if vsock := c.spec.Vsock; vsock != nil {
 		args = append(args,
-			"-chardev", "socket,id=vsock,path="+escape(vsock.Socket),
-			"-device", "vhost-user-vsock-pci,chardev=vsock")
+			"-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", c.fds.socket(vsock.Socket)),
+			"-device", "vhost-user-vsock-pci,chardev=vsock,"+c.slots.fix(vmm.VsockID))
 	}
 	for i, share := range c.spec.Shares {
-		size := share.QueueSize
-		if size == 0 {
-			size = defaultFSQueue
-		}
 		args = append(args,
-			"-chardev", fmt.Sprintf("socket,id=fs%d,path=%s", i, escape(share.Socket)),
-			"-device", fmt.Sprintf("vhost-user-fs-pci,chardev=fs%d,tag=%s,queue-size=%d", i, escape(share.Tag), size))
+			"-chardev", fmt.Sprintf("socket,id=fs%d,fd=%d", i, c.fds.socket(share.Socket)),
+			"-device", fmt.Sprintf("vhost-user-fs-pci,chardev=fs%d,tag=%s,queue-size=%d,%s", i, escape(share.Tag), fsQueue(share), c.slots.fix(share.Tag)))
+	}
+	for _, port := range c.slots.addPorts(c.ports()) {
+		args = append(args, "-device", port)
 	}
 	return args
+}
+
+// ports returns the number of root ports.
+func (c *command) ports() int {
+	if c.spec.HotplugDevices == 0 {
+		return defaultPorts
+	}
+	return c.spec.HotplugDevices
+}
+
+func fsQueue(share vmm.Share) int {
+	if share.QueueSize == 0 {
+		return defaultFSQueue
+	}
+	return share.QueueSize
 }
 
 // escape protects a value inside a comma-separated option list.

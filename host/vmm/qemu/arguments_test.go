@@ -74,7 +74,7 @@ func TestArguments(t *testing.T) {
 				{Socket: "/run/kata/pod/fs.sock", Tag: "kataShared"},
 				{Socket: "/run/kata/pod/other.sock", Tag: "other", QueueSize: 256},
 			}
-			c.cfg.RootPorts = 2
+			c.spec.HotplugDevices = 9
 		},
 		"image":             func(c *command) { c.spec.Initrd, c.spec.Image = "", "/k/image" },
 		"partitioned-image": func(c *command) { c.spec.Initrd, c.spec.Image, c.host.imagePartitioned = "", "/k/image", true },

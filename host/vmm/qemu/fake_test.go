@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,7 +71,17 @@ func fakeQEMU(behaviour string) {
 	control, console := os.NewFile(qmpFD, "qmp"), os.NewFile(consoleFD, "console")
 	say := func(line string) { fmt.Fprintf(control, "%s\r\n", line) }
 	fmt.Fprintf(console, "booting %s\r\n", behaviour)
+	filter, _ := strings.CutPrefix(strings.Join(os.Args[1:min(3, len(os.Args))], " "), "-sandbox ")
 	switch behaviour {
+	case "knows no filter":
+		if strings.HasPrefix(filter, "on") {
+			fmt.Fprintln(os.Stderr, "qemu: -sandbox on: There is no option group 'sandbox'")
+			os.Exit(1)
+		}
+	case "sets its scheduling":
+		if strings.Contains(filter, "resourcecontrol=deny") {
+			badSystemCall()
+		}
 	case "refuses":
 		fmt.Fprintln(os.Stderr, "qemu: no such device: flux capacitor")
 		os.Exit(1)
@@ -82,10 +93,14 @@ func fakeQEMU(behaviour string) {
 		say("220 smtp ready")
 		<-time.After(time.Hour)
 	}
+	fmt.Fprintf(console, "filter: %s\r\n", filter)
 	say(`{"QMP": {"version": {"qemu": {"micro": 1, "minor": 2, "major": 9}}, "capabilities": []}}`)
 	status := "running"
 	if behaviour == "is paused" {
 		status = "prelaunch"
+	}
+	if behaviour == "is killed by its filter" {
+		badSystemCall()
 	}
 	asked := 0
 	lines := bufio.NewScanner(control)
@@ -118,6 +133,11 @@ func fakeQEMU(behaviour string) {
 	os.Exit(0)
 }
 
+// badSystemCall is how a seccomp filter ends a process.
+func badSystemCall() {
+	panic(syscall.Exec("/bin/sh", []string{"sh", "-c", "kill -SYS $$"}, nil))
+}
+
 // fakeMisfortune is what happens to a running machine when it is checked.
 func fakeMisfortune(behaviour string, say func(string), status *string) {
 	switch behaviour {
@@ -148,7 +168,7 @@ func fakeMachine(t *testing.T, behaviour string) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf("#!/bin/sh\n%s='%s' exec '%s'\n", fakeEnv, behaviour, self)
+	script := fmt.Sprintf("#!/bin/sh\n%s='%s' exec '%s' \"$@\"\n", fakeEnv, behaviour, self)
 	cfg.Path = filepath.Join(spec.Dir, "fake")
 	if err := os.WriteFile(cfg.Path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,8 @@ type Machine struct {
 	cfg     Config
 	binary  string
 	argv    []string
+	fds     descriptors
+	slots   *slots
 	spawner *process.Spawner
 	log     *slog.Logger
 
@@ -84,8 +86,12 @@ func New(spec vmm.Spec, cfg Config, spawner *process.Spawner, log *slog.Logger) 
 		return nil, err
 	}
 	c := command{spec: spec, cfg: cfg, host: facts}
+	argv := c.arguments()
+	if err := c.slots.fits(); err != nil {
+		return nil, fmt.Errorf("machine %s: %w", spec.ID, err)
+	}
 	return &Machine{
-		spec: spec, cfg: cfg, binary: binary, argv: c.arguments(),
+		spec: spec, cfg: cfg, binary: binary, argv: argv, fds: c.fds, slots: c.slots,
 		spawner: spawner, log: log,
 		tail: process.NewTail(consoleKept),
 		done: make(chan struct{}), stop: make(chan struct{}),
@@ -102,33 +108,57 @@ func (m *Machine) Start(ctx context.Context) error {
 	m.started = true
 	m.mu.Unlock()
 
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	child, channels, err := m.launch()
+	files, err := m.fds.open()
+	defer closeFiles(files)
 	if err != nil {
+		err = fmt.Errorf("start machine %s: %w", m.spec.ID, err)
 		m.end(err)
 		return err
 	}
+	for _, sandbox := range sandboxes(m.cfg.Sandbox) {
+		weaker, err := m.try(ctx, sandbox, files)
+		if !weaker {
+			return err
+		}
+		m.log.Warn("QEMU's own seccomp filter is weakened: this build refuses it", "sandbox", sandbox, "error", err)
+	}
+	panic("unreachable: without -sandbox nothing is refused")
+}
+
+// try starts QEMU with an argument of -sandbox. It reports whether QEMU refused
+// that, before there was a guest; then nothing is left of the attempt.
+func (m *Machine) try(ctx context.Context, sandbox string, files []*os.File) (weaker bool, err error) {
+	child, channels, err := m.launch(sandbox, files)
+	if err != nil {
+		m.end(err)
+		return false, err
+	}
 	out := newConsole(channels.console, m.tail, channels.file)
+	ctx, forget := context.WithCancelCause(ctx)
+	defer forget(nil)
 	go func() { // a Stop or QEMU's end must not wait for ctx
 		select {
 		case <-m.stop:
-			cancel(errStopped)
+			forget(errStopped)
 		case <-child.Done():
-			cancel(errEnded)
+			forget(errEnded)
 		case <-ctx.Done():
 		}
 	}()
 	control, events, err := m.negotiate(ctx, channels.qmp)
 	if err != nil {
-		return m.abandon(err, child, out)
+		if sandbox != sandboxOff && m.cfg.Sandbox == "" && refusesSandbox(err, child) {
+			out.Close()
+			return true, child.Err()
+		}
+		return false, m.abandon(err, child, out)
 	}
 	if !m.publish(child, control) {
 		control.Close()
-		return m.abandon(errStopped, child, out)
+		return false, m.abandon(errStopped, child, out)
 	}
 	go m.supervise(child, control, events, out)
-	return nil
+	return false, nil
 }
 
 // publish makes a started machine one that Stop can ask to quit; it returns
@@ -161,15 +191,11 @@ func (c *channels) close() {
 	}
 }
 
-// launch starts QEMU with its channels.
-func (m *Machine) launch() (_ *process.Child, ours channels, err error) {
+// launch starts QEMU with its channels and the files that it inherits.
+func (m *Machine) launch(sandbox string, files []*os.File) (_ *process.Child, ours channels, err error) {
 	var theirs [2]*os.File
 	defer func() {
-		for _, file := range theirs {
-			if file != nil {
-				file.Close()
-			}
-		}
+		closeFiles(theirs[:])
 		if err != nil {
 			ours.close()
 		}
@@ -183,11 +209,15 @@ func (m *Machine) launch() (_ *process.Child, ours channels, err error) {
 	if ours.console, theirs[1], err = socketPair("console"); err != nil {
 		return nil, ours, err
 	}
-	cmd := exec.Command(m.binary, m.argv...)
+	args := m.argv
+	if sandbox != sandboxOff {
+		args = append([]string{"-sandbox", sandbox}, args...)
+	}
+	cmd := exec.Command(m.binary, args...)
 	cmd.Dir = m.spec.Dir
-	cmd.ExtraFiles = theirs[:] // become qmpFD and consoleFD
-	m.log.Debug("start QEMU", "path", m.binary, "args", m.argv)
-	child, err := m.spawner.Launch(cmd)
+	cmd.ExtraFiles = append(theirs[:], files...) // qmpFD, consoleFD, otherFDs
+	m.log.Debug("start QEMU", "path", m.binary, "args", args)
+	child, err := m.spawner.LaunchConfined(cmd, process.Confinement{OOMScoreAdj: m.spec.OOMScoreAdj})
 	return child, ours, err
 }
 

@@ -15,7 +15,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	vmmtest.Run(t, func(spec vmm.Spec, spawner *process.Spawner, log *slog.Logger) (vmm.Machine, error) {
-		return New(spec, Config{RootPorts: 2}, spawner, log)
+		return New(spec, Config{}, spawner, log)
 	}, vmm.AccelTCG)
 }
 

@@ -66,7 +66,9 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		"no memory":           {func(s *vmm.Spec, _ *Config) { s.MemoryMiB = 0 }, []string{"0 MiB"}},
 		"unknown accelerator": {func(s *vmm.Spec, _ *Config) { s.Accel = "auto" }, []string{`"auto"`}},
 		"machine type":        {func(_ *vmm.Spec, c *Config) { c.MachineType = "microvm" }, []string{`"microvm"`, "q35"}},
-		"root ports":          {func(_ *vmm.Spec, c *Config) { c.RootPorts = 99 }, []string{"99 PCIe root ports"}},
+		"places for devices":  {func(s *vmm.Spec, _ *Config) { s.HotplugDevices = 99 }, []string{"99 devices"}},
+		"a negative number":   {func(s *vmm.Spec, _ *Config) { s.HotplugDevices = -1 }, []string{"-1 devices"}},
+		"sandbox":             {func(_ *vmm.Spec, c *Config) { c.Sandbox = "yes" }, []string{"yes"}},
 		"two shares one tag": {func(s *vmm.Spec, _ *Config) {
 			s.Shares = []vmm.Share{{Socket: "/a", Tag: "t"}, {Socket: "/b", Tag: "t"}}
 		}, []string{`two shares have the tag "t"`}},

@@ -30,6 +30,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoGreeting is wrapped by New's error when the peer did not get so far as to
+// greet: QEMU does before its guest runs.
+var ErrNoGreeting = errors.New("read qmp greeting")
+
 // ErrClosed is wrapped by the error of every command on an ended connection.
 var ErrClosed = errors.New("qmp connection closed")
 
@@ -79,10 +83,10 @@ func (c *Client) greet(ctx context.Context, messages *decoder) error {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("read qmp greeting: %w", err)
+		return fmt.Errorf("%w: %w", ErrNoGreeting, err)
 	}
 	if m.Greeting == nil {
-		return errors.New("read qmp greeting: the peer said something else")
+		return fmt.Errorf("%w: the peer said something else", ErrNoGreeting)
 	}
 	v := m.Greeting.Version.QEMU
 	c.version = Version{v.Major, v.Minor, v.Micro}
