@@ -154,11 +154,11 @@ func (r *runner) runtimeConfig() (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &cfg.Hypervisor
+	m := &cfg.Machine
 	for _, o := range []struct {
 		value string
 		field *string
-	}{{r.kernel, &h.Kernel}, {r.initrd, &h.Initrd}} {
+	}{{r.kernel, &m.Kernel}, {r.initrd, &m.Initrd}} {
 		if o.value == "" {
 			continue
 		}
@@ -167,17 +167,17 @@ func (r *runner) runtimeConfig() (*config.Config, error) {
 		}
 	}
 	if r.initrd != "" {
-		h.Image = ""
+		m.Image = ""
 	}
 	if cfg.Path == "" {
-		r.builtGuest(h)
+		r.builtGuest(m)
 	}
 	return cfg, cfg.Check()
 }
 
 // builtGuest takes the guest of the repository that the program was built in, if
 // it is there and nobody named another.
-func (r *runner) builtGuest(h *config.Hypervisor) {
+func (r *runner) builtGuest(m *config.Machine) {
 	program, err := os.Executable()
 	if err != nil {
 		return
@@ -188,10 +188,10 @@ func (r *runner) builtGuest(h *config.Hypervisor) {
 		return path, err == nil && info.Mode().IsRegular()
 	}
 	kernel, ok := built("vmlinux")
-	if ok && h.Kernel == "" {
-		h.Kernel = kernel
+	if ok && m.Kernel == "" {
+		m.Kernel = kernel
 	}
-	if initrd, ok := built("kata-initrd.img"); ok && h.Initrd == "" && h.Image == "" {
-		h.Initrd = initrd
+	if initrd, ok := built("kata-initrd.img"); ok && m.Initrd == "" && m.Image == "" {
+		m.Initrd = initrd
 	}
 }

@@ -63,17 +63,18 @@ func (c *command) examine(ctx context.Context, r *report) {
 	for _, e := range cfg.Missing() {
 		r.missing("file", e.Error())
 	}
-	h := cfg.Hypervisor
-	for _, path := range []string{h.Path, h.Kernel, h.Initrd, h.Image, h.Firmware, h.VirtioFSDaemon} {
+	for _, path := range []string{
+		cfg.Driver.Path, cfg.Machine.Kernel, cfg.Machine.Initrd, cfg.Machine.Image, cfg.Driver.Firmware, cfg.FileShare.Daemon,
+	} {
 		if _, err := os.Stat(path); err == nil {
 			r.ok("file", path)
 		}
 	}
-	c.examineHost(ctx, r, h)
+	c.examineHost(ctx, r, cfg.Driver.Accel)
 }
 
-func (c *command) examineHost(ctx context.Context, r *report, h config.Hypervisor) {
-	verdict, err := accel.Probe(ctx, h.Accel)
+func (c *command) examineHost(ctx context.Context, r *report, wanted string) {
+	verdict, err := accel.Probe(ctx, wanted)
 	if err != nil {
 		r.broken("accelerator", err.Error())
 	} else {

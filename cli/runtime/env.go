@@ -45,7 +45,7 @@ type hypervisorEnv struct {
 
 	// Additions of ours.
 	Accelerator, AcceleratorReason  string
-	DefaultVCPUs, DefaultMaxVCPUs   int
+	DefaultVCPUs                    int
 	DefaultMemoryMiB, StopTimeoutMS int64
 	Debug                           bool
 }
@@ -66,7 +66,7 @@ func (c *command) env(ctx context.Context, args []string) error {
 	if err := describeAccelerator(ctx, cfg, &e); err != nil {
 		return err
 	}
-	e.Hypervisor.Version = programVersion(ctx, cfg.Hypervisor.Path)
+	e.Hypervisor.Version = programVersion(ctx, cfg.Driver.Path)
 	if e.Host, err = describeHost(e.Hypervisor.Accelerator); err != nil {
 		return fmt.Errorf("describe the host: %w", err)
 	}
@@ -80,7 +80,7 @@ func (c *command) env(ctx context.Context, args []string) error {
 
 func describe(cfg *config.Config) env {
 	var e env
-	h := cfg.Hypervisor
+	m, d, f := cfg.Machine, cfg.Driver, cfg.FileShare
 	e.Meta.Version = formatVersion
 	e.Runtime.Debug = cfg.Runtime.Debug
 	e.Runtime.DisableGuestSeccomp = cfg.Runtime.DisableGuestSeccomp
@@ -89,19 +89,19 @@ func describe(cfg *config.Config) env {
 	e.Runtime.Version.Version.Commit = version.Commit()
 	e.Runtime.Config.Path = cfg.Path
 	e.Hypervisor = hypervisorEnv{
-		Path: h.Path, MachineType: h.MachineType, SharedFS: h.SharedFS, VirtioFSDaemon: h.VirtioFSDaemon,
-		DefaultVCPUs: h.VCPUs, DefaultMaxVCPUs: h.MaxVCPUs, DefaultMemoryMiB: int64(h.MemoryMiB),
-		StopTimeoutMS: h.StopTimeout.Milliseconds(), Debug: h.Debug,
+		Path: d.Path, MachineType: d.MachineType, SharedFS: f.Kind, VirtioFSDaemon: f.Daemon,
+		DefaultVCPUs: m.VCPUs, DefaultMemoryMiB: int64(m.MemoryMiB),
+		StopTimeoutMS: d.StopTimeout.Milliseconds(), Debug: d.Debug,
 	}
-	e.Image.Path = h.Image
-	e.Kernel.Path, e.Kernel.Parameters = h.Kernel, h.KernelParams
-	e.Initrd.Path = h.Initrd
+	e.Image.Path = m.Image
+	e.Kernel.Path, e.Kernel.Parameters = m.Kernel, m.KernelParams
+	e.Initrd.Path = m.Initrd
 	e.Agent.Debug = cfg.Agent.Debug
 	return e
 }
 
 func describeAccelerator(ctx context.Context, cfg *config.Config, e *env) error {
-	verdict, err := accel.Probe(ctx, cfg.Hypervisor.Accel)
+	verdict, err := accel.Probe(ctx, cfg.Driver.Accel)
 	if ctx.Err() != nil {
 		return err
 	}

@@ -67,20 +67,19 @@ func (c *Config) Missing() []*KeyError { return c.check("") }
 
 // check looks for search-list entries below root, for tests.
 func (c *Config) check(root string) []*KeyError {
-	h := &c.Hypervisor
 	files := []asset{
-		{"path", &h.Path, hypervisorSearch(), true},
-		{"kernel", &h.Kernel, kernelSearch(), false},
+		{"path", &c.Driver.Path, hypervisorSearch(), true},
+		{"kernel", &c.Machine.Kernel, kernelSearch(), false},
 	}
-	if h.Image != "" {
-		files = append(files, asset{"image", &h.Image, nil, false})
+	if c.Machine.Image != "" {
+		files = append(files, asset{"image", &c.Machine.Image, nil, false})
 	} else {
-		files = append(files, asset{"initrd", &h.Initrd, initrdSearch(), false})
+		files = append(files, asset{"initrd", &c.Machine.Initrd, initrdSearch(), false})
 	}
-	if h.Firmware != "" {
-		files = append(files, asset{"firmware", &h.Firmware, nil, false})
+	if c.Driver.Firmware != "" {
+		files = append(files, asset{"firmware", &c.Driver.Firmware, nil, false})
 	}
-	files = append(files, asset{"virtio_fs_daemon", &h.VirtioFSDaemon, virtioFSDaemonSearch(), true})
+	files = append(files, asset{"virtio_fs_daemon", &c.FileShare.Daemon, virtioFSDaemonSearch(), true})
 	var missing []*KeyError
 	for _, f := range files {
 		if err := c.find(root, f); err != nil {
@@ -99,7 +98,7 @@ type asset struct {
 }
 
 func (c *Config) find(root string, a asset) *KeyError {
-	at := toml.Key{"hypervisor", c.Hypervisor.Name, a.key}
+	at := toml.Key{"hypervisor", c.Driver.Name, a.key}
 	fail := func(value, reason string, err error) *KeyError {
 		e := &KeyError{File: c.Path, Key: at.String(), Value: value, Reason: reason, Err: err}
 		if c.Path != "" {

@@ -34,8 +34,14 @@ type Config struct {
 	// Path is the file the values came from, as it was named; "" when no file
 	// was found and the values are the built-in defaults.
 	Path string
-	// Hypervisor holds the keys of the table [hypervisor.qemu].
-	Hypervisor Hypervisor
+	// Machine, Driver and FileShare hold the keys of the table
+	// [hypervisor.qemu]: what a pod's virtual machine is, which program runs it
+	// and how, and how files reach it.
+	Machine   Machine
+	Driver    Driver
+	FileShare FileShare
+	// Policy says what a pod may decide for itself.
+	Policy Policy
 	// Agent holds the keys of the table [agent.kata].
 	Agent Agent
 	// Runtime holds the keys of the table [runtime].
@@ -47,14 +53,9 @@ type Config struct {
 	source source // the file's text, for the lines that errors of Check name
 }
 
-// Hypervisor says how the VM of a pod is made. Paths may be empty until Check
-// has filled them from its search lists.
-type Hypervisor struct {
-	// Name is the driver, from the name of the table: always "qemu" so far.
-	Name string
-
-	// Path is the VMM's binary.
-	Path string
+// Machine says what the virtual machine of a pod is. Paths may be empty until
+// Check has filled them from its search lists.
+type Machine struct {
 	// Kernel is the guest kernel: a PVH vmlinux or a bzImage.
 	Kernel string
 	// Initrd is the guest's initrd. Exactly one of Initrd and Image is set
@@ -65,8 +66,23 @@ type Hypervisor struct {
 	// KernelParams are appended to the guest kernel's command line,
 	// separated by spaces.
 	KernelParams string
-	// GuestHookPath is a folder of the guest with hooks, "" for none.
-	GuestHookPath string
+	// VCPUs is the number of vCPUs at boot, 1..MaxVCPUs, from default_vcpus:
+	// already resolved (unset or 0 is 1, negative is one per host CPU) and
+	// not above the number of host CPUs.
+	VCPUs int
+	// MemoryMiB is the guest's memory at boot in MiB, from default_memory.
+	MemoryMiB uint32
+}
+
+// Driver says which VMM runs the machine, and how. Path may be empty until Check
+// has filled it from its search list.
+type Driver struct {
+	// Name is the driver, from the name of the table: always "qemu" so far.
+	Name string
+	// Path is the VMM's binary.
+	Path string
+	// Accel is "auto", "kvm" or "tcg". An addition of ours.
+	Accel string
 	// Firmware is the VMM's firmware; "" is the driver's choice.
 	Firmware string
 	// MachineType is QEMU's machine: "q35".
@@ -81,46 +97,31 @@ type Hypervisor struct {
 	// PCIeRootPorts is how many devices may be plugged in later at a time, 0..16;
 	// 0 is the driver's choice.
 	PCIeRootPorts int
-	// Accel is "auto", "kvm" or "tcg". An addition of ours.
-	Accel string
-
-	// VCPUs is the number of vCPUs at boot, 1..MaxVCPUs, from default_vcpus:
-	// already resolved (unset or 0 is 1, negative is one per host CPU) and
-	// not above the number of host CPUs.
-	VCPUs int
-	// MaxVCPUs is the ceiling for hotplug, VCPUs..240, from default_maxvcpus
-	// (unset or 0 is the number of host CPUs).
-	MaxVCPUs int
-	// MemoryMiB is the guest's memory at boot in MiB, from default_memory.
-	MemoryMiB uint32
-
-	// SharedFS says how files reach the guest: "virtio-fs".
-	SharedFS string
-	// VirtioFSDaemon is virtiofsd's binary.
-	VirtioFSDaemon string
-	// VirtioFSCache is the cache mode: "never", "metadata", "auto" or
-	// "always". Upstream's older word "none" arrives here as "never".
-	VirtioFSCache string
-	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
-	VirtioFSExtraArgs []string
-	// VirtioFSQueueSize is the length of the request queue, a power of two.
-	VirtioFSQueueSize uint32
-
-	// EnableAnnotations are regular expressions; an annotation
-	// io.katacontainers.config.hypervisor.NAME is allowed when NAME matches
-	// one of them.
-	EnableAnnotations []string
-	// ValidPaths and ValidVirtioFSDaemonPaths are glob patterns: values that
-	// annotations may give to Path and VirtioFSDaemon.
-	ValidPaths               []string
-	ValidVirtioFSDaemonPaths []string
-
 	// StopTimeout bounds the orderly end of the VM, after which the VMM is
 	// killed. stop_timeout, an addition of ours; seconds in the file.
 	StopTimeout time.Duration
 	// Debug asks for the VMM's and the guest kernel's messages.
 	Debug bool
 }
+
+// FileShare says how files reach the guest. Daemon may be empty until Check has
+// filled it from its search list.
+type FileShare struct {
+	// Kind is shared_fs: "virtio-fs".
+	Kind string
+	// Daemon is virtiofsd's binary.
+	Daemon string
+	// Cache is the cache mode: "never", "metadata", "auto" or "always".
+	// Upstream's older word "none" arrives here as "never".
+	Cache string
+	// ExtraArgs are appended to virtiofsd's arguments.
+	ExtraArgs []string
+	// QueueSize is the length of the request queue, a power of two.
+	QueueSize uint32
+}
+
+// Policy says what a pod may decide for itself.
+type Policy struct{}
 
 // Agent says how the shim and the agent in the guest work together.
 type Agent struct {
@@ -132,6 +133,9 @@ type Agent struct {
 	KernelModules []string
 	// Debug makes the agent log at debug level.
 	Debug bool
+	// GuestHookPath is a folder of the guest with hooks, "" for none; a key of
+	// [hypervisor.qemu].
+	GuestHookPath string
 	// DebugConsole makes the agent give shells to who connects to its console
 	// port, if the guest's image has one.
 	DebugConsole bool
@@ -145,34 +149,21 @@ type Runtime struct {
 	// DisableGuestSeccomp drops seccomp profiles instead of applying them in
 	// the guest.
 	DisableGuestSeccomp bool
-	// InterNetworkingModel is how the pod's network reaches the VM:
-	// "tcfilter" or "none".
-	InterNetworkingModel string
 	// Debug makes the shim log at debug level.
 	Debug bool
 }
 
-// Default returns the built-in values on the given host: those of a file in
-// which every key is absent. Paths are empty; Check fills them.
-func Default(host Host) *Config {
+// Default returns the built-in values: those of a file in which every key is
+// absent. Paths are empty; Check fills them.
+func Default() *Config {
 	return &Config{
-		Hypervisor: Hypervisor{
-			Name:              "qemu",
-			MachineType:       "q35",
-			Accel:             "auto",
-			VCPUs:             1,
-			MaxVCPUs:          host.vcpuCeiling(),
-			MemoryMiB:         2048,
-			SharedFS:          "virtio-fs",
-			VirtioFSCache:     "auto",
-			VirtioFSQueueSize: 1024,
-			StopTimeout:       10 * time.Second,
-		},
-		Agent: Agent{DialTimeout: 45 * time.Second},
+		Machine:   Machine{VCPUs: 1, MemoryMiB: 2048},
+		Driver:    Driver{Name: "qemu", Accel: "auto", MachineType: "q35", StopTimeout: 10 * time.Second},
+		FileShare: FileShare{Kind: "virtio-fs", Cache: "auto", QueueSize: 1024},
+		Agent:     Agent{DialTimeout: 45 * time.Second},
 		Runtime: Runtime{
 			CreateContainerTimeout: 60 * time.Second,
 			DisableGuestSeccomp:    true,
-			InterNetworkingModel:   "tcfilter",
 		},
 	}
 }

@@ -30,7 +30,7 @@ func TestTemplateHoldsTheBuiltInDefaults(t *testing.T) {
 		cmpopts.IgnoreFields(Config{}, "Path", "source"),
 		cmpopts.EquateEmpty(),
 	}
-	if diff := cmp.Diff(Default(big), got, ignore); diff != "" {
+	if diff := cmp.Diff(Default(), got, ignore); diff != "" {
 		t.Errorf("template differs from the defaults (-default +template):\n%s", diff)
 	}
 	for _, keys := range []struct {
@@ -65,15 +65,11 @@ pcie_root_port = 2
 seccompsandbox = "on,spawn=deny"
 accel = "tcg"
 default_vcpus = 1.5
-default_maxvcpus = 3
 default_memory = 128
 virtio_fs_daemon = "/v"
 virtio_fs_cache = "none"
 virtio_fs_extra_args = ["-o", "x"]
 virtio_fs_queue_size = 512
-enable_annotations = ["^default_"]
-valid_hypervisor_paths = ["/usr/bin/*"]
-valid_virtio_fs_daemon_paths = ["/v*"]
 stop_timeout = 3
 enable_debug = true
 [agent.kata]
@@ -82,7 +78,6 @@ enable_debug = true
 debug_console_enabled = true
 [runtime]
 create_container_timeout = 9
-internetworking_model = "none"
 enable_debug = true
 hypervisor_name = "qemu"
 disable_guest_seccomp = false
@@ -92,20 +87,17 @@ disable_guest_seccomp = false
 		t.Fatal(err)
 	}
 	want := &Config{
-		Path: "f",
-		Hypervisor: Hypervisor{
-			Name: "qemu", Path: "/q", Kernel: "/k", Image: "/i", KernelParams: "a=1 b",
-			Firmware: "/f", GuestHookPath: "/h", MachineAccelerators: "nosmm", CPUFeatures: "pmu=off", PCIeRootPorts: 2, SeccompSandbox: "on,spawn=deny",
-			MachineType: "q35", Accel: "tcg", VCPUs: 2, MaxVCPUs: 3, MemoryMiB: 128,
-			SharedFS: "virtio-fs", VirtioFSDaemon: "/v", VirtioFSCache: "never",
-			VirtioFSExtraArgs: []string{"-o", "x"}, VirtioFSQueueSize: 512,
-			EnableAnnotations: []string{"^default_"}, ValidPaths: []string{"/usr/bin/*"},
-			ValidVirtioFSDaemonPaths: []string{"/v*"}, StopTimeout: 3 * time.Second, Debug: true,
+		Path:    "f",
+		Machine: Machine{Kernel: "/k", Image: "/i", KernelParams: "a=1 b", VCPUs: 2, MemoryMiB: 128},
+		Driver: Driver{
+			Name: "qemu", Path: "/q", Accel: "tcg", Firmware: "/f", MachineType: "q35", MachineAccelerators: "nosmm",
+			CPUFeatures: "pmu=off", PCIeRootPorts: 2, SeccompSandbox: "on,spawn=deny", StopTimeout: 3 * time.Second, Debug: true,
 		},
-		Agent: Agent{DialTimeout: 7 * time.Second, Debug: true, DebugConsole: true},
+		FileShare: FileShare{Kind: "virtio-fs", Daemon: "/v", Cache: "never", ExtraArgs: []string{"-o", "x"}, QueueSize: 512},
+		Agent:     Agent{GuestHookPath: "/h", DialTimeout: 7 * time.Second, Debug: true, DebugConsole: true},
 		Runtime: Runtime{
 			CreateContainerTimeout: 9 * time.Second,
-			InterNetworkingModel:   "none", Debug: true,
+			Debug:                  true,
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "source")); diff != "" {
@@ -116,22 +108,22 @@ disable_guest_seccomp = false
 func TestVCPUsFollowTheHost(t *testing.T) {
 	small := Host{CPUs: 2}
 	for name, tt := range map[string]struct {
-		text             string
-		vcpus, max, warn int
+		text        string
+		vcpus, warn int
 	}{
-		"absent":             {"", 1, 2, 0},
-		"zero":               {"default_vcpus = 0\ndefault_maxvcpus = 0", 1, 2, 0},
-		"negative is all":    {"default_vcpus = -1", 2, 2, 0},
-		"more than the host": {"default_vcpus = 8\ndefault_maxvcpus = 240", 2, 2, 2},
-		"fraction":           {"default_vcpus = 0.5", 1, 2, 0},
+		"absent":             {"", 1, 0},
+		"zero":               {"default_vcpus = 0\ndefault_maxvcpus = 0", 1, 0},
+		"negative is all":    {"default_vcpus = -1", 2, 0},
+		"more than the host": {"default_vcpus = 8\ndefault_maxvcpus = 240", 2, 2},
+		"fraction":           {"default_vcpus = 0.5", 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Decode("f", "[hypervisor.qemu]\n"+tt.text, small)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.Hypervisor.VCPUs != tt.vcpus || c.Hypervisor.MaxVCPUs != tt.max || len(c.Warnings) != tt.warn {
-				t.Errorf("got %d, max %d, warnings %v", c.Hypervisor.VCPUs, c.Hypervisor.MaxVCPUs, c.Warnings)
+			if c.Machine.VCPUs != tt.vcpus || len(c.Warnings) != tt.warn {
+				t.Errorf("got %d, warnings %v", c.Machine.VCPUs, c.Warnings)
 			}
 		})
 	}
@@ -144,8 +136,14 @@ block_device_driver = "virtio-scsi"
 enable_iommu = false
 hot_plug_vfio = "no-port"
 machine_type = "pc"
+default_maxvcpus = 4
+enable_annotations = ["^default_"]
+valid_hypervisor_paths = ["/usr/bin/*"]
+valid_virtio_fs_daemon_paths = []
 [factory]
 enable_template = true
+[runtime]
+internetworking_model = "macvtap"
 [agent.kata]
 enable_tracing = true
 [agent.kata.mem_agent]
@@ -162,8 +160,12 @@ compact_order = 9
 	want := []string{
 		`f:2: hypervisor.qemu.enable_hugepages = true: not implemented yet, has no effect`,
 		`f:6: hypervisor.qemu.machine_type = "pc": not implemented, q35 is used`,
-		`f:8: factory.enable_template = true: not implemented yet, has no effect`,
-		`f:10: agent.kata.enable_tracing = true: not implemented yet, has no effect`,
+		`f:7: hypervisor.qemu.default_maxvcpus = 4: not implemented yet, has no effect`,
+		`f:8: hypervisor.qemu.enable_annotations = ["^default_"]: not implemented yet, has no effect`,
+		`f:9: hypervisor.qemu.valid_hypervisor_paths = ["/usr/bin/*"]: not implemented yet, has no effect`,
+		`f:12: factory.enable_template = true: not implemented yet, has no effect`,
+		`f:14: runtime.internetworking_model = "macvtap": not implemented yet, has no effect`,
+		`f:16: agent.kata.enable_tracing = true: not implemented yet, has no effect`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -269,15 +271,15 @@ func TestCheckFillsPathsFromTheSearchLists(t *testing.T) {
 	} {
 		write(t, root+p, "")
 	}
-	c := Default(big)
+	c := Default()
 	if missing := c.check(root); len(missing) > 0 {
 		t.Fatal(missing)
 	}
-	want := Default(big)
-	want.Hypervisor.Path = root + "/opt/kata/bin/qemu-system-x86_64"
-	want.Hypervisor.Kernel = root + "/opt/kata/share/kata-containers/vmlinux.container"
-	want.Hypervisor.Initrd = root + "/usr/share/kata-containers/kata-containers-initrd.img"
-	want.Hypervisor.VirtioFSDaemon = root + "/usr/lib/qemu/virtiofsd"
+	want := Default()
+	want.Driver.Path = root + "/opt/kata/bin/qemu-system-x86_64"
+	want.Machine.Kernel = root + "/opt/kata/share/kata-containers/vmlinux.container"
+	want.Machine.Initrd = root + "/usr/share/kata-containers/kata-containers-initrd.img"
+	want.FileShare.Daemon = root + "/usr/lib/qemu/virtiofsd"
 	if diff := cmp.Diff(want, c, cmp.AllowUnexported(source{}, Config{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -334,7 +336,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 }
 
 func TestCheckOfDefaultsSaysThatThereIsNoFile(t *testing.T) {
-	missing := Default(big).check(t.TempDir())
+	missing := Default().check(t.TempDir())
 	if len(missing) != 4 {
 		t.Fatalf("missing %v", missing)
 	}
@@ -365,8 +367,8 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if h := c.Hypervisor; h.VCPUs < 1 || h.VCPUs > h.MaxVCPUs || h.MaxVCPUs > MaxVCPUs || h.MemoryMiB < MinMemoryMiB {
-			t.Errorf("impossible values %+v", h)
+		if m := c.Machine; m.VCPUs < 1 || m.VCPUs > MaxVCPUs || m.MemoryMiB < MinMemoryMiB {
+			t.Errorf("impossible values %+v", m)
 		}
 	})
 }

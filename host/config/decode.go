@@ -55,7 +55,7 @@ func Decode(name, text string, host Host) (*Config, error) {
 	d := &decoder{
 		host:   host,
 		source: source{name: name, text: text, keys: meta.Keys()},
-		config: Default(host),
+		config: Default(),
 		set:    map[string]any{},
 	}
 	d.config.Path = name
@@ -231,21 +231,21 @@ func (d *decoder) take(at toml.Key, k key, raw any) {
 
 // crossCheck finds values that are impossible together.
 func (d *decoder) crossCheck() {
-	h := &d.config.Hypervisor
-	if h.Image != "" && h.Initrd != "" {
+	m := &d.config.Machine
+	if m.Image != "" && m.Initrd != "" {
 		at := toml.Key{"hypervisor", "qemu", "initrd"}
 		d.fail(at, d.set[at.String()], "cannot be given together with image")
 	}
 	maxKey := toml.Key{"hypervisor", "qemu", "default_maxvcpus"}
-	if h.MaxVCPUs < h.VCPUs {
-		d.fail(maxKey, d.set[maxKey.String()], fmt.Sprintf("must not be below default_vcpus, which is %d", h.VCPUs))
+	if most, ok := d.set[maxKey.String()].(int64); ok && most > 0 && most < int64(m.VCPUs) {
+		d.fail(maxKey, most, fmt.Sprintf("must not be below default_vcpus, which is %d", m.VCPUs))
 	}
 	netns := toml.Key{"runtime", "disable_new_netns"}
-	if d.set[netns.String()] == true && d.config.Runtime.InterNetworkingModel != "none" {
-		d.fail(netns, true, fmt.Sprintf("works only with internetworking_model = \"none\", not %q", d.config.Runtime.InterNetworkingModel))
+	if d.set[netns.String()] == true && d.set["runtime.internetworking_model"] != "none" {
+		d.fail(netns, true, "works only with internetworking_model = \"none\"")
 	}
 	template := toml.Key{"factory", "enable_template"}
-	if d.set[template.String()] == true && h.Image != "" {
+	if d.set[template.String()] == true && m.Image != "" {
 		d.fail(template, true, "needs an initrd, and image is set")
 	}
 }

@@ -22,14 +22,13 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 			t.Errorf("docs/configuration.md lacks %s", k.name)
 		}
 	}
-	d := Default(big)
+	d := Default()
 	for key, value := range map[string]any{
-		"machine_type": fmt.Sprintf("%q", d.Hypervisor.MachineType), "accel": fmt.Sprintf("%q", d.Hypervisor.Accel),
-		"default_vcpus": d.Hypervisor.VCPUs, "default_memory": d.Hypervisor.MemoryMiB,
-		"virtio_fs_cache": fmt.Sprintf("%q", d.Hypervisor.VirtioFSCache), "virtio_fs_queue_size": d.Hypervisor.VirtioFSQueueSize,
-		"stop_timeout": d.Hypervisor.StopTimeout.Seconds(), "dial_timeout": d.Agent.DialTimeout.Seconds(),
+		"machine_type": fmt.Sprintf("%q", d.Driver.MachineType), "accel": fmt.Sprintf("%q", d.Driver.Accel),
+		"default_vcpus": d.Machine.VCPUs, "default_memory": d.Machine.MemoryMiB,
+		"virtio_fs_cache": fmt.Sprintf("%q", d.FileShare.Cache), "virtio_fs_queue_size": d.FileShare.QueueSize,
+		"stop_timeout": d.Driver.StopTimeout.Seconds(), "dial_timeout": d.Agent.DialTimeout.Seconds(),
 		"create_container_timeout": d.Runtime.CreateContainerTimeout.Seconds(),
-		"internetworking_model":    fmt.Sprintf("%q", d.Runtime.InterNetworkingModel),
 	} {
 		row := fmt.Sprintf("| `%s` | ", key)
 		_, rest, found := strings.Cut(string(text), row)

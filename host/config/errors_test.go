@@ -159,7 +159,7 @@ func TestErrorsNameFileLineKeyAndValue(t *testing.T) {
 		},
 		"keys that exclude each other": {
 			"[runtime]\ndisable_new_netns = true\n",
-			`f.toml:2: runtime.disable_new_netns = true: works only with internetworking_model = "none", not "tcfilter"`,
+			`f.toml:2: runtime.disable_new_netns = true: works only with internetworking_model = "none"`,
 		},
 		"several errors, in the order of the file": {
 			"[runtime]\nzzz = 1\n[agent.kata]\naaa = 2\n[hypervisor.qemu]\nbbb = 3\n",

@@ -125,7 +125,25 @@ func pending(name string, k kind, inert ...any) key {
 		if asksNothing(value, inert) {
 			return nil
 		}
-		return notice("not implemented yet, has no effect")
+		return errIgnored
+	}}
+}
+
+// errIgnored is the warning about a key that is known and has no effect.
+const errIgnored = notice("not implemented yet, has no effect")
+
+// pendingList is pending, for a list with a check for its elements.
+func pendingList(name string, check func(string) error) key {
+	return key{name, list, func(_ *decoder, value any) error {
+		for _, s := range value.([]string) {
+			if err := check(s); err != nil {
+				return fmt.Errorf("element %s: %w", strconv.Quote(s), err)
+			}
+		}
+		if len(value.([]string)) == 0 {
+			return nil
+		}
+		return errIgnored
 	}}
 }
 

@@ -79,7 +79,7 @@ func Load(s Sources) (*Config, error) {
 		}
 		return Decode(path, text, s.Host)
 	}
-	return Default(s.Host), nil
+	return Default(), nil
 }
 
 // read returns the text of a regular file. The name may come from a pod's

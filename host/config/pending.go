@@ -1,17 +1,44 @@
 package config
 
-import "slices"
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+)
 
 // The keys of upstream's files, of 2.0.0 and of both runtimes of 4.1.0, that
 // have no effect here yet. Values in a line's end are upstream's defaults
 // and those that ask for what happens anyway.
 
 func hypervisorPending() []key {
-	return slices.Concat(machinePending(), memoryPending(), storagePending(), devicePending(), protection())
+	return slices.Concat(machinePending(), memoryPending(), storagePending(), devicePending(), annotationPending(), protection())
+}
+
+// annotationPending say which annotations of pods take effect; none does yet, so
+// nobody gets more than they allow. Values are checked as if they had effect.
+func annotationPending() []key {
+	return []key{
+		pendingList("enable_annotations", regular),
+		pendingList("valid_hypervisor_paths", pattern),
+		pendingList("valid_virtio_fs_daemon_paths", pattern),
+	}
+}
+
+func regular(s string) error {
+	_, err := regexp.Compile(s)
+	return err
+}
+
+func pattern(s string) error {
+	_, err := filepath.Match(s, "")
+	return err
 }
 
 func machinePending() []key {
 	return []key{
+		{"default_maxvcpus", integer, ignoreMaxVCPUs},
 		pending("firmware_volume", text),
 		pending("pflashes", list),
 		pending("rootfs_type", text, "ext4"),
@@ -31,6 +58,19 @@ func machinePending() []key {
 		pending("numa_mapping", list),
 		pending("enable_numa", boolean),
 	}
+}
+
+// ignoreMaxVCPUs: the ceiling for vCPUs added later, which none are. 0 is upstream's
+// default, the number of the host's CPUs.
+func ignoreMaxVCPUs(_ *decoder, value any) error {
+	v := value.(int64)
+	switch {
+	case v < 0 || v > MaxVCPUs:
+		return fmt.Errorf("must be 0 to %d", MaxVCPUs)
+	case v == 0:
+		return nil
+	}
+	return errIgnored
 }
 
 func memoryPending() []key {
@@ -199,8 +239,22 @@ func setCreateTimeoutOfMemAgent() key {
 	return key{}
 }
 
+// ignoreNetworkModel: how the pod's network reaches the VM, which it does not yet.
+// tcfilter is upstream's default, and none is what happens.
+func ignoreNetworkModel(_ *decoder, value any) error {
+	switch value.(string) {
+	case "", "default", "tcfilter", "none":
+		return nil
+	case "macvtap", "l3forwarding":
+		return errIgnored
+	default:
+		return errors.New("must be one of tcfilter, macvtap, l3forwarding, none")
+	}
+}
+
 func runtimePending() []key {
 	return []key{
+		{"internetworking_model", text, ignoreNetworkModel},
 		pending("enable_tracing", boolean),
 		moot("jaeger_endpoint", text),
 		moot("jaeger_user", text),

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -22,32 +20,28 @@ func drivers() []string {
 // hypervisorKeys are the keys of [hypervisor.qemu] that take effect.
 func hypervisorKeys() []key {
 	return []key{
-		setPath("path", func(c *Config) *string { return &c.Hypervisor.Path }),
-		setPath("kernel", func(c *Config) *string { return &c.Hypervisor.Kernel }),
-		setPath("initrd", func(c *Config) *string { return &c.Hypervisor.Initrd }),
-		setPath("image", func(c *Config) *string { return &c.Hypervisor.Image }),
-		setText("kernel_params", func(c *Config) *string { return &c.Hypervisor.KernelParams }, printable),
-		setPath("guest_hook_path", func(c *Config) *string { return &c.Hypervisor.GuestHookPath }),
-		setPath("firmware", func(c *Config) *string { return &c.Hypervisor.Firmware }),
+		setPath("path", func(c *Config) *string { return &c.Driver.Path }),
+		setPath("kernel", func(c *Config) *string { return &c.Machine.Kernel }),
+		setPath("initrd", func(c *Config) *string { return &c.Machine.Initrd }),
+		setPath("image", func(c *Config) *string { return &c.Machine.Image }),
+		setText("kernel_params", func(c *Config) *string { return &c.Machine.KernelParams }, printable),
+		setPath("guest_hook_path", func(c *Config) *string { return &c.Agent.GuestHookPath }),
+		setPath("firmware", func(c *Config) *string { return &c.Driver.Firmware }),
 		{"machine_type", text, applyMachineType},
-		setText("machine_accelerators", func(c *Config) *string { return &c.Hypervisor.MachineAccelerators }, printable),
-		setText("cpu_features", func(c *Config) *string { return &c.Hypervisor.CPUFeatures }, printable),
+		setText("machine_accelerators", func(c *Config) *string { return &c.Driver.MachineAccelerators }, printable),
+		setText("cpu_features", func(c *Config) *string { return &c.Driver.CPUFeatures }, printable),
 		{"pcie_root_port", integer, applyRootPorts},
-		setText("seccompsandbox", func(c *Config) *string { return &c.Hypervisor.SeccompSandbox }, seccompFilter),
-		setText("accel", func(c *Config) *string { return &c.Hypervisor.Accel }, oneOf("auto", "kvm", "tcg")),
+		setText("seccompsandbox", func(c *Config) *string { return &c.Driver.SeccompSandbox }, seccompFilter),
+		setText("accel", func(c *Config) *string { return &c.Driver.Accel }, oneOf("auto", "kvm", "tcg")),
 		{"default_vcpus", number, applyVCPUs},
-		{"default_maxvcpus", integer, applyMaxVCPUs},
 		{"default_memory", integer, applyMemory},
 		{"shared_fs", text, applySharedFS},
-		setPath("virtio_fs_daemon", func(c *Config) *string { return &c.Hypervisor.VirtioFSDaemon }),
+		setPath("virtio_fs_daemon", func(c *Config) *string { return &c.FileShare.Daemon }),
 		{"virtio_fs_cache", text, applyVirtioFSCache},
-		setList("virtio_fs_extra_args", func(c *Config) *[]string { return &c.Hypervisor.VirtioFSExtraArgs }, printable),
+		setList("virtio_fs_extra_args", func(c *Config) *[]string { return &c.FileShare.ExtraArgs }, printable),
 		{"virtio_fs_queue_size", integer, applyQueueSize},
-		setList("enable_annotations", func(c *Config) *[]string { return &c.Hypervisor.EnableAnnotations }, regular),
-		setList("valid_hypervisor_paths", func(c *Config) *[]string { return &c.Hypervisor.ValidPaths }, pattern),
-		setList("valid_virtio_fs_daemon_paths", func(c *Config) *[]string { return &c.Hypervisor.ValidVirtioFSDaemonPaths }, pattern),
-		setSeconds("stop_timeout", func(c *Config) *time.Duration { return &c.Hypervisor.StopTimeout }),
-		setFlag("enable_debug", func(c *Config) *bool { return &c.Hypervisor.Debug }),
+		setSeconds("stop_timeout", func(c *Config) *time.Duration { return &c.Driver.StopTimeout }),
+		setFlag("enable_debug", func(c *Config) *bool { return &c.Driver.Debug }),
 	}
 }
 
@@ -68,7 +62,6 @@ func runtimeKeys() []key {
 	return []key{
 		setFlag("enable_debug", func(c *Config) *bool { return &c.Runtime.Debug }),
 		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
-		{"internetworking_model", text, applyNetworkModel},
 		setFlag("disable_guest_seccomp", func(c *Config) *bool { return &c.Runtime.DisableGuestSeccomp }),
 		{"hypervisor_name", text, onlyName("qemu")},
 		{"agent_name", text, onlyName("kata")},
@@ -105,28 +98,13 @@ func applyVCPUs(d *decoder, value any) error {
 	case math.IsNaN(v) || v > MaxVCPUs:
 		return fmt.Errorf("must be at most %d", MaxVCPUs)
 	case v < 0:
-		d.config.Hypervisor.VCPUs = ceiling
+		d.config.Machine.VCPUs = ceiling
 	case v == 0:
 	case math.Ceil(v) > float64(ceiling):
-		d.config.Hypervisor.VCPUs = ceiling
+		d.config.Machine.VCPUs = ceiling
 		return notice(fmt.Sprintf("the host has %d, which is used", ceiling))
 	default:
-		d.config.Hypervisor.VCPUs = int(math.Ceil(v))
-	}
-	return nil
-}
-
-func applyMaxVCPUs(d *decoder, value any) error {
-	v := value.(int64)
-	ceiling := d.host.vcpuCeiling()
-	switch {
-	case v < 0 || v > MaxVCPUs:
-		return fmt.Errorf("must be 0 to %d", MaxVCPUs)
-	case v == 0:
-	case v > int64(ceiling):
-		return notice(fmt.Sprintf("the host has %d, which is used", ceiling))
-	default:
-		d.config.Hypervisor.MaxVCPUs = int(v)
+		d.config.Machine.VCPUs = int(math.Ceil(v))
 	}
 	return nil
 }
@@ -139,7 +117,7 @@ func applyMemory(d *decoder, value any) error {
 	if most := d.host.MemoryMiB; v > math.MaxUint32 || most > 0 && uint64(v) > most {
 		return fmt.Errorf("must not exceed the host's %d MiB", most)
 	}
-	d.config.Hypervisor.MemoryMiB = uint32(v)
+	d.config.Machine.MemoryMiB = uint32(v)
 	return nil
 }
 
@@ -158,9 +136,9 @@ func applyVirtioFSCache(d *decoder, value any) error {
 	switch s := value.(string); s {
 	case "":
 	case "none": // the older virtiofsd's word
-		d.config.Hypervisor.VirtioFSCache = "never"
+		d.config.FileShare.Cache = "never"
 	case "never", "metadata", "auto", "always":
-		d.config.Hypervisor.VirtioFSCache = s
+		d.config.FileShare.Cache = s
 	default:
 		return errors.New("must be one of never, metadata, auto, always, none")
 	}
@@ -176,7 +154,7 @@ func applyQueueSize(d *decoder, value any) error {
 	case v < 2 || v > most || v&(v-1) != 0:
 		return fmt.Errorf("must be a power of two, 2 to %d", most)
 	default:
-		d.config.Hypervisor.VirtioFSQueueSize = uint32(v)
+		d.config.FileShare.QueueSize = uint32(v)
 	}
 	return nil
 }
@@ -187,20 +165,7 @@ func applyRootPorts(d *decoder, value any) error {
 	if v < 0 || v > most {
 		return fmt.Errorf("must be 0 to %d", most)
 	}
-	d.config.Hypervisor.PCIeRootPorts = int(v)
-	return nil
-}
-
-func applyNetworkModel(d *decoder, value any) error {
-	switch s := value.(string); s {
-	case "", "default":
-	case "tcfilter", "none":
-		d.config.Runtime.InterNetworkingModel = s
-	case "macvtap", "l3forwarding":
-		return errors.New("not implemented yet; tcfilter and none are")
-	default:
-		return errors.New("must be tcfilter or none")
-	}
+	d.config.Driver.PCIeRootPorts = int(v)
 	return nil
 }
 
@@ -228,14 +193,4 @@ func seccompFilter(s string) error {
 		return errors.New(`must be on with options, as in "on,spawn=deny", or off`)
 	}
 	return printable(s)
-}
-
-func regular(s string) error {
-	_, err := regexp.Compile(s)
-	return err
-}
-
-func pattern(s string) error {
-	_, err := filepath.Match(s, "")
-	return err
 }

@@ -18,17 +18,16 @@ import (
 
 // FromConfig returns what the operator's configuration says about guests. ID, Dir
 // and ConsoleFile of the machine are the caller's to set.
-func FromConfig(c *config.Config, log *slog.Logger) Config {
-	h := &c.Hypervisor
+func FromConfig(m config.Machine, d config.Driver, f config.FileShare, a config.Agent, log *slog.Logger) Config {
 	return Config{
 		Machine: vmm.Spec{
-			VCPUs: h.VCPUs, MemoryMiB: int(h.MemoryMiB), Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image,
-			KernelParams: strings.Fields(h.KernelParams), Debug: h.Debug,
-			HotplugDevices: int(h.PCIeRootPorts),
+			VCPUs: m.VCPUs, MemoryMiB: int(m.MemoryMiB), Kernel: m.Kernel, Initrd: m.Initrd, Image: m.Image,
+			KernelParams: strings.Fields(m.KernelParams), Debug: d.Debug,
+			HotplugDevices: d.PCIeRootPorts,
 		},
-		Accel: h.Accel, ShareQueue: int(h.VirtioFSQueueSize),
-		AgentDebug: c.Agent.Debug, DebugConsole: c.Agent.DebugConsole,
-		StopTimeout: h.StopTimeout, Log: log,
+		Accel: d.Accel, ShareQueue: int(f.QueueSize),
+		AgentDebug: a.Debug, DebugConsole: a.DebugConsole,
+		StopTimeout: d.StopTimeout, Log: log,
 	}
 }
 
@@ -41,18 +40,17 @@ type Host struct {
 }
 
 // HostFromConfig returns the parts that the operator's configuration names.
-func HostFromConfig(c *config.Config, spawner *process.Spawner, log *slog.Logger) *Host {
-	h := &c.Hypervisor
+func HostFromConfig(d config.Driver, f config.FileShare, spawner *process.Spawner, log *slog.Logger) *Host {
 	parts := &Host{
 		QEMU: qemu.Config{
-			Path: h.Path, MachineType: h.MachineType, MachineAccelerators: h.MachineAccelerators,
-			CPUFeatures: h.CPUFeatures, Sandbox: h.SeccompSandbox,
+			Path: d.Path, MachineType: d.MachineType, MachineAccelerators: d.MachineAccelerators,
+			CPUFeatures: d.CPUFeatures, Sandbox: d.SeccompSandbox,
 		},
-		Share:   share.DaemonConfig{Paths: []string{h.VirtioFSDaemon}, Cache: h.VirtioFSCache, ExtraArgs: h.VirtioFSExtraArgs},
+		Share:   share.DaemonConfig{Paths: []string{f.Daemon}, Cache: f.Cache, ExtraArgs: f.ExtraArgs},
 		Spawner: spawner, Log: log,
 	}
-	if h.Firmware != "" {
-		parts.QEMU.Firmware = []string{h.Firmware}
+	if d.Firmware != "" {
+		parts.QEMU.Firmware = []string{d.Firmware}
 	}
 	return parts
 }

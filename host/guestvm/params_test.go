@@ -21,9 +21,8 @@ func TestKernelParametersOfTheAgent(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &config.Config{Agent: tt.agent}
-			c.Hypervisor.KernelParams = " operator=1  too "
-			v := &VM{cfg: FromConfig(c, nil), link: &deviceLink{socket: "/d/vsock.sock"}}
+			cfg := FromConfig(config.Machine{KernelParams: " operator=1  too "}, config.Driver{}, config.FileShare{}, tt.agent, nil)
+			v := &VM{cfg: cfg, link: &deviceLink{socket: "/d/vsock.sock"}}
 			spec := v.spec("tcg")
 			if got := strings.Join(spec.KernelParams, " "); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)

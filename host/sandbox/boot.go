@@ -16,8 +16,8 @@ const consoleFile = "console.log"
 // boot brings up the guest, with all of it on the undo stack, and returns when it
 // is ready for containers.
 func (s *Sandbox) boot(ctx context.Context, o Options) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Agent.DialTimeout,
-		fmt.Errorf("the guest was not up within %s", s.cfg.Agent.DialTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.BootTimeout,
+		fmt.Errorf("the guest was not up within %s", s.cfg.BootTimeout))
 	defer cancel()
 	guest, err := guestvm.Boot(ctx, s.guestConfig(o), o.Parts, s.undo)
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 		return s.bootError(err)
 	}
 	s.log.Debug("agent answers")
-	if err := s.agent.setUp(ctx, o.ID, o.Pod, s.cfg.Hypervisor.GuestHookPath, s.cfg.Agent.KernelModules); err != nil {
+	if err := s.agent.setUp(ctx, o.ID, o.Pod, s.cfg.HookPath, s.cfg.KernelModules); err != nil {
 		return s.bootError(err)
 	}
 	s.log.Debug("guest is set up")
@@ -36,7 +36,8 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 }
 
 func (s *Sandbox) guestConfig(o Options) guestvm.Config {
-	cfg := guestvm.FromConfig(s.cfg, s.log)
+	cfg := o.Guest
+	cfg.Log = s.log
 	cfg.Machine.ID, cfg.Machine.Dir, cfg.Share = s.id, s.Dir(), true
 	cfg.Machine.OOMScoreAdj = o.Pod.OOMScoreAdj
 	if cfg.Machine.Debug {

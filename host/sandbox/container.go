@@ -191,7 +191,7 @@ func (c *Container) createInGuest(ctx context.Context, spec *guestspec.Spec) err
 		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
 	}
 	c.undo.Push("the container in the guest", undo.EndsGuest, c.removeFromGuest)
-	limit := c.sandbox.cfg.Runtime.CreateContainerTimeout
+	limit := c.sandbox.cfg.CreateTimeout
 	// The call goes on when ctx ends, so that it is known when it has ended.
 	call, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the guest did not create it within %s", limit))
 	answered := make(chan struct{})
@@ -325,7 +325,7 @@ func (c *Container) shareFiles(spec *specs.Spec, source string) (*guestspec.Spec
 	c.undo.Push("the shared root file system", undo.UsedByGuest, func(context.Context) error { return unshare() })
 	out, err := guestspec.Convert(spec, guestspec.Options{
 		Rootfs:       path,
-		DropSeccomp:  c.sandbox.cfg.Runtime.DisableGuestSeccomp,
+		DropSeccomp:  c.sandbox.cfg.DropSeccomp,
 		SharedShm:    api.GuestShm,
 		SandboxPidns: false,
 	})

@@ -226,8 +226,8 @@ func TestAnAbortedCreationLeavesNothingInTheGuest(t *testing.T) {
 
 func TestACreationThatTakesTooLongLeavesNothingInTheGuest(t *testing.T) {
 	f := newFixture(t)
+	f.agent.CreateTimeout = 50 * time.Millisecond
 	s := f.boot()
-	f.cfg.Runtime.CreateContainerTimeout = 50 * time.Millisecond
 	f.parts.Faults.Hold("agent.CreateContainer", never())
 	if _, err := s.CreateContainer(t.Context(), f.container("c1", "sleep")); err == nil || !strings.Contains(err.Error(), "create container c1") {
 		t.Errorf("creating gave %v", err)

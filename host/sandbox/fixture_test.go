@@ -12,11 +12,12 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"kata/host/config"
+	"kata/host/guestvm"
 	"kata/host/guestvm/guestvmtest"
 	"kata/host/journal"
 	"kata/host/pod"
 	"kata/host/process"
+	"kata/host/vmm"
 )
 
 var errInjected = errors.New("injected")
@@ -29,7 +30,7 @@ type fixture struct {
 	*testing.T
 	root  string // of states
 	parts *guestvmtest.Parts
-	cfg   *config.Config
+	agent Agent
 	told  chan string // OOM events
 }
 
@@ -42,17 +43,14 @@ func newFixture(t *testing.T) *fixture {
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	return &fixture{
 		T: t, root: root, parts: guestvmtest.NewParts(), told: make(chan string, 8),
-		cfg: &config.Config{
-			Agent:      config.Agent{DialTimeout: limit},
-			Hypervisor: config.Hypervisor{StopTimeout: limit, VCPUs: 1, MemoryMiB: 128},
-			Runtime:    config.Runtime{CreateContainerTimeout: limit},
-		},
+		agent: Agent{BootTimeout: limit, CreateTimeout: limit},
 	}
 }
 
 func (f *fixture) options() Options {
 	return Options{
-		ID: "pod", Namespace: "test", Bundle: "/bundle", StateRoot: f.root, Config: f.cfg,
+		ID: "pod", Namespace: "test", Bundle: "/bundle", StateRoot: f.root,
+		Guest: guestvm.Config{Machine: vmm.Spec{VCPUs: 1, MemoryMiB: 128}, StopTimeout: limit}, Agent: f.agent,
 		Pod: pod.Spec{Hostname: "web", DNS: pod.DNS{Servers: []string{"10.0.0.1"}}}, Parts: f.parts,
 		OOM: func(id string) { f.told <- id }, Log: slog.New(slog.DiscardHandler),
 	}

@@ -27,7 +27,6 @@ import (
 	"sync"
 	"time"
 
-	"kata/host/config"
 	"kata/host/guestvm"
 	"kata/host/journal"
 	"kata/host/pod"
@@ -49,21 +48,40 @@ type Options struct {
 	Bundle string
 	// StateRoot is the folder that holds a folder for each sandbox, as /run/kata.
 	StateRoot string
-	Config    *config.Config
 	// Pod is what the pod itself is to be, apart from its containers.
 	Pod pod.Spec
+	// Guest says what to boot. New sets ID, Dir and ConsoleFile of the machine,
+	// and shares files.
+	Guest guestvm.Config
 	// Parts are what the guest is made of.
 	Parts guestvm.Parts
+	// Agent says how to work with the agent in it.
+	Agent Agent
 	// OOM is told each time a process of a container was killed for want of
 	// memory, before the exit that follows from it is known; nil for nobody.
 	OOM func(containerID string)
 	Log *slog.Logger
 }
 
+// Agent says how the shim and the agent in the guest work together.
+type Agent struct {
+	// BootTimeout bounds New: from the start of the VMM until the guest is set up.
+	BootTimeout time.Duration
+	// CreateTimeout bounds the agent's work on one CreateContainer request.
+	CreateTimeout time.Duration
+	// HookPath is a folder of the guest with hooks for every container; "" is none.
+	HookPath string
+	// KernelModules are loaded in the guest before anything of the pod is made,
+	// each with its parameters, as "dummy numdummies=2".
+	KernelModules []string
+	// DropSeccomp runs containers without their seccomp profiles.
+	DropSeccomp bool
+}
+
 // Sandbox is a running pod VM.
 type Sandbox struct {
 	id      string
-	cfg     *config.Config
+	cfg     Agent
 	log     *slog.Logger
 	journal *journal.Journal
 	undo    *undo.Stack
@@ -92,7 +110,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 		return nil, err
 	}
 	s := &Sandbox{
-		id: o.ID, cfg: o.Config, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
+		id: o.ID, cfg: o.Agent, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
 		done: make(chan struct{}), containers: make(map[string]*Container),
 		oom: newOOMEvents(),
 	}

@@ -81,7 +81,7 @@ func TestEveryStepOfABootThatFailsIsAnErrorAndLeavesNothing(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			f := newFixture(t)
 			if step == "agent.ready" { // the agent never tells that it is up
-				f.cfg.Agent.DialTimeout = 50 * time.Millisecond
+				f.agent.BootTimeout = 50 * time.Millisecond
 			}
 			f.parts.Faults.Fail(step, -1, errInjected)
 			s, err := New(t.Context(), f.options())

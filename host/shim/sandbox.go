@@ -27,8 +27,14 @@ func bootSandbox(env BootEnv) Boot {
 			return nil, err
 		}
 		s, err := sandbox.New(ctx, sandbox.Options{
-			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot,
-			Config: cfg, Pod: r.Pod, Parts: guestvm.HostFromConfig(cfg, spawner, env.Log),
+			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot, Pod: r.Pod,
+			Guest: guestvm.FromConfig(cfg.Machine, cfg.Driver, cfg.FileShare, cfg.Agent, env.Log),
+			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log),
+			Agent: sandbox.Agent{
+				BootTimeout: cfg.Agent.DialTimeout, CreateTimeout: cfg.Runtime.CreateContainerTimeout,
+				HookPath: cfg.Agent.GuestHookPath, KernelModules: cfg.Agent.KernelModules,
+				DropSeccomp: cfg.Runtime.DisableGuestSeccomp,
+			},
 			OOM: r.OOM, Log: env.Log,
 		})
 		if err != nil {

@@ -63,10 +63,11 @@ func (v *VM) boot(ctx context.Context, cfg Config) error {
 	v.stack.Push("the machine's folder", undo.Last, func(ctx context.Context) error {
 		return journal.Release(ctx, journal.Directory{Path: dir}) // never through a mount
 	})
-	guest := guestvm.FromConfig(cfg.Runtime, cfg.Log)
+	c := cfg.Runtime
+	guest := guestvm.FromConfig(c.Machine, c.Driver, c.FileShare, c.Agent, cfg.Log)
 	guest.Machine.ID, guest.Machine.Dir, guest.Share = "agent-ctl", dir, cfg.Share
 	guest.AgentDebug, guest.DebugConsole = cfg.Debug, false
-	v.guest, err = guestvm.Boot(ctx, guest, guestvm.HostFromConfig(cfg.Runtime, cfg.Spawner, cfg.Log), v.stack)
+	v.guest, err = guestvm.Boot(ctx, guest, guestvm.HostFromConfig(c.Driver, c.FileShare, cfg.Spawner, cfg.Log), v.stack)
 	return err
 }
 
