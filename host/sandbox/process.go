@@ -107,6 +107,9 @@ func hostPort(conn net.Conn) uint32 {
 // since CreateContainer, or the exec.
 func (p *Process) Start(ctx context.Context) error {
 	if p.execID == "" {
+		if err := p.set.Started(); err != nil {
+			return fmt.Errorf("start container %s: %w", p.container.id, err)
+		}
 		_, err := p.service().StartContainer(ctx, &agentpb.StartContainerRequest{ContainerId: p.container.id})
 		if err != nil {
 			return fmt.Errorf("start container %s: %w", p.container.id, p.cause(err))
@@ -126,6 +129,9 @@ func (p *Process) Start(ctx context.Context) error {
 		return fmt.Errorf("exec %s in container %s: %w", p.execID, p.container.id, p.cause(err))
 	}
 	p.watch()
+	if err := p.set.Started(); err != nil {
+		p.container.sandbox.log.Warn("an exec's input ends with its first writer", "container", p.container.id, "exec", p.execID, "error", err)
+	}
 	return nil
 }
 

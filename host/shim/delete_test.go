@@ -119,10 +119,10 @@ func TestACreationWhoseClientIsGoneIsAborted(t *testing.T) {
 		}
 		return resp.Status.String()
 	}
-	awaitState(t, state, "UNKNOWN")
+	awaitState(t, state, "still being created")
 	_ = client.Close()
 	<-result
-	awaitState(t, state, "not found")
+	awaitState(t, state, "container c1: not found")
 }
 
 func awaitState(t *testing.T, state func() string, want string) {

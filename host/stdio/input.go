@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -11,38 +12,98 @@ import (
 
 // input is the input stream: from containerd's end to the process.
 type input struct {
+	path   string
 	source *os.File // nil: there is no input
+	// decided is closed once it is known what the going of the last writer means:
+	// the process was started, or the input was ended or closed.
+	decided chan struct{}
+
+	mu sync.Mutex
 	// keeper is a writer of our own. While it is open, the going of the last
 	// other writer is not the end of the input.
 	keeper *os.File
-
-	mu     sync.Mutex
+	known  bool     // decided is closed
 	dest   net.Conn // set while copying
 	ending bool     // what is in the fifo is the last of the input
 	closed bool
 }
 
 // openInput opens the reading end of the fifo name without waiting for a
-// writer. The result is empty, not nil, for an empty name.
+// writer. The result is empty, not nil, for an empty name. hold keeps the input
+// open from the start.
 func openInput(name string, hold bool) (*input, error) {
 	if scheme, path := split(name); scheme == "fifo" {
 		name = path
 	}
+	in := &input{path: name, decided: make(chan struct{})}
 	if name == "" {
-		return &input{}, nil
+		return in, nil
 	}
 	source, err := os.OpenFile(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	in := &input{source: source}
+	in.source = source
 	if !hold {
 		return in, nil
 	}
-	if in.keeper, err = os.OpenFile(name, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+	if err := in.keep(); err != nil {
 		return nil, errors.Join(err, source.Close())
 	}
 	return in, nil
+}
+
+// keep opens the keeper.
+func (in *input) keep() (err error) {
+	in.keeper, err = os.OpenFile(in.path, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	return err
+}
+
+// start decides what the going of the last writer means: the end of the input if
+// it has happened already, and nothing from now on.
+func (in *input) start() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.known || in.closed || in.source == nil {
+		return nil
+	}
+	defer in.decide()
+	if in.keeper != nil || in.abandoned() {
+		return nil
+	}
+	return in.keep()
+}
+
+// decide wakes pump; in.mu is held.
+func (in *input) decide() {
+	if !in.known {
+		in.known = true
+		close(in.decided)
+	}
+}
+
+// abandoned reports whether the fifo had a writer and has none any more: poll(2)
+// reports a hang-up only then.
+func (in *input) abandoned() (yes bool) {
+	raw, err := in.source.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, 0)
+		yes = err == nil && fds[0].Revents&unix.POLLHUP != 0
+	})
+	return yes || err != nil
+}
+
+// kept waits until the meaning of a hang-up is decided, and tells whether the
+// input goes on after it.
+func (in *input) kept() bool {
+	<-in.decided
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.keeper != nil && !in.closed && !in.ending
 }
 
 // copyTo copies until the end of the input and then half-closes dest, so that
@@ -87,6 +148,9 @@ func (in *input) pump(dest net.Conn) {
 			if _, err := dest.Write(buf[:n]); err != nil {
 				return
 			}
+		}
+		if errors.Is(err, io.EOF) && in.kept() {
+			continue
 		}
 		if err != nil {
 			return
@@ -146,6 +210,7 @@ func (in *input) end() {
 		return
 	}
 	in.ending = true
+	in.decide()
 	_ = in.source.SetReadDeadline(past)
 }
 
@@ -157,6 +222,7 @@ func (in *input) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
+	in.decide()
 	if in.source != nil {
 		_ = in.source.Close()
 	}

@@ -3,7 +3,7 @@
 // lead into the guest.
 //
 // Life cycle: Open opens containerd's ends and blocks on nobody; Copy starts
-// copying; CloseStdin ends the input; after the process has exited, Drain
+// copying; Started tells that the process runs; CloseStdin ends the input; after the process has exited, Drain
 // copies what the process wrote before its end, and nothing more; Close
 // releases everything at once. A Set that was opened must be closed.
 //
@@ -35,10 +35,12 @@ type Config struct {
 	// file://path (appended to), binary://path?key=value (a program that reads
 	// both streams as its descriptors 3 and 4, and closes 5 when it is ready).
 	Stdout, Stderr string
-	// Terminal is set when the process has a terminal; it has no Stderr then.
+	// Terminal is set when the process has a terminal. Its output is Stdout then,
+	// and Stderr is ignored, whatever it names: clients name fifos that they have
+	// not made.
 	Terminal bool
-	// HoldStdin keeps the input open when its last writer goes away, until
-	// CloseStdin: for writers that come back, such as a daemon that restarts.
+	// HoldStdin keeps the input open when its last writer goes away before the
+	// process was started, too: see [Set.Started].
 	HoldStdin bool
 	// ID and Namespace are told to a binary:// program.
 	ID, Namespace string
@@ -84,8 +86,11 @@ func Open(ctx context.Context, c Config) (_ *Set, err error) {
 		return nil, fmt.Errorf("open stdout: %w", err)
 	}
 	s.stdout = newOutput(sink)
-	if sink, err = openSink(c.Stderr); err != nil {
-		return nil, fmt.Errorf("open stderr: %w", err)
+	sink = nil
+	if !c.Terminal {
+		if sink, err = openSink(c.Stderr); err != nil {
+			return nil, fmt.Errorf("open stderr: %w", err)
+		}
 	}
 	s.stderr = newOutput(sink)
 	return s, nil
@@ -139,6 +144,17 @@ func (s *Set) Copy(streams Streams) {
 			s.copying.Go(func() { o.end.copyFrom(o.stream) })
 		}
 	}
+}
+
+// Started tells that the process runs, or is about to. From then on CloseStdin
+// alone ends its input: a client may close its end, open the fifo again and go on.
+// An input whose last writer has gone before is complete, since containerd 1.6's ctr
+// does not send CloseIO for it.
+func (s *Set) Started() error {
+	if err := s.stdin.start(); err != nil {
+		return fmt.Errorf("keep stdin open: %w", err)
+	}
+	return nil
 }
 
 // CloseStdin ends the input after what has been written to it so far: the

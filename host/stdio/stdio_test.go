@@ -248,32 +248,97 @@ func TestMissingFifoIsAnErrorThatNamesIt(t *testing.T) {
 	}
 }
 
-func TestInputEndsWithItsLastWriter(t *testing.T) {
+func TestInputWhoseWriterLeftBeforeTheStartIsComplete(t *testing.T) {
+	for name, early := range map[string]bool{"before copying": true, "while copying": false} {
+		t.Run(name, func(t *testing.T) {
+			path := fifo(t, "stdin")
+			s := open(t, Config{Stdin: path})
+			host, guest := pair(t)
+			if !early {
+				s.Copy(Streams{Stdin: host})
+			}
+			w := writer(t, path)
+			write(t, w, "input")
+			_ = w.Close()
+			if early {
+				s.Copy(Streams{Stdin: host})
+			}
+			started(t, s)
+			if got := readAll(t, guest); got != "input" {
+				t.Errorf("process read %q", got)
+			}
+		})
+	}
+}
+
+// TestInputOfNothing: ctr opens and closes the fifo for </dev/null.
+func TestInputOfNothing(t *testing.T) {
 	path := fifo(t, "stdin")
 	s := open(t, Config{Stdin: path})
 	host, guest := pair(t)
 	s.Copy(Streams{Stdin: host})
-	w := writer(t, path)
-	write(t, w, "input")
-	_ = w.Close()
-	if got := readAll(t, guest); got != "input" {
+	_ = writer(t, path).Close()
+	started(t, s)
+	if got := readAll(t, guest); got != "" {
 		t.Errorf("process read %q", got)
 	}
 }
 
-func TestInputWaitsForItsFirstWriter(t *testing.T) {
-	path := fifo(t, "stdin")
-	s := open(t, Config{Stdin: path})
-	host, guest := pair(t)
-	s.Copy(Streams{Stdin: host})
-	_ = guest.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	if _, err := guest.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("read before there was a writer: %v, want nothing yet", err)
+// TestInputOutlivesItsWriters: a client closes its end and comes back, before and
+// after the start, and CloseStdin alone is the end.
+func TestInputOutlivesItsWriters(t *testing.T) {
+	for name, first := range map[string]bool{"that came before the start": true, "that come afterwards": false} {
+		t.Run(name, func(t *testing.T) {
+			path := fifo(t, "stdin")
+			s := open(t, Config{Stdin: path})
+			host, guest := pair(t)
+			s.Copy(Streams{Stdin: host})
+			var w *os.File
+			if first {
+				w = writer(t, path)
+			}
+			started(t, s)
+			for _, part := range []string{"before ", "between ", "after"} {
+				if w == nil {
+					w = writer(t, path)
+				}
+				write(t, w, part)
+				_ = w.Close()
+				w = nil
+				got := make([]byte, len(part))
+				if _, err := io.ReadFull(guest, got); err != nil || string(got) != part {
+					t.Fatalf("process read %q, %v; want %q", got, err, part)
+				}
+			}
+			w = writer(t, path)
+			write(t, w, "last")
+			_ = s.CloseStdin()
+			if got := readAll(t, guest); got != "last" {
+				t.Errorf("process read %q", got)
+			}
+		})
 	}
-	_ = guest.SetReadDeadline(time.Now().Add(pace.Of(limit)))
-	_ = writer(t, path).Close() // as ctr does with </dev/null
-	if got := readAll(t, guest); got != "" {
-		t.Errorf("process read %q", got)
+}
+
+// TestStderrOfATerminalIsIgnored: every client of containerd's Go library names a
+// fifo that it has not made.
+func TestStderrOfATerminalIsIgnored(t *testing.T) {
+	out := fifo(t, "stdout")
+	s := open(t, Config{Stdout: out, Stderr: filepath.Join(t.TempDir(), "missing"), Terminal: true})
+	host, guest := pair(t)
+	r := reader(t, out)
+	s.Copy(Streams{Stdout: host})
+	write(t, guest, "screen")
+	s.Drain(6, 0)
+	if got := readAll(t, r); got != "screen" {
+		t.Errorf("read %q", got)
+	}
+}
+
+func started(t *testing.T, s *Set) {
+	t.Helper()
+	if err := s.Started(); err != nil {
+		t.Fatal(err)
 	}
 }
 

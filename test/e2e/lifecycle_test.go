@@ -187,7 +187,7 @@ func TestAttachSeesTheOutputOfARunningContainer(t *testing.T) {
 		if r := node.DetachWithStreams(t.ctx, c); r.Err != nil {
 			t.Fatal(r.Failure())
 		}
-		attached := node.BeginAttach(t.ctx, c.ID)
+		attached := node.BeginAttach(t.ctx, c.ID, nil)
 		t.awaitOutput(attached.Stdout, "still here")
 		t.ctr("tasks", "kill", "--signal", "SIGKILL", c.ID)
 		t.wantCode(attached.Wait(), 137)

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,6 +100,29 @@ func TestStdinEndsWhenTheUsersEnds(t *testing.T) {
 		r := run.Wait()
 		t.wantCode(r, 4)
 		t.wantOutput(r, "ready\none line\nend of input\n", "")
+	})
+}
+
+// TestStdinOutlivesItsWriters: a client that goes away closes its end of the fifo,
+// and the next one opens it again; neither sends CloseIO.
+func TestStdinOutlivesItsWriters(t *testing.T) {
+	both(t, func(t *test) {
+		c := t.sh("while read word; do echo got $word; done; echo end; sleep 1000")
+		t.Cleanup(func() { t.clear(c.ID) })
+		if r := node.DetachWithStreams(t.ctx, c); r.Err != nil {
+			t.Fatal(r.Failure())
+		}
+		for _, word := range []string{"one", "two"} {
+			input := newInput(t)
+			attached := node.BeginAttach(t.ctx, c.ID, input.read)
+			input.say(word + "\n")
+			t.awaitOutput(attached.Stdout, "got "+word)
+			input.end()
+			attached.Stop()
+			if out := attached.Stdout.String(); strings.Contains(out, "end") {
+				t.Errorf("the input ended with its writer: %q", out)
+			}
+		}
 	})
 }
 

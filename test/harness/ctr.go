@@ -104,9 +104,9 @@ func (n *Node) DetachWithStreams(ctx context.Context, c Container) Result {
 	return n.begin(ctx, c, c.arguments(n, "--detach")).Wait()
 }
 
-// BeginAttach is `ctr tasks attach` in the background.
-func (n *Node) BeginAttach(ctx context.Context, id string) *Running {
-	return n.begin(ctx, Container{}, []string{"tasks", "attach", id})
+// BeginAttach is `ctr tasks attach` in the background; a nil stdin is /dev/null.
+func (n *Node) BeginAttach(ctx context.Context, id string, stdin io.Reader) *Running {
+	return n.begin(ctx, Container{Stdin: stdin}, []string{"tasks", "attach", id})
 }
 
 // Exec is `ctr tasks exec`.

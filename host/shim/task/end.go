@@ -113,8 +113,9 @@ func (s *Service) deleteExec(ctx context.Context, t *task, p *process) error {
 	if err := p.guest.Delete(ctx); err != nil {
 		return fmt.Errorf("delete %s: %w", p, err)
 	}
-	// One that never ran is told to have ended to who waits for it.
-	if p.end(Exit{Status: statusNeverRan, At: time.Now()}) {
+	// One that never ran is told to have ended to who waits for it, with status 0, as
+	// runc's shim has it.
+	if p.end(Exit{At: time.Now()}) {
 		close(p.gone)
 	}
 	if err := p.do(remove); err != nil {

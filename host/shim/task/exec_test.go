@@ -123,7 +123,9 @@ func TestAnExecThatIsDeletedUnstartedReleasesItsWaiters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.remove("c1", "e1")
+	if resp := w.remove("c1", "e1"); resp.ExitStatus != 0 {
+		t.Errorf("delete answered %v", resp)
+	}
 	if err := p.awaitGone(t.Context()); err != nil {
 		t.Error(err)
 	}

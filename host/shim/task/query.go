@@ -14,12 +14,10 @@ import (
 	"kata/host/shim/stats"
 )
 
-// State tells what becomes of a process. It never waits: a container that is
-// being created has the status unknown.
+// State tells what becomes of a process. It never waits. A container that is being
+// created is not found, as with runc's shim: a client that asks meanwhile, such as a
+// logging program, asks again.
 func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
-	if resp := s.stateOfCreating(r); resp != nil {
-		return resp, nil
-	}
 	t, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -34,16 +32,6 @@ func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateRespo
 		resp.ExitStatus, resp.ExitedAt = e.Status, timestamppb.New(e.At)
 	}
 	return resp, nil
-}
-
-func (s *Service) stateOfCreating(r *api.StateRequest) *api.StateResponse {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.tasks[r.ID]
-	if t == nil || t.ready || r.ExecID != "" {
-		return nil
-	}
-	return s.stateResponse(t, t.first)
 }
 
 func (s *Service) stateResponse(t *task, p *process) *api.StateResponse {
@@ -122,7 +110,7 @@ func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 	resp := &api.ConnectResponse{ShimPid: s.cfg.PID}
 	if r.ID != "" {
 		if _, err := s.find(r.ID); err != nil {
-			return nil, notFound(r.ID)
+			return nil, err
 		}
 		resp.TaskPid = s.cfg.PID
 	}

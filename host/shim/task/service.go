@@ -137,7 +137,7 @@ func (s *Service) creating() []*task {
 	return slices.DeleteFunc(slices.Collect(maps.Values(s.tasks)), func(t *task) bool { return t.ready })
 }
 
-// find returns a container that is there.
+// find returns a container that is there; one that is being created is not.
 func (s *Service) find(id string) (*task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +146,7 @@ func (s *Service) find(id string) (*task, error) {
 	case !ok:
 		return nil, notFound(id)
 	case !t.ready:
-		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
 	}
 	return t, nil
 }

@@ -230,17 +230,17 @@ func TestEverythingIsAnsweredWhileTheSandboxBoots(t *testing.T) {
 	w := newWorld(t)
 	w.holdBoot = make(chan struct{})
 	created := w.createLater("c1")
-	if got := w.status("c1", ""); got != "UNKNOWN" {
-		t.Errorf("status %s", got)
-	}
-	if _, err := w.Kill(t.Context(), &api.KillRequest{ID: "c1", Signal: 15}); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("SIGTERM: %v", err)
-	}
-	if _, err := w.Connect(t.Context(), &api.ConnectRequest{ID: "c1"}); !errdefs.IsNotFound(err) {
-		t.Errorf("connect: %v", err)
-	}
-	if _, err := w.Pids(t.Context(), &api.PidsRequest{ID: "c1"}); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("pids: %v", err)
+	ctx := t.Context()
+	for name, call := range map[string]func() error{
+		"State":   func() error { _, err := w.State(ctx, &api.StateRequest{ID: "c1"}); return err },
+		"Wait":    func() error { _, err := w.Wait(ctx, &api.WaitRequest{ID: "c1"}); return err },
+		"Pids":    func() error { _, err := w.Pids(ctx, &api.PidsRequest{ID: "c1"}); return err },
+		"Connect": func() error { _, err := w.Connect(ctx, &api.ConnectRequest{ID: "c1"}); return err },
+		"SIGTERM": func() error { _, err := w.Kill(ctx, &api.KillRequest{ID: "c1", Signal: 15}); return err },
+	} {
+		if err := call(); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v, want not found", name, err)
+		}
 	}
 	if _, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t)}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a second create: %v", err)
