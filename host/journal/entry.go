@@ -31,6 +31,8 @@ var kinds = map[string]func([]byte) (Entry, error){
 	Tap{}.kind():       as[Tap],
 	Netns{}.kind():     as[Netns],
 	Cgroup{}.kind():    as[Cgroup],
+
+	CgroupDirs{}.kind(): as[CgroupDirs],
 }
 
 func as[T Entry](b []byte) (Entry, error) {

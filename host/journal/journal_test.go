@@ -194,7 +194,7 @@ var everyKind = []Entry{
 	Process{Name: "vmm", ID: process.ID{PID: 7, StartTime: 9}, RunsGuest: true},
 	Mount{Target: "/a", Over: 3, Namespace: Namespace{1, 2}},
 	Socket{Path: "/s"}, Directory{Path: "/d"}, Container{ID: "c"},
-	Tap{Name: "tap0", Netns: "/n"}, Netns{Mount{Target: "/n"}}, Cgroup{Path: "/g"},
+	Tap{Name: "tap0", Netns: "/n"}, Netns{Mount{Target: "/n"}}, Cgroup{Path: "/g"}, CgroupDirs{Paths: []string{"/g", "/g/c"}},
 }
 
 func TestEntriesSurviveTheProcess(t *testing.T) {

@@ -278,3 +278,21 @@ func TestACgroupIsReleasedWithWhatIsInIt(t *testing.T) {
 		t.Errorf("a directory that is no cgroup: %v", err)
 	}
 }
+
+func TestCgroupDirsAreRemovedAsFarAsTheyAreEmpty(t *testing.T) {
+	top := t.TempDir()
+	parent := folder(t, top, "parent")
+	c := CgroupDirs{Paths: []string{parent, folder(t, parent, "c1")}}
+	other := folder(t, parent, "c2")
+	releases(t, c)
+	if exists(filepath.Join(parent, "c1")) || !exists(other) {
+		t.Error("the parent that another is in must stay, the container's own go")
+	}
+	if err := os.Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	releases(t, c)
+	if exists(parent) {
+		t.Error("the empty parent is left")
+	}
+}

@@ -169,6 +169,9 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 		return err
 	}
 	c.init = newProcess(c, "", o.Stdio)
+	if err := c.startHostProcess(ctx, o.Spec, source); err != nil {
+		return err
+	}
 	if err := c.init.connect(ctx); err != nil {
 		return err
 	}

@@ -35,6 +35,16 @@ func TestLifeOfAContainer(t *testing.T) {
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	p, err := c.Exec(t.Context(), "e1", &specs.Process{Args: []string{"exit", "7"}, Cwd: "/"}, stdio.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if status := awaitExit(t, p); status != 7 {
+		t.Errorf("status of the exec %d", status)
+	}
 	w, err := os.OpenFile(in, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -49,16 +59,6 @@ func TestLifeOfAContainer(t *testing.T) {
 	<-c.Init().Drained()
 	if b, err := os.ReadFile(out); err != nil || string(b) != "hello" {
 		t.Errorf("it wrote %q, %v", b, err)
-	}
-	p, err := c.Exec(t.Context(), "e1", &specs.Process{Args: []string{"exit", "7"}, Cwd: "/"}, stdio.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if status := awaitExit(t, p); status != 7 {
-		t.Errorf("status of the exec %d", status)
 	}
 	if _, err := s.CreateContainer(t.Context(), o); err == nil || !strings.Contains(err.Error(), "exists already") {
 		t.Errorf("creating it twice gave %v", err)

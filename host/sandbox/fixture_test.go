@@ -32,6 +32,8 @@ type fixture struct {
 	parts *guestvmtest.Parts
 	agent Agent
 	told  chan string // OOM events
+	// spawner starts the processes that stand for containers, which are real.
+	spawner *process.Spawner
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -40,9 +42,11 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	spawner := process.NewSpawner()
+	t.Cleanup(func() { spawner.Close(); _ = os.RemoveAll(root) })
 	return &fixture{
-		T: t, root: root, parts: guestvmtest.NewParts(), told: make(chan string, 8),
+		spawner: spawner,
+		T:       t, root: root, parts: guestvmtest.NewParts(), told: make(chan string, 8),
 		agent: Agent{BootTimeout: limit, CreateTimeout: limit},
 	}
 }
@@ -51,7 +55,7 @@ func (f *fixture) options() Options {
 	return Options{
 		ID: "pod", Namespace: "test", Bundle: "/bundle", StateRoot: f.root,
 		Guest: guestvm.Config{Machine: vmm.Spec{VCPUs: 1, MemoryMiB: 128}, StopTimeout: limit}, Agent: f.agent,
-		Pod: pod.Spec{Hostname: "web", DNS: pod.DNS{Servers: []string{"10.0.0.1"}}}, Parts: f.parts,
+		Pod: pod.Spec{Hostname: "web", DNS: pod.DNS{Servers: []string{"10.0.0.1"}}}, Parts: f.parts, Spawner: f.spawner,
 		OOM: func(id string) { f.told <- id }, Log: slog.New(slog.DiscardHandler),
 	}
 }

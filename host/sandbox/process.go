@@ -15,6 +15,7 @@ import (
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
 	"kata/host/stdio"
+	"kata/host/taskpid"
 	"kata/host/vsock"
 )
 
@@ -38,7 +39,9 @@ type Process struct {
 
 	streams streams
 	set     *stdio.Set
+	host    *taskpid.Process // what stands for it on the host, once started
 
+	exited  chan struct{} // closed once the exit is known; done follows when host has ended
 	done    chan struct{} // closed once exit is set
 	drained chan struct{} // closed once output is copied and the host ends are closed
 	exit    Exit
@@ -56,7 +59,7 @@ type streamPorts struct{ stdin, stdout, stderr uint32 }
 func newProcess(c *Container, execID string, io stdio.Config) *Process {
 	return &Process{
 		container: c, execID: execID, stdio: io,
-		done: make(chan struct{}), drained: make(chan struct{}),
+		exited: make(chan struct{}), done: make(chan struct{}), drained: make(chan struct{}),
 	}
 }
 
@@ -119,12 +122,17 @@ func (p *Process) Start(ctx context.Context) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
+	if err := p.startHostProcess(ctx); err != nil {
+		p.release()
+		return err
+	}
 	ports := p.ports()
 	_, err := p.service().ExecProcess(ctx, &agentpb.ExecProcessRequest{
 		ContainerId: p.container.id, ExecId: p.execID, Process: p.spec,
 		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
 	})
 	if err != nil {
+		p.endHost()
 		p.release()
 		return fmt.Errorf("exec %s in container %s: %w", p.execID, p.container.id, p.cause(err))
 	}
@@ -140,6 +148,7 @@ func (p *Process) Start(ctx context.Context) error {
 // afterwards and delays nothing.
 func (p *Process) watch() {
 	p.set.Copy(stdio.Streams{Stdin: p.streams.stdin, Stdout: p.streams.stdout, Stderr: p.streams.stderr})
+	go p.watchHost()
 	go func() {
 		resp, err := p.service().WaitProcess(context.Background(),
 			&agentpb.WaitProcessRequest{ContainerId: p.container.id, ExecId: p.execID})
@@ -152,6 +161,8 @@ func (p *Process) watch() {
 			stdout, stderr = resp.StdoutBytes, resp.StderrBytes
 			p.container.sandbox.awaitOOM(p.container.id, resp.OomEvents)
 		}
+		close(p.exited)
+		p.endHost()
 		close(p.done)
 		p.set.Drain(stdout, stderr)
 		p.release()
@@ -183,7 +194,8 @@ func (p *Process) release() {
 	})
 }
 
-// Done is closed as soon as the exit is known; it does not wait for output.
+// Done is closed as soon as the exit is known and the process on the host that
+// stands for this one has ended; it does not wait for output.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Exit returns how the process ended; valid after Done.

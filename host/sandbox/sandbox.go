@@ -57,6 +57,8 @@ type Options struct {
 	Parts guestvm.Parts
 	// Agent says how to work with the agent in it.
 	Agent Agent
+	// Spawner starts the processes that stand for containers.
+	Spawner *process.Spawner
 	// OOM is told each time a process of a container was killed for want of
 	// memory, before the exit that follows from it is known; nil for nobody.
 	OOM func(containerID string)
@@ -86,9 +88,10 @@ type Sandbox struct {
 	journal *journal.Journal
 	undo    *undo.Stack
 
-	guest *guestvm.VM
-	agent *agentConn
-	oom   *oomEvents
+	spawner *process.Spawner
+	guest   *guestvm.VM
+	agent   *agentConn
+	oom     *oomEvents
 
 	done    chan struct{} // closed once failure is set, or at Stop
 	watched chan struct{} // closed when watch has ended; nil if it never began
@@ -112,7 +115,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	s := &Sandbox{
 		id: o.ID, cfg: o.Agent, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
 		done: make(chan struct{}), containers: make(map[string]*Container),
-		oom: newOOMEvents(),
+		oom: newOOMEvents(), spawner: o.Spawner,
 	}
 	s.undo.Push("the state folder", undo.Last, func(context.Context) error { return j.Remove() })
 	s.undo.Push("the containers", undo.UsedByGuest, s.releaseContainers)

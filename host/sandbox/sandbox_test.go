@@ -52,6 +52,7 @@ func TestWhatIsHeldIsInTheJournal(t *testing.T) {
 		"socket /vsock.sock", "mount on /shared/mounts", "mount on /shared/shared", "socket /fs.sock", "process virtiofsd",
 		fmt.Sprintf("process vmm (pid %d)", vmm.PID), "socket /agent.sock",
 		"container c1", "mount on /shared/mounts/c1/rootfs", "mount on /shared/mounts/c1/mounts/0-volume",
+		fmt.Sprintf("process container c1 (pid %d)", c.Init().PID()),
 	}
 	if !slices.Equal(held, want) {
 		t.Errorf("held are\n%s\nwant\n%s", strings.Join(held, "\n"), strings.Join(want, "\n"))
@@ -59,7 +60,7 @@ func TestWhatIsHeldIsInTheJournal(t *testing.T) {
 	if err := c.Delete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(f.records(s)); got != len(want)-3 {
+	if got := len(f.records(s)); got != len(want)-4 {
 		t.Errorf("after the deletion %d are held", got)
 	}
 }

@@ -138,6 +138,11 @@ func (p *fakeProcess) end(status uint32) {
 	})
 }
 
+// fakePID is the pid on the host of every process.
+const fakePID = 4711
+
+func (p *fakeProcess) PID() int { return fakePID }
+
 func (p *fakeProcess) Start(context.Context) error {
 	if p.args[0] == "exit" {
 		n, err := strconv.Atoi(p.args[1])

@@ -29,7 +29,7 @@ func bootSandbox(env BootEnv) Boot {
 		s, err := sandbox.New(ctx, sandbox.Options{
 			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot, Pod: r.Pod,
 			Guest: guestvm.FromConfig(cfg.Machine, cfg.Driver, cfg.FileShare, cfg.Agent, env.Log),
-			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log),
+			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log), Spawner: spawner,
 			Agent: sandbox.Agent{
 				BootTimeout: cfg.Agent.DialTimeout, CreateTimeout: cfg.Runtime.CreateContainerTimeout,
 				HookPath: cfg.Agent.GuestHookPath, KernelModules: cfg.Agent.KernelModules,

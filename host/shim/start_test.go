@@ -44,8 +44,8 @@ func TestAContainersWholeLife(t *testing.T) {
 	}
 	created := new(v2.CreateTaskResponse)
 	call("Create", &v2.CreateTaskRequest{ID: "c1", Bundle: b}, created)
-	if int(created.Pid) != s.pid {
-		t.Errorf("task's pid %d, want the shim's %d", created.Pid, s.pid)
+	if created.Pid != fakePID {
+		t.Errorf("task's pid %d, want its process's, %d", created.Pid, fakePID)
 	}
 	call("Start", &v2.StartRequest{ID: "c1"}, new(v2.StartResponse))
 	waited := new(v2.WaitResponse)

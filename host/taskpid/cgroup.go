@@ -16,47 +16,45 @@ import (
 // them. It is there for who looks a container up by its cgroup, or a pod's
 // processes. Where a cgroup cannot be made the process stays in the shim's.
 type Cgroup struct {
-	dirs []string // one a hierarchy
-	made []string // what MakeCgroup made, parents first
+	dirs    []string // one a hierarchy
+	missing []string // what is to be made, parents first
 }
 
-// MakeCgroup makes the cgroup that an OCI spec names (linux.cgroupsPath: a path,
-// or systemd's slice:prefix:name) in every hierarchy where it can be made, and
-// returns nil where there is none.
-func MakeCgroup(path string) *Cgroup {
+// NewCgroup plans the cgroup that an OCI spec names (linux.cgroupsPath: a path,
+// or systemd's slice:prefix:name) in every hierarchy; Make makes it. It is nil
+// when the spec names none.
+func NewCgroup(path string) *Cgroup {
 	path = cgroupPath(path)
 	if path == "" {
 		return nil
 	}
 	c := new(Cgroup)
 	for _, top := range hierarchies() {
-		if made, ok := makeBelow(top, path); ok {
-			c.dirs = append(c.dirs, filepath.Join(top, path))
-			c.made = append(c.made, made...)
+		dir := top
+		for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+			dir = filepath.Join(dir, part)
+			if _, err := os.Lstat(dir); err != nil {
+				c.missing = append(c.missing, dir)
+			}
 		}
-	}
-	if len(c.dirs) == 0 {
-		return nil
+		c.dirs = append(c.dirs, dir)
 	}
 	return c
 }
 
-// Dirs returns the directories that Remove removes.
+// Dirs returns the directories that Make makes, parents first. The caller removes
+// those that are empty, last first, when the process has ended.
 func (c *Cgroup) Dirs() []string {
 	if c == nil {
 		return nil
 	}
-	return slices.Clone(c.made)
+	return slices.Clone(c.missing)
 }
 
-// Remove removes what MakeCgroup made, as far as nobody else is in it. The
-// processes must have ended.
-func (c *Cgroup) Remove() {
-	if c == nil {
-		return
-	}
-	for _, dir := range slices.Backward(c.made) {
-		_ = unix.Rmdir(dir)
+// Make makes the cgroup where it can be made.
+func (c *Cgroup) Make() {
+	for _, dir := range c.Dirs() {
+		_ = unix.Mkdir(dir, 0o755)
 	}
 }
 
@@ -131,24 +129,4 @@ func hierarchies() []string {
 		}
 	}
 	return tops
-}
-
-// makeBelow makes path below top with its parents, and returns what was not
-// there before.
-func makeBelow(top, path string) (made []string, ok bool) {
-	dir := top
-	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		dir = filepath.Join(dir, part)
-		switch err := unix.Mkdir(dir, 0o755); err {
-		case nil:
-			made = append(made, dir)
-		case unix.EEXIST:
-		default:
-			for _, d := range slices.Backward(made) {
-				_ = unix.Rmdir(d)
-			}
-			return nil, false
-		}
-	}
-	return made, true
 }

@@ -33,8 +33,7 @@ const (
 	// mandatory: an error ends the program, which writes the number of the
 	// call and its result to statusFD.
 	mandatory then = iota
-	// optional: the result does not matter.
-	optional
+	_
 	// untilError repeats the call with its second argument counted up, and goes
 	// on at the first error.
 	untilError

@@ -80,7 +80,11 @@ func (p *Process) Exec(ctx context.Context, execID string) (*Process, error) {
 }
 
 func (p *Process) exec(ctx context.Context, execID string) (*Process, error) {
+	ended := errors.New("the container has ended")
 	fd, err := unix.PidfdOpen(p.ID().PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ended
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
@@ -88,7 +92,7 @@ func (p *Process) exec(ctx context.Context, execID string) (*Process, error) {
 	defer peer.Close()
 	select {
 	case <-p.Done(): // the pid may be another's
-		return nil, errors.New("the container's has ended")
+		return nil, ended
 	default:
 	}
 	l := launch{place: joinPeer, at: peer, args: []string{name(p.opts.ID), "exec", execID}}

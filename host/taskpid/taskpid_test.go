@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -413,8 +414,9 @@ func TestCgroupsOfTheSpec(t *testing.T) {
 
 func TestItIsInThePodsCgroup(t *testing.T) {
 	path := fmt.Sprintf("/taskpid-test-%d/c1", os.Getpid())
-	c := MakeCgroup(path)
-	if len(c.Dirs()) == 0 {
+	c := NewCgroup(path)
+	c.Make()
+	if !anyThere(c.Dirs()) {
 		t.Fatal("no hierarchy took the cgroup")
 	}
 	p := started(t, Options{ID: "c1", Cgroup: c})
@@ -422,15 +424,21 @@ func TestItIsInThePodsCgroup(t *testing.T) {
 	if err != nil || strings.Count(string(in), ":"+path+"\n") != len(c.dirs) {
 		t.Errorf("it is in\n%swant %s in %d of them; %v", in, path, len(c.dirs), err)
 	}
-	c.Remove()
-	kill(t, p)
-	for c.Remove(); anyThere(c.Dirs()); c.Remove() { // a reaped process leaves its cgroup a moment later
-		if t.Context().Err() != nil {
-			t.Fatal("cgroups are left")
-		}
-		runtime.Gosched()
+	removeCgroups(c.Dirs())
+	if !anyThere(c.Dirs()) {
+		t.Error("the cgroup of a process that lives was removed")
 	}
-	MakeCgroup("/").Remove()
+	kill(t, p)
+	if removeCgroups(c.Dirs()); anyThere(c.Dirs()) {
+		t.Error("cgroups are left")
+	}
+	NewCgroup("/").Make()
+}
+
+func removeCgroups(dirs []string) {
+	for _, dir := range slices.Backward(dirs) {
+		_ = unix.Rmdir(dir)
+	}
 }
 
 func anyThere(dirs []string) bool {
@@ -452,8 +460,9 @@ func BenchmarkStart(b *testing.B) {
 		"container": func() (*Process, error) { return Start(b.Context(), spawner, o) },
 		"in a cgroup": func() (*Process, error) {
 			o := o
-			o.Cgroup = MakeCgroup(fmt.Sprintf("/taskpid-bench-%d/c1", os.Getpid()))
-			b.Cleanup(o.Cgroup.Remove)
+			o.Cgroup = NewCgroup(fmt.Sprintf("/taskpid-bench-%d/c1", os.Getpid()))
+			o.Cgroup.Make()
+			b.Cleanup(func() { removeCgroups(o.Cgroup.Dirs()) })
 			return Start(b.Context(), spawner, o)
 		},
 	} {

@@ -50,10 +50,10 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		Bundle:      r.Bundle,
 		Rootfs:      r.Rootfs,
 		IO:          &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
-		Pid:         s.cfg.PID,
+		Pid:         t.first.hostPID(),
 	})
 	s.watching.Go(func() { s.watchInit(t) })
-	return &api.CreateTaskResponse{Pid: s.cfg.PID}, nil
+	return &api.CreateTaskResponse{Pid: t.first.hostPID()}, nil
 }
 
 func isAbort(err error) bool {
@@ -130,6 +130,7 @@ func (s *Service) settle(ctx context.Context, t *task, container Container, oci 
 	}
 	t.ready, t.container, t.sharesPIDs = true, container, spec.SharesPIDs(oci)
 	t.first.guest = container.Init()
+	t.first.nowHasPID()
 	return nil
 }
 

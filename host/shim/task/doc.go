@@ -77,6 +77,10 @@ type Container interface {
 // Process is a container's first process or an exec.
 type Process interface {
 	Start(ctx context.Context) error
+	// PID is that of the process on the host that stands for this one: of a
+	// container's first process from the start, of an exec once it was started,
+	// else 0. It ends before Done is closed.
+	PID() int
 	Signal(ctx context.Context, sig uint32) error
 	Resize(ctx context.Context, width, height uint32) error
 	CloseStdin(ctx context.Context) error

@@ -88,7 +88,7 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 		return nil, err
 	}
 	_, e := p.snapshot()
-	return &api.DeleteResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At), Pid: s.cfg.PID}, nil
+	return &api.DeleteResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At), Pid: p.hostPID()}, nil
 }
 
 // abandonCreation ends the creation of the container, if it is under way, and
@@ -146,7 +146,7 @@ func (s *Service) deleteContainer(ctx context.Context, t *task) error {
 		return err
 	}
 	s.cfg.Publish(topicDelete, &events.TaskDelete{
-		ContainerID: t.id, Pid: s.cfg.PID, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At),
+		ContainerID: t.id, Pid: p.hostPID(), ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At),
 	})
 	s.drop(t)
 	if err := s.stopSandbox(context.WithoutCancel(ctx), true); err != nil {

@@ -31,7 +31,7 @@ func (s *Service) exited(p *process, e Exit) {
 	s.cfg.Publish(topicExit, &events.TaskExit{
 		ContainerID: p.containerID,
 		ID:          id,
-		Pid:         s.cfg.PID,
+		Pid:         p.hostPID(),
 		ExitStatus:  e.Status,
 		ExitedAt:    timestamppb.New(e.At),
 	})
@@ -69,7 +69,7 @@ func (s *Service) publishOOM(p *process) {
 // started tells that a container has been started, and what has happened to it
 // since.
 func (s *Service) started(p *process) {
-	s.cfg.Publish(topicStart, &events.TaskStart{ContainerID: p.containerID, Pid: s.cfg.PID})
+	s.cfg.Publish(topicStart, &events.TaskStart{ContainerID: p.containerID, Pid: p.hostPID()})
 	p.mu.Lock()
 	p.startTold = true
 	p.mu.Unlock()

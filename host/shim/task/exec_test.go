@@ -205,7 +205,7 @@ func TestPidsListTheFirstProcessAndRunningExecs(t *testing.T) {
 	w.exec("c1", "e2")
 	w.start("c1", "e2")
 	resp, err := w.Pids(t.Context(), &api.PidsRequest{ID: "c1"})
-	if err != nil || len(resp.Processes) != 2 || resp.Processes[0].Pid != 4711 || resp.Processes[0].Info != nil {
+	if err != nil || len(resp.Processes) != 2 || resp.Processes[0].Pid != 5001 || resp.Processes[1].Pid != 6002 || resp.Processes[0].Info != nil {
 		t.Fatalf("pids: %v, %v", resp, err)
 	}
 	if info := resp.Processes[1].Info; info.GetTypeUrl() != "containerd.runc.v1.ProcessDetails" || !strings.Contains(string(info.Value), "e2") {

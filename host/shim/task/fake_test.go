@@ -139,6 +139,7 @@ func (s *fakeSandbox) CreateContainer(ctx context.Context, r ContainerRequest) (
 	}
 	c := &fakeContainer{w: s.w, id: r.ID, request: r, execs: make(map[string]*fakeProcess)}
 	c.init = newFakeProcess(s.w, r.ID, r.Stdio)
+	c.init.pid = 5001
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.containers[r.ID] = c
@@ -194,6 +195,7 @@ func (c *fakeContainer) Exec(_ context.Context, id string, _ *specs.Process, io 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.execs[id] = p
+	p.pid = 6000 + len(c.execs)
 	return p, nil
 }
 
@@ -233,6 +235,7 @@ func (c *fakeContainer) Delete(context.Context) error {
 type fakeProcess struct {
 	w    *world
 	id   string
+	pid  int
 	once sync.Once
 	done chan struct{}
 	exit Exit
@@ -288,6 +291,8 @@ func (p *fakeProcess) CloseStdin(context.Context) error {
 	p.w.note("close stdin of %s", p.id)
 	return nil
 }
+
+func (p *fakeProcess) PID() int { return p.pid }
 
 func (p *fakeProcess) Done() <-chan struct{} { return p.done }
 func (p *fakeProcess) Exit() Exit            { return p.exit }

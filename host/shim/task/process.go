@@ -29,6 +29,7 @@ type process struct {
 
 	mu          sync.Mutex
 	state       state
+	pid         uint32 // on the host; 0 before there is one
 	exit        Exit
 	size        *size // of an exec's terminal, set before its start
 	stdinClosed bool  // of an exec, before its start
@@ -90,6 +91,20 @@ func (p *process) end(e Exit) bool {
 	}
 	p.state, p.exit = to, e
 	return true
+}
+
+// hostPID is what is reported as the process's pid.
+func (p *process) hostPID() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
+}
+
+// nowHasPID notes the pid of the process in the guest that there now is.
+func (p *process) nowHasPID() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pid = uint32(p.guest.PID())
 }
 
 func (p *process) snapshot() (state, Exit) {

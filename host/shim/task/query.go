@@ -40,7 +40,7 @@ func (s *Service) stateResponse(t *task, p *process) *api.StateResponse {
 		id = p.execID
 	}
 	return &api.StateResponse{
-		ID: id, Bundle: t.bundle, Pid: s.cfg.PID, ExecID: p.execID,
+		ID: id, Bundle: t.bundle, Pid: p.hostPID(), ExecID: p.execID,
 		Stdin: p.stdio.Stdin, Stdout: p.stdio.Stdout, Stderr: p.stdio.Stderr, Terminal: p.stdio.Terminal,
 	}
 }
@@ -74,9 +74,8 @@ func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	return &api.WaitResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}, nil
 }
 
-// Pids lists the container's processes by their pids on the host. There all are
-// the VM, for which the shim stands, so every entry has the shim's pid: the
-// pids within the guest would be those of strangers to whoever reads the list.
+// Pids lists the container's processes by the pids that stand for them on the
+// host: those within the guest would be strangers' to whoever reads the list.
 // The first entry is the first process; the others are the running execs, named.
 func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
 	t, err := s.find(r.ID)
@@ -86,7 +85,7 @@ func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	if err := t.first.check(list); err != nil {
 		return nil, err
 	}
-	resp := &api.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.cfg.PID}}}
+	resp := &api.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: t.first.hostPID()}}}
 	for _, p := range s.execsOf(t) {
 		if state, _ := p.snapshot(); state != running {
 			continue
@@ -97,22 +96,23 @@ func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 			return nil, fmt.Errorf("list %s: %w", p, err)
 		}
 		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{
-			Pid: s.cfg.PID, Info: &anypb.Any{TypeUrl: string(proto.MessageName(details)), Value: value},
+			Pid: p.hostPID(), Info: &anypb.Any{TypeUrl: string(proto.MessageName(details)), Value: value},
 		})
 	}
 	return resp, nil
 }
 
-// Connect tells the shim's pid and the container's, which is the same. A
+// Connect tells the shim's pid and the container's. A
 // containerd that comes back asks for it, and cleans up after a container that
 // is not there: one whose creation it did not live to see.
 func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
 	resp := &api.ConnectResponse{ShimPid: s.cfg.PID}
 	if r.ID != "" {
-		if _, err := s.find(r.ID); err != nil {
+		t, err := s.find(r.ID)
+		if err != nil {
 			return nil, err
 		}
-		resp.TaskPid = s.cfg.PID
+		resp.TaskPid = t.first.hostPID()
 	}
 	return resp, nil
 }

@@ -62,7 +62,7 @@ func (s *Service) startInit(ctx context.Context, t *task) (*api.StartResponse, e
 		return nil, err
 	}
 	s.started(p)
-	return &api.StartResponse{Pid: s.cfg.PID}, nil
+	return &api.StartResponse{Pid: p.hostPID()}, nil
 }
 
 func (s *Service) startExec(ctx context.Context, t *task, p *process) (*api.StartResponse, error) {
@@ -79,17 +79,18 @@ func (s *Service) startExec(ctx context.Context, t *task, p *process) (*api.Star
 		}
 		return nil, err
 	}
+	p.nowHasPID()
 	if err := p.do(start); err != nil {
 		return nil, err
 	}
-	s.cfg.Publish(topicExecStarted, &events.TaskExecStarted{ContainerID: t.id, ExecID: p.execID, Pid: s.cfg.PID})
+	s.cfg.Publish(topicExecStarted, &events.TaskExecStarted{ContainerID: t.id, ExecID: p.execID, Pid: p.hostPID()})
 	s.watching.Go(func() {
 		<-p.guest.Done()
 		p.flush()
 		s.exited(p, p.guest.Exit())
 	})
 	s.catchUp(ctx, p)
-	return &api.StartResponse{Pid: s.cfg.PID}, nil
+	return &api.StartResponse{Pid: p.hostPID()}, nil
 }
 
 // catchUp does what was asked of an exec before there was a process to do it

@@ -33,8 +33,7 @@ const (
 // Config is what a Service works with.
 type Config struct {
 	Namespace string
-	// PID is reported for every process: a VM has no other process on the host
-	// that would stand for one in the guest. It is the shim's, as upstream.
+	// PID is the shim's own.
 	PID uint32
 	// ConfigPath is the configuration named at the start of the shim, if any.
 	ConfigPath string

@@ -44,7 +44,7 @@ func TestEventsOfAContainersLife(t *testing.T) {
 	w.process("c1", "").end(42)
 	w.ended("c1", "", 42)
 	resp := w.remove("c1", "")
-	if resp.ExitStatus != 42 || resp.Pid != 4711 || resp.ExitedAt.AsTime().Unix() != 1_000_000 {
+	if resp.ExitStatus != 42 || resp.Pid != 5001 || resp.ExitedAt.AsTime().Unix() != 1_000_000 {
 		t.Errorf("delete answered %v", resp)
 	}
 	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/exec-added e1", "/tasks/exec-started e1",
