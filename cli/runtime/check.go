@@ -60,6 +60,9 @@ func (c *command) examine(ctx context.Context, r *report) {
 	for _, w := range cfg.Warnings {
 		r.warn("configuration", w.String())
 	}
+	for _, e := range cfg.FolderProblems() {
+		r.warn("configuration", e.Error())
+	}
 	for _, e := range cfg.Missing() {
 		r.missing("file", e.Error())
 	}

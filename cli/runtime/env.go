@@ -38,6 +38,9 @@ type runtimeEnv struct {
 		Version struct{ Semver, Commit string }
 	}
 	Config struct{ Path string }
+
+	// AnnotationConfigFolders is an addition of ours.
+	AnnotationConfigFolders []string
 }
 
 type hypervisorEnv struct {
@@ -88,6 +91,7 @@ func describe(cfg *config.Config) env {
 	e.Runtime.Version.Version.Semver = version.Version
 	e.Runtime.Version.Version.Commit = version.Commit()
 	e.Runtime.Config.Path = cfg.Path
+	e.Runtime.AnnotationConfigFolders = cfg.Policy.ConfigFolders
 	e.Hypervisor = hypervisorEnv{
 		Path: d.Path, MachineType: d.MachineType, SharedFS: f.Kind, VirtioFSDaemon: f.Daemon,
 		DefaultVCPUs: m.VCPUs, DefaultMemoryMiB: int64(m.MemoryMiB),

@@ -15,7 +15,8 @@ import (
 func main() {
 	program := shim.New(bootstrap.Build{Version: version.Version, Commit: version.Commit()})
 	if err := program.Run(context.Background(), os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "containerd-shim-kata-v2:", err)
+		// No line break: containerd puts the text into the middle of its own error.
+		fmt.Fprintf(os.Stderr, "containerd-shim-kata-v2: %v", err)
 		os.Exit(1)
 	}
 }

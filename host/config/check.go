@@ -56,10 +56,14 @@ func virtioFSDaemonSearch() []string {
 // verified to be there and, for programs, to be executable. The first thing
 // that is missing is returned as a *KeyError. It may be called again.
 func (c *Config) Check() error {
-	if missing := c.check(""); len(missing) > 0 {
-		return missing[0]
+	missing := c.check("")
+	switch {
+	case len(missing) == 0:
+		return nil
+	case c.byPod:
+		return fmt.Errorf("annotation %s: %w", AnnotationPath, missing[0])
 	}
-	return nil
+	return missing[0]
 }
 
 // Missing does the work of Check and returns everything that is missing.
@@ -101,6 +105,9 @@ func (c *Config) find(root string, a asset) *KeyError {
 	at := toml.Key{"hypervisor", c.Driver.Name, a.key}
 	fail := func(value, reason string, err error) *KeyError {
 		e := &KeyError{File: c.Path, Key: at.String(), Value: value, Reason: reason, Err: err}
+		if c.byPod {
+			e.Value = ""
+		}
 		if c.Path != "" {
 			e.Line = c.source.line(at)
 		}
@@ -133,11 +140,7 @@ func (c *Config) find(root string, a asset) *KeyError {
 func usable(path string, program bool) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		var p *fs.PathError
-		if errors.As(err, &p) {
-			return p.Err
-		}
-		return err
+		return underlying(err)
 	}
 	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")

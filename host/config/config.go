@@ -50,6 +50,7 @@ type Config struct {
 	// order of the file. The shim logs them once a pod.
 	Warnings []Warning
 
+	byPod  bool   // a pod's annotation names the file: errors quote nothing of it
 	source source // the file's text, for the lines that errors of Check name
 }
 
@@ -121,7 +122,12 @@ type FileShare struct {
 }
 
 // Policy says what a pod may decide for itself.
-type Policy struct{}
+type Policy struct {
+	// ConfigFolders are absolute folders of the host: a pod's annotation
+	// AnnotationPath may name a file below one of them, and no other.
+	// annotation_config_folders, an addition of ours.
+	ConfigFolders []string
+}
 
 // Agent says how the shim and the agent in the guest work together.
 type Agent struct {

@@ -27,7 +27,7 @@ func TestTemplateHoldsTheBuiltInDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	ignore := cmp.Options{
-		cmpopts.IgnoreFields(Config{}, "Path", "source"),
+		cmpopts.IgnoreFields(Config{}, "Path", "source", "byPod"),
 		cmpopts.EquateEmpty(),
 	}
 	if diff := cmp.Diff(Default(), got, ignore); diff != "" {
@@ -100,7 +100,7 @@ disable_guest_seccomp = false
 			Debug:                  true,
 		},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "source")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "source", "byPod")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -208,14 +208,13 @@ func TestLookUpOrder(t *testing.T) {
 	file := func(name string) string {
 		return write(t, filepath.Join(dir, name), "[runtime]\nenable_debug = true\n")
 	}
-	annotation, option, env := file("annotation"), file("option"), file("env")
+	option, env := file("option"), file("env")
 	search := []string{filepath.Join(dir, "absent"), file("etc"), file("usr")}
 	for name, tt := range map[string]struct {
 		s    Sources
 		want string
 	}{
-		"the annotation first":       {Sources{annotation, option, env, search, big}, annotation},
-		"then the shim's option":     {Sources{"", option, env, search, big}, option},
+		"the shim's option first":    {Sources{"", option, env, search, big}, option},
 		"then the environment":       {Sources{"", "", env, search, big}, env},
 		"then the search list":       {Sources{"", "", "", search, big}, search[1]},
 		"built-in when there's none": {Sources{"", "", "", search[:1], big}, ""},
@@ -245,7 +244,6 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 		want string
 	}{
 		"a named file that is missing": {Sources{Env: absent}, "read configuration file named by environment variable KATA_CONF_FILE: open " + absent + ": no such file or directory"},
-		"an annotation's":              {Sources{Annotation: absent}, "read configuration file named by annotation io.katacontainers.config_path: open " + absent + ": no such file or directory"},
 		"a folder":                     {Sources{Option: dir}, "read configuration file named by shim option ConfigPath: read " + dir + ": not a regular file"},
 		"a pipe":                       {Sources{Option: fifo}, "read configuration file named by shim option ConfigPath: read " + fifo + ": not a regular file"},
 		"a huge file":                  {Sources{Option: huge}, "read configuration file named by shim option ConfigPath: read " + huge + ": larger than 262144 bytes"},

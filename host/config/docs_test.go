@@ -28,7 +28,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		"default_vcpus": d.Machine.VCPUs, "default_memory": d.Machine.MemoryMiB,
 		"virtio_fs_cache": fmt.Sprintf("%q", d.FileShare.Cache), "virtio_fs_queue_size": d.FileShare.QueueSize,
 		"stop_timeout": d.Driver.StopTimeout.Seconds(), "dial_timeout": d.Agent.DialTimeout.Seconds(),
-		"create_container_timeout": d.Runtime.CreateContainerTimeout.Seconds(),
+		"annotation_config_folders": d.Policy.ConfigFolders, "create_container_timeout": d.Runtime.CreateContainerTimeout.Seconds(),
 	} {
 		row := fmt.Sprintf("| `%s` | ", key)
 		_, rest, found := strings.Cut(string(text), row)

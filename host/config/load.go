@@ -30,10 +30,13 @@ func SearchPaths() []string {
 	}
 }
 
-// Sources says where the file may be named. The first that is not empty
-// decides, in the order of the fields.
+// Sources says where the file may be named. Of Option and Env the first that is
+// not empty decides; Annotation is looked at when that file is read.
 type Sources struct {
-	Annotation string // the sandbox's annotation AnnotationPath
+	// Annotation is the sandbox's annotation AnnotationPath. The file it names
+	// replaces the operator's if the operator allows it: Policy.ConfigFolders of
+	// the operator's file.
+	Annotation string
 	Option     string // ConfigPath of the options containerd passes to the shim
 	Env        string // the environment variable EnvPath
 
@@ -46,13 +49,28 @@ type Sources struct {
 // Load finds the file, decodes and validates it. A file that is named and
 // cannot be read is an error; when none is named and no file of the search
 // list exists, the built-in defaults are returned. An error of the contents
-// is an Errors or a *KeyError.
+// is an Errors or a *KeyError. A file that the annotation names and that the
+// operator does not allow, that is not root's alone, or that is wrong is an error
+// that names the annotation and quotes nothing of the file.
 func Load(s Sources) (*Config, error) {
 	if s.Host == (Host{}) {
 		s.Host = ThisHost()
 	}
+	operator, err := loadOperators(s)
+	if err != nil || s.Annotation == "" {
+		return operator, err
+	}
+	c, err := loadNamedByPod(s.Annotation, operator.Policy.ConfigFolders, s.Host)
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", AnnotationPath, err)
+	}
+	c.Policy = operator.Policy
+	return c, nil
+}
+
+// loadOperators loads the file that the operator, not a pod, has chosen.
+func loadOperators(s Sources) (*Config, error) {
 	for _, named := range []struct{ by, path string }{
-		{"annotation " + AnnotationPath, s.Annotation},
 		{"shim option ConfigPath", s.Option},
 		{"environment variable " + EnvPath, s.Env},
 	} {
@@ -82,8 +100,8 @@ func Load(s Sources) (*Config, error) {
 	return Default(), nil
 }
 
-// read returns the text of a regular file. The name may come from a pod's
-// annotation, so a pipe must not block and a huge file must not be loaded.
+// read returns the text of a regular file. A pipe must not block and a huge file
+// must not be loaded.
 func read(path string) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -97,12 +115,26 @@ func read(path string) (string, error) {
 	if !info.Mode().IsRegular() {
 		return "", &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
 	}
+	return readAll(f, path)
+}
+
+// readAll returns the text of an open file, called path in errors.
+func readAll(f *os.File, path string) (string, error) {
 	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("read %s: %w", path, underlying(err))
 	}
 	if len(text) > maxFileSize {
 		return "", &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("larger than %d bytes", maxFileSize)}
 	}
 	return string(text), nil
+}
+
+// underlying drops the name of the file, for errors that tell it themselves.
+func underlying(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }

@@ -35,6 +35,8 @@ func TestEveryConfiguredValueIsRead(t *testing.T) {
 			switch field {
 			case "Driver.Name", "FileShare.Kind": // have one value
 				continue
+			case "Policy.ConfigFolders": // read by Load itself
+				continue
 			}
 			if !read[field] {
 				t.Errorf("no package of the host reads %s of the configuration", field)
