@@ -7,18 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"kata/api/agentpb"
 	"kata/host/shim/bootstrap"
 	"kata/host/shim/spec"
 	"kata/host/shim/task"
-	"kata/host/stdio"
+	"kata/host/shim/task/tasktest"
 	"kata/test/leaktest"
 )
 
@@ -68,101 +62,6 @@ func bootFake(env BootEnv) Boot {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}
-		return &fakeSandbox{done: make(chan struct{})}, nil
+		return tasktest.New(new(tasktest.Behaviour)), nil
 	}
 }
-
-type fakeSandbox struct {
-	once sync.Once
-	done chan struct{}
-	mu   sync.Mutex
-	all  []*fakeProcess
-}
-
-func (s *fakeSandbox) CreateContainer(_ context.Context, r task.ContainerRequest) (task.Container, error) {
-	return &fakeContainer{s, s.process(r.Spec.Process)}, nil
-}
-
-func (s *fakeSandbox) process(spec *specs.Process) *fakeProcess {
-	p := &fakeProcess{args: spec.Args, done: make(chan struct{})}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all = append(s.all, p)
-	return p
-}
-
-func (s *fakeSandbox) Done() <-chan struct{} { return s.done }
-func (s *fakeSandbox) Err() error            { return nil }
-
-func (s *fakeSandbox) Stop(context.Context) error {
-	s.once.Do(func() { close(s.done) })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.all {
-		p.end(137)
-	}
-	return nil
-}
-
-type fakeContainer struct {
-	sandbox *fakeSandbox
-	init    *fakeProcess
-}
-
-func (c *fakeContainer) Init() task.Process { return c.init }
-
-func (c *fakeContainer) Exec(_ context.Context, _ string, spec *specs.Process, _ stdio.Config) (task.Process, error) {
-	return c.sandbox.process(spec), nil
-}
-
-func (c *fakeContainer) Kill(ctx context.Context, sig uint32) error { return c.init.Signal(ctx, sig) }
-func (c *fakeContainer) Pause(context.Context) error                { return nil }
-func (c *fakeContainer) Resume(context.Context) error               { return nil }
-func (c *fakeContainer) Stats(context.Context) (*agentpb.StatsContainerResponse, error) {
-	return nil, nil
-}
-func (c *fakeContainer) Update(context.Context, *specs.LinuxResources) error { return nil }
-func (c *fakeContainer) Delete(context.Context) error                        { return nil }
-
-type fakeProcess struct {
-	args []string
-	once sync.Once
-	done chan struct{}
-	exit task.Exit
-}
-
-func (p *fakeProcess) end(status uint32) {
-	p.once.Do(func() {
-		p.exit = task.Exit{Status: status, At: time.Now()}
-		close(p.done)
-	})
-}
-
-// fakePID is the pid on the host of every process.
-const fakePID = 4711
-
-func (p *fakeProcess) PID() int { return fakePID }
-
-func (p *fakeProcess) Start(context.Context) error {
-	if p.args[0] == "exit" {
-		n, err := strconv.Atoi(p.args[1])
-		if err != nil {
-			return err
-		}
-		p.end(uint32(n))
-	}
-	return nil
-}
-
-func (p *fakeProcess) Signal(_ context.Context, sig uint32) error {
-	p.end(128 + sig)
-	return nil
-}
-
-func (p *fakeProcess) Resize(context.Context, uint32, uint32) error { return nil }
-func (p *fakeProcess) CloseStdin(context.Context) error             { return nil }
-func (p *fakeProcess) Done() <-chan struct{}                        { return p.done }
-func (p *fakeProcess) Exit() task.Exit                              { return p.exit }
-func (p *fakeProcess) Copied() uint64                               { return 0 }
-func (p *fakeProcess) Drained() <-chan struct{}                     { return p.done }
-func (p *fakeProcess) Delete(context.Context) error                 { return nil }

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"kata/host/shim/task/tasktest"
 )
 
 func marshal(t *testing.T, m proto.Message) []byte {
@@ -44,8 +46,8 @@ func TestAContainersWholeLife(t *testing.T) {
 	}
 	created := new(v2.CreateTaskResponse)
 	call("Create", &v2.CreateTaskRequest{ID: "c1", Bundle: b}, created)
-	if created.Pid != fakePID {
-		t.Errorf("task's pid %d, want its process's, %d", created.Pid, fakePID)
+	if created.Pid != tasktest.FirstPID {
+		t.Errorf("task's pid %d, want its process's, %d", created.Pid, tasktest.FirstPID)
 	}
 	call("Start", &v2.StartRequest{ID: "c1"}, new(v2.StartResponse))
 	waited := new(v2.WaitResponse)

@@ -147,6 +147,12 @@ func (s *Service) sandboxFor(ctx context.Context, r BootRequest, role spec.Role)
 	if sandbox != nil {
 		select {
 		case <-sandbox.Done():
+			if sandbox.Err() == nil { // stopped, and not all of it was released
+				if err := s.release(ctx, sandbox); err != nil {
+					return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+				}
+				break
+			}
 			return nil, fmt.Errorf("create container %s: its sandbox is gone: %w: %w", r.ID, sandbox.Err(), errdefs.ErrFailedPrecondition)
 		default:
 			return sandbox, nil

@@ -39,7 +39,8 @@ type Sandbox interface {
 	// why it died.
 	Done() <-chan struct{}
 	Err() error
-	// Stop releases everything. It is idempotent.
+	// Stop releases everything. It may be called again until it returns nil,
+	// and after that too.
 	Stop(ctx context.Context) error
 }
 
@@ -70,7 +71,8 @@ type Container interface {
 	Resume(ctx context.Context) error
 	Stats(ctx context.Context) (*agentpb.StatsContainerResponse, error)
 	Update(ctx context.Context, r *specs.LinuxResources) error
-	// Delete removes the container; it is idempotent.
+	// Delete removes the container. It may be called again until it returns
+	// nil, and after that too.
 	Delete(ctx context.Context) error
 }
 

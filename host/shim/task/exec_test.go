@@ -1,4 +1,4 @@
-package task
+package task_test
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"kata/host/shim/task"
 )
 
 func TestMisuseIsRefused(t *testing.T) {
@@ -22,7 +24,7 @@ func TestMisuseIsRefused(t *testing.T) {
 	w.start("c1", "running")
 	w.create("dead")
 	w.start("dead", "")
-	w.process("dead", "").end(1)
+	w.process("dead", "").End(1)
 	w.ended("dead", "", 1)
 	spec := &anypb.Any{Value: []byte(`{"args":["true"]}`)}
 
@@ -99,13 +101,13 @@ func TestAnExecThatCannotStartIsStoppedAndDeletable(t *testing.T) {
 	w.start("c1", "")
 	w.exec("c1", "e1")
 	w.happened()
-	w.startErr = errors.New(`exec: "nonexistent": no such file`)
+	w.StartErr = errors.New(`exec: "nonexistent": no such file`)
 	_, err := w.Start(t.Context(), &api.StartRequest{ID: "c1", ExecID: "e1"})
 	if err == nil || !strings.Contains(err.Error(), "nonexistent") {
 		t.Errorf("start: %v", err)
 	}
-	w.ended("c1", "e1", statusNeverRan)
-	if resp := w.remove("c1", "e1"); resp.ExitStatus != statusNeverRan {
+	w.ended("c1", "e1", task.StatusNeverRan)
+	if resp := w.remove("c1", "e1"); resp.ExitStatus != task.StatusNeverRan {
 		t.Errorf("delete answered %v", resp)
 	}
 	w.wantEvents() // it was never started, so it has no exit either
@@ -119,14 +121,14 @@ func TestAnExecThatIsDeletedUnstartedReleasesItsWaiters(t *testing.T) {
 	w.create("c1")
 	w.start("c1", "")
 	w.exec("c1", "e1")
-	_, p, err := w.Service.process("c1", "e1")
+	wait, err := w.AwaitGone("c1", "e1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if resp := w.remove("c1", "e1"); resp.ExitStatus != 0 {
 		t.Errorf("delete answered %v", resp)
 	}
-	if err := p.awaitGone(t.Context()); err != nil {
+	if err := wait(t.Context()); err != nil {
 		t.Error(err)
 	}
 	w.exec("c1", "e1") // the id is free again
@@ -164,7 +166,7 @@ func TestAPausedContainersExecsAreSeenAsPaused(t *testing.T) {
 	if _, err := w.Start(t.Context(), &api.StartRequest{ID: "c1", ExecID: "e2"}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("start in a paused container: %v", err)
 	}
-	w.latest.containers["c1"].pauseErr = errors.New("no freezer")
+	w.PauseErr = errors.New("no freezer")
 	if _, err := w.Resume(t.Context(), &api.ResumeRequest{ID: "c1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +192,7 @@ func TestSignalsGoToOneProcessOrAll(t *testing.T) {
 	}
 	wantTrace(t, w.happened(), "signal c1 with 15", "kill all of c1 with 1", "signal e1 with 2")
 	// The process ends between our look and the signal.
-	w.process("c1", "e1").end(0)
+	w.process("c1", "e1").End(0)
 	w.ended("c1", "e1", 0)
 	if _, err := w.Kill(t.Context(), &api.KillRequest{ID: "c1", ExecID: "e1", Signal: 9}); !errdefs.IsNotFound(err) {
 		t.Errorf("late signal: %v", err)
@@ -232,7 +234,7 @@ func TestAClientThatHangsUpDuringAStartDoesNotChangeItsOutcome(t *testing.T) {
 	w.create("c1")
 	w.happened()
 	ctx, cancel := context.WithCancel(t.Context())
-	w.onStart = cancel
+	w.OnStart = cancel
 	if _, err := w.Start(ctx, &api.StartRequest{ID: "c1"}); err != nil {
 		t.Errorf("start: %v", err)
 	}

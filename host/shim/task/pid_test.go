@@ -1,4 +1,4 @@
-package task
+package task_test
 
 import (
 	"testing"
@@ -6,6 +6,8 @@ import (
 	"github.com/containerd/containerd/api/events"
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"google.golang.org/protobuf/proto"
+
+	"kata/host/shim/task/tasktest"
 )
 
 // Every answer and event about a process has the pid that stands for it on the
@@ -13,8 +15,8 @@ import (
 func TestAProcessHasOnePidInAnswersAndEvents(t *testing.T) {
 	w := newWorld(t)
 	told := map[string]uint32{}
-	publish := w.cfg.Publish
-	w.cfg.Publish = func(topic string, e proto.Message) {
+	publish := w.publish
+	w.SetPublish(func(topic string, e proto.Message) {
 		if with, ok := e.(interface{ GetPid() uint32 }); ok {
 			if exit, isExit := e.(*events.TaskExit); isExit {
 				topic += " " + exit.ID
@@ -22,7 +24,7 @@ func TestAProcessHasOnePidInAnswersAndEvents(t *testing.T) {
 			told[topic] = with.GetPid()
 		}
 		publish(topic, e)
-	}
+	})
 	created, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -48,13 +50,13 @@ func TestAProcessHasOnePidInAnswersAndEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.process("c1", "e1").end(0)
+	w.process("c1", "e1").End(0)
 	w.wait("c1", "e1")
-	w.process("c1", "").end(0)
+	w.process("c1", "").End(0)
 	w.wait("c1", "")
 	deletedExec, deleted := w.remove("c1", "e1"), w.remove("c1", "")
 
-	const first, execPID = 5001, 6001
+	const first, execPID = tasktest.FirstPID, tasktest.ExecPID + 1
 	for what, pids := range map[string][2]uint32{
 		"the answer to Create":         {created.Pid, first},
 		"the task's, to Connect":       {connected.TaskPid, first},

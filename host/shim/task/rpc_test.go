@@ -1,4 +1,4 @@
-package task
+package task_test
 
 import (
 	"context"
@@ -18,6 +18,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	agent "kata/api/ttrpc"
+
+	"kata/host/shim/task"
 )
 
 // dial serves the world's service on a socket and returns a client of it.
@@ -147,12 +149,12 @@ func TestErrorsAreOneLineWithTheRightCode(t *testing.T) {
 		"a deadline":                              {fmt.Errorf("boot: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "boot: context deadline exceeded"},
 		"a client that went away":                 {context.Canceled, codes.Canceled, "context canceled"},
 	} {
-		s, _ := status.FromError(toStatus(c.err))
+		s, _ := status.FromError(task.ToStatus(c.err))
 		if s.Code() != c.code || s.Message() != c.text {
 			t.Errorf("%s: %s %q, want %s %q", name, s.Code(), s.Message(), c.code, c.text)
 		}
 	}
-	if toStatus(nil) != nil {
+	if task.ToStatus(nil) != nil {
 		t.Error("no error became one")
 	}
 }

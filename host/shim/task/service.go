@@ -204,13 +204,18 @@ func (s *Service) stopSandbox(ctx context.Context, ifEmpty bool) error {
 	if sandbox == nil {
 		return nil
 	}
-	err := sandbox.Stop(ctx)
+	return s.release(ctx, sandbox)
+}
+
+// release stops a sandbox and forgets it; one that could not be released is kept,
+// to be stopped again. s.pod is held.
+func (s *Service) release(ctx context.Context, sandbox Sandbox) error {
+	if err := sandbox.Stop(ctx); err != nil {
+		return fmt.Errorf("stop the sandbox: %w", err)
+	}
 	s.mu.Lock()
 	s.sandbox = nil
 	s.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("stop the sandbox: %w", err)
-	}
 	return nil
 }
 

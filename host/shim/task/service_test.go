@@ -1,4 +1,4 @@
-package task
+package task_test
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"kata/host/shim/task"
 )
 
 // ended waits until the service has published the end of the process.
@@ -32,7 +34,7 @@ func TestEventsOfAContainersLife(t *testing.T) {
 	w.start("c1", "")
 	w.exec("c1", "e1")
 	w.start("c1", "e1")
-	w.process("c1", "e1").end(3)
+	w.process("c1", "e1").End(3)
 	w.ended("c1", "e1", 3)
 	w.remove("c1", "e1")
 	if _, err := w.Pause(t.Context(), &api.PauseRequest{ID: "c1"}); err != nil {
@@ -41,7 +43,7 @@ func TestEventsOfAContainersLife(t *testing.T) {
 	if _, err := w.Resume(t.Context(), &api.ResumeRequest{ID: "c1"}); err != nil {
 		t.Fatal(err)
 	}
-	w.process("c1", "").end(42)
+	w.process("c1", "").End(42)
 	w.ended("c1", "", 42)
 	resp := w.remove("c1", "")
 	if resp.ExitStatus != 42 || resp.Pid != 5001 || resp.ExitedAt.AsTime().Unix() != 1_000_000 {
@@ -60,7 +62,7 @@ func TestTheLastDeleteStopsTheSandboxAndShutdownEndsTheShim(t *testing.T) {
 	}
 	for _, id := range []string{"c", "s"} {
 		w.start(id, "")
-		w.process(id, "").end(0)
+		w.process(id, "").End(0)
 		w.ended(id, "", 0)
 	}
 	w.happened()
@@ -87,7 +89,7 @@ func TestTheLastDeleteStopsTheSandboxAndShutdownEndsTheShim(t *testing.T) {
 
 func TestExitQuickerThanTheAnswerToStartIsToldAfterIt(t *testing.T) {
 	w := newWorld(t)
-	w.instant = true
+	w.Instant = true
 	w.create("c1")
 	w.start("c1", "")
 	w.ended("c1", "", 0)
@@ -96,26 +98,26 @@ func TestExitQuickerThanTheAnswerToStartIsToldAfterIt(t *testing.T) {
 
 func TestOOMKillsAreToldBetweenStartAndExit(t *testing.T) {
 	w := newWorld(t)
-	w.onStart = func() { w.oom("c1") }
+	w.OnStart = func() { w.oom("c1") }
 	w.create("c1")
 	w.start("c1", "")
 	w.oom("c1")
 	w.oom("nobody")
 	w.oom("c1")
-	w.process("c1", "").end(137)
+	w.process("c1", "").End(137)
 	w.ended("c1", "", 137)
 	w.wantEvents("/tasks/create c1", "/tasks/start c1", "/tasks/oom c1", "/tasks/oom c1", "/tasks/oom c1", "/tasks/exit c1 137")
 }
 
 func TestAnOOMKillOfAContainerThatCannotStartIsTold(t *testing.T) {
 	w := newWorld(t)
-	w.onStart = func() { w.oom("c1") }
-	w.startErr = errors.New("it was killed")
+	w.OnStart = func() { w.oom("c1") }
+	w.StartErr = errors.New("it was killed")
 	w.create("c1")
 	if _, err := w.Start(t.Context(), &api.StartRequest{ID: "c1"}); err == nil {
 		t.Error("it started")
 	}
-	w.process("c1", "").end(137)
+	w.process("c1", "").End(137)
 	w.ended("c1", "", 137)
 	w.wantEvents("/tasks/create c1", "/tasks/oom c1", "/tasks/exit c1 137")
 }
@@ -127,8 +129,8 @@ func TestContainersExitIsToldAfterThoseOfItsExecs(t *testing.T) {
 	w.exec("c1", "e1")
 	w.start("c1", "e1")
 	w.happened()
-	w.process("c1", "").end(0)
-	w.process("c1", "e1").end(137)
+	w.process("c1", "").End(0)
+	w.process("c1", "e1").End(137)
 	w.ended("c1", "", 0)
 	w.wantEvents("/tasks/exit e1 137", "/tasks/exit c1 0")
 }
@@ -142,12 +144,12 @@ func TestExecThatOutlivesItsContainerDelaysTheExitForABoundedTime(t *testing.T) 
 		w.exec("c1", "e1")
 		w.start("c1", "e1")
 		began := time.Now()
-		w.process("c1", "").end(5)
+		w.process("c1", "").End(5)
 		w.ended("c1", "", 5)
-		if took := time.Since(began); took > lastExecs {
+		if took := time.Since(began); took > task.LastExecs {
 			t.Errorf("the exit took %s", took)
 		}
-		w.process("c1", "e1").end(0)
+		w.process("c1", "e1").End(0)
 		w.ended("c1", "e1", 0)
 		w.remove("c1", "")
 	})
@@ -157,18 +159,18 @@ func TestOutputThatNobodyReadsDelaysExitAndDeleteForABoundedTime(t *testing.T) {
 	dir := bundle(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.stuck = true
+		w.Stuck = true
 		w.createIn("c1", dir)
 		w.start("c1", "")
-		w.process("c1", "").end(0)
+		w.process("c1", "").End(0)
 		began := time.Now()
 		w.ended("c1", "", 0)
-		if took := time.Since(began); took != flushTimeout {
-			t.Errorf("the exit was told after %s, want %s", took, flushTimeout)
+		if took := time.Since(began); took != task.FlushTimeout {
+			t.Errorf("the exit was told after %s, want %s", took, task.FlushTimeout)
 		}
 		w.remove("c1", "")
-		if took := time.Since(began); took != flushTimeout+drainTimeout {
-			t.Errorf("delete took %s, want %s", took, flushTimeout+drainTimeout)
+		if took := time.Since(began); took != task.FlushTimeout+task.DrainTimeout {
+			t.Errorf("delete took %s, want %s", took, task.FlushTimeout+task.DrainTimeout)
 		}
 	})
 }
@@ -177,18 +179,18 @@ func TestASlowReaderGetsAllOutputBeforeTheExitIsTold(t *testing.T) {
 	dir := bundle(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.drained = make(chan struct{})
+		w.Drained = make(chan struct{})
 		w.createIn("c1", dir)
 		w.start("c1", "")
-		w.process("c1", "").end(0)
+		w.process("c1", "").End(0)
 		began := time.Now()
-		const reads, pace = 10, flushTimeout * 3 / 4
+		const reads, pace = 10, task.FlushTimeout * 3 / 4
 		go func() {
 			for range reads {
 				time.Sleep(pace)
-				w.copied.Add(1)
+				w.Copied.Add(1)
 			}
-			close(w.drained)
+			close(w.Drained)
 		}()
 		w.ended("c1", "", 0)
 		if took := time.Since(began); took != reads*pace {
@@ -205,10 +207,10 @@ func TestDeathOfTheVMEndsEveryProcessWith137(t *testing.T) {
 	w.exec("c1", "e1")
 	w.start("c1", "e1")
 	w.happened()
-	w.latest.die(errors.New("the virtual machine ended: bad luck"))
+	w.latest.Die(errors.New("the virtual machine ended: bad luck"))
 	w.ended("c1", "e1", 137)
 	w.ended("c1", "", 137)
-	w.watching.Wait()
+	w.AwaitWatchers()
 	trace := w.happened()
 	if !slices.Contains(trace, "stop sandbox") {
 		t.Errorf("the dead sandbox is not released: %q", trace)
@@ -319,7 +321,7 @@ func TestACreationIsAborted(t *testing.T) {
 func TestOptionsOfAnotherRuntimeAreIgnoredWithOneLogLine(t *testing.T) {
 	w := newWorld(t)
 	var log bytes.Buffer
-	w.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	w.SetLog(slog.New(slog.NewTextHandler(&log, nil)))
 	_, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c1", Bundle: bundle(t), Options: &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\x10\x01")}})
 	if err != nil {
 		t.Error(err)
@@ -350,7 +352,7 @@ func TestAFailedCreateLeavesNothing(t *testing.T) {
 			"its sandbox s is not running", errdefs.IsFailedPrecondition, nil},
 		"a boot that fails": {func(w *world) { w.bootErr = errors.New("no kernel at /vmlinux") },
 			&api.CreateTaskRequest{ID: "c1", Bundle: good}, "no kernel at /vmlinux", nil, []string{"boot c1"}},
-		"a container that cannot be created": {func(w *world) { w.createErr = errors.New("exec: nonexistent") },
+		"a container that cannot be created": {func(w *world) { w.CreateErr = errors.New("exec: nonexistent") },
 			&api.CreateTaskRequest{ID: "c1", Bundle: good}, "exec: nonexistent", nil, []string{"boot c1", "create c1", "stop sandbox"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -366,7 +368,7 @@ func TestAFailedCreateLeavesNothing(t *testing.T) {
 				t.Error("a task is left")
 			}
 			wantTrace(t, w.happened(), c.trace...)
-			w.bootErr, w.createErr = nil, nil
+			w.bootErr, w.CreateErr = nil, nil
 			w.create("c1") // and it can be tried again
 		})
 	}
@@ -409,13 +411,38 @@ func TestManyAtOnce(t *testing.T) {
 			w.exec("c1", id)
 			w.start("c1", id)
 			_ = w.status("c1", id)
-			w.process("c1", id).end(uint32(i))
+			w.process("c1", id).End(uint32(i))
 			w.ended("c1", id, uint32(i))
 			w.remove("c1", id)
 		})
 	}
 	all.Wait()
-	w.process("c1", "").end(0)
+	w.process("c1", "").End(0)
 	w.ended("c1", "", 0)
 	w.remove("c1", "")
+}
+
+func TestASandboxThatCouldNotBeReleasedIsStoppedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.StopErr = errors.New("a mount is busy")
+	w.start("c1", "")
+	w.process("c1", "").End(0)
+	w.ended("c1", "", 0)
+	w.remove("c1", "")
+	if _, err := w.Create(t.Context(), &api.CreateTaskRequest{ID: "c2", Bundle: bundle(t)}); err == nil || !strings.Contains(err.Error(), "a mount is busy") {
+		t.Errorf("create gave %v", err)
+	}
+	w.StopErr = nil
+	w.happened()
+	w.create("c3")
+	wantTrace(t, w.happened()[:3], "stop sandbox", "boot c3", "create c3")
+	w.StopErr = errors.New("a mount is busy")
+	if err := w.Close(t.Context()); err == nil {
+		t.Error("the failure is not told")
+	}
+	w.StopErr = nil
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
