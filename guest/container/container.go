@@ -51,6 +51,9 @@ type Container struct {
 	// What the container has of its own, or of another one's; set by Create.
 	ownUsers, ownTime bool
 	users             *users // with ownUsers
+	// leftovers is who kills what the init leaves behind in a pid namespace that
+	// is not the container's; Destroy waits for it.
+	leftovers sync.WaitGroup
 
 	// mu is not held while anything blocks.
 	mu      sync.Mutex
@@ -336,6 +339,7 @@ func (c *Container) Destroy(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	c.leftovers.Wait() // the init has ended, and the rest does not block
 	c.stopHooks(ctx)
 	return nil
 }

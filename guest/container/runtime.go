@@ -183,10 +183,10 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 	c.init = p
 	if !owner {
 		// Nobody else ends what the container's init leaves behind.
-		go func() {
+		c.leftovers.Go(func() {
 			<-p.Done()
 			_ = c.group.Kill() // fails only when Destroy was faster
-		}()
+		})
 	}
 	if c.ownUsers {
 		if err := c.settle(stdio); err != nil {

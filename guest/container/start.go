@@ -54,7 +54,7 @@ func (r *Runtime) startStage(s stageStart) (*Process, error) {
 	return &Process{process: process, stage: conn}, nil
 }
 
-func (r *Runtime) forkStage(s stageStart, socket int) (*reaper.Process, error) {
+func (r *Runtime) forkStage(s stageStart, socket int) (p *reaper.Process, err error) {
 	files := make([]uintptr, 0, stage.InitFD+1)
 	for _, f := range []*os.File{s.stdio.Stdin, s.stdio.Stdout, s.stdio.Stderr} {
 		f, opened, err := nullIfNil(f)
@@ -73,17 +73,31 @@ func (r *Runtime) forkStage(s stageStart, socket int) (*reaper.Process, error) {
 	if s.init != 0 {
 		files = append(files, uintptr(s.init))
 	}
-	if s.cgroup != nil {
-		sys.UseCgroupFD, sys.CgroupFD = true, s.cgroup.FD()
-	}
 	// One thread for Go code is enough, and if the runtime should die it must
 	// not write a trace into the container's standard error.
 	env := []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
-	if s.born != nil {
-		return r.bear(s, files, env)
+	start := func(cgroup int) (p *reaper.Process, err error) {
+		if s.born != nil {
+			return r.bear(s, files, env, cgroup)
+		}
+		if cgroup >= 0 {
+			sys.UseCgroupFD, sys.CgroupFD = true, cgroup
+		}
+		return r.forkExec(s, &syscall.ProcAttr{Env: env, Files: files, Sys: sys})
 	}
+	if s.cgroup == nil {
+		return start(-1)
+	}
+	err = s.cgroup.Use(func(dir int) (err error) {
+		p, err = start(dir)
+		return err
+	})
+	return p, err
+}
+
+func (r *Runtime) forkExec(s stageStart, attr *syscall.ProcAttr) (*reaper.Process, error) {
 	fork := func() (int, error) {
-		return syscall.ForkExec(r.config.Exe, s.args, &syscall.ProcAttr{Env: env, Files: files, Sys: sys})
+		return syscall.ForkExec(r.config.Exe, s.args, attr)
 	}
 	if s.pidns >= 0 {
 		return r.config.Reaper.Start(func() (int, error) { return inPIDNamespace(s.pidns, fork) })
@@ -91,18 +105,16 @@ func (r *Runtime) forkStage(s stageStart, socket int) (*reaper.Process, error) {
 	return r.config.Reaper.Start(fork)
 }
 
-// bear starts a stage in namespaces that syscall.ForkExec has no way into.
-func (r *Runtime) bear(s stageStart, files []uintptr, env []string) (*reaper.Process, error) {
+// bear starts a stage in namespaces that syscall.ForkExec has no way into, and in
+// the cgroup of a descriptor unless that is -1.
+func (r *Runtime) bear(s stageStart, files []uintptr, env []string, cgroup int) (*reaper.Process, error) {
 	exe, err := unix.Open(r.config.Exe, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: r.config.Exe, Err: err}
 	}
 	defer unix.Close(exe)
 	p := *s.born
-	p.Exe, p.Args, p.Env, p.Files, p.Cgroup = exe, s.args, env, files, -1
-	if s.cgroup != nil {
-		p.Cgroup = s.cgroup.FD()
-	}
+	p.Exe, p.Args, p.Env, p.Files, p.Cgroup = exe, s.args, env, files, cgroup
 	if s.pidns > 0 {
 		p.Enter = append(p.Enter[:len(p.Enter):len(p.Enter)], nsexec.Namespaces{FD: s.pidns, Flags: unix.CLONE_NEWPID})
 	}

@@ -132,7 +132,11 @@ func TestUpdatesInTheKernel(t *testing.T) {
 // groupFiles returns the words in files of a container's cgroup.
 func groupFiles(t *testing.T, c *Container, files string) string {
 	t.Helper()
-	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(c.Cgroup().FD()))
+	var path string
+	err := c.Cgroup().Use(func(dir int) (err error) {
+		path, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(dir))
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

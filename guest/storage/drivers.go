@@ -182,12 +182,12 @@ func makeLocal(ctx context.Context, m *Manager, j *job) (release, error) {
 		return nil, failed("make directory "+j.MountPoint, err)
 	}
 	defer point.close()
-	err = unix.Chmod(procPath(point.fd), mode)
+	err = unix.Chmod(procPath(point.fd.Number()), mode)
 	if err == nil {
-		err = giveTo(point.fd, group)
+		err = giveTo(point.fd.Number(), group)
 	}
 	if err == nil {
-		err = j.own(ctx, point.fd)
+		err = j.own(ctx, point.fd.Number())
 	}
 	if err != nil {
 		return nil, errors.Join(failed("make directory "+j.MountPoint, err), point.remove())

@@ -12,6 +12,7 @@ import (
 
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
+	"kata/lib/ownedfd"
 )
 
 const (
@@ -68,7 +69,7 @@ type scratch struct {
 	manager *Manager
 	dir     string
 	trees   []*mount.Tree // mounted on 0, 1 … in dir
-	open    []int
+	open    []*ownedfd.FD
 }
 
 // newScratch makes a scratch directory that the caller closes.
@@ -82,7 +83,7 @@ func (m *Manager) newScratch() (*scratch, error) {
 
 func (s *scratch) close() {
 	for _, fd := range s.open {
-		unix.Close(fd)
+		_ = fd.Close()
 	}
 	for i, tree := range s.trees {
 		dir := s.place(i)
@@ -115,7 +116,7 @@ func (s *scratch) openDir(dir string) (int, error) {
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	s.open = append(s.open, fd)
+	s.open = append(s.open, ownedfd.New(fd))
 	return fd, nil
 }
 
@@ -183,7 +184,7 @@ func (s *scratch) addUpper(data string, tree *mount.Tree) (string, error) {
 		if err != nil {
 			return "", failed("make the overlay's directory "+name, err)
 		}
-		s.open = append(s.open, fd)
+		s.open = append(s.open, ownedfd.New(fd))
 		data += "," + name + "dir=" + procPath(fd)
 	}
 	return data, nil

@@ -11,6 +11,7 @@ import (
 
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
+	"kata/lib/ownedfd"
 )
 
 // attach puts tree, of which it takes ownership, on the mount point of j. The
@@ -28,7 +29,7 @@ func (m *Manager) attach(tree *mount.Tree, options *mount.Options, j *job, direc
 		return fail(err)
 	}
 	defer point.close()
-	if err := tree.Attach(point.fd); err != nil {
+	if err := point.fd.Use(tree.Attach); err != nil {
 		return fail(errors.Join(err, point.remove()))
 	}
 	undo := func() error {
@@ -47,7 +48,7 @@ func (m *Manager) attach(tree *mount.Tree, options *mount.Options, j *job, direc
 // point is a directory or file to mount on.
 type point struct {
 	manager *Manager
-	fd      int // O_PATH
+	fd      *ownedfd.FD // O_PATH
 	parts   []string
 	made    int // so many of the last parts were missing
 	ino     uint64
@@ -69,12 +70,13 @@ func (m *Manager) makePoint(name string, directory bool) (*point, error) {
 	defer unix.Close(root)
 	p := &point{manager: m, isDir: directory}
 	p.parts = strings.Split(strings.TrimPrefix(path.Clean(name), m.root+"/"), "/")
+	fd := -1
 	for range maxTries {
 		p.made = missing(root, p.parts)
 		if directory {
-			p.fd, err = inroot.MkdirAll(root, path.Join(p.parts...), 0o755)
+			fd, err = inroot.MkdirAll(root, path.Join(p.parts...), 0o755)
 		} else {
-			p.fd, err = inroot.Create(root, path.Join(p.parts...), 0o644)
+			fd, err = inroot.Create(root, path.Join(p.parts...), 0o644)
 		}
 		if !errors.Is(err, unix.ENOENT) {
 			break
@@ -84,8 +86,9 @@ func (m *Manager) makePoint(name string, directory bool) (*point, error) {
 		return nil, err
 	}
 	var stat unix.Stat_t
-	if err := unix.Fstat(p.fd, &stat); err != nil {
-		unix.Close(p.fd)
+	p.fd = ownedfd.New(fd)
+	if err := unix.Fstat(fd, &stat); err != nil {
+		p.close()
 		return nil, os.NewSyscallError("fstat", err)
 	}
 	p.ino, p.dev = stat.Ino, stat.Dev
@@ -106,7 +109,7 @@ func missing(root int, parts []string) int {
 	return 0
 }
 
-func (p *point) close() { unix.Close(p.fd) }
+func (p *point) close() { _ = p.fd.Close() }
 
 // remove removes what makePoint made, as far as it is empty: other storages and
 // containers may have put something there.

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/ownedfd"
 )
 
 // detachedMount is a clone of a mount that is attached nowhere yet.
@@ -15,7 +17,7 @@ import (
 // own namespace, could no longer be reached. So the clone gets its flags while
 // detached.
 type detachedMount struct {
-	fd    int
+	fd    *ownedfd.FD
 	isDir bool
 }
 
@@ -32,7 +34,7 @@ func cloneMount(source string, readonly, recursive bool) (*detachedMount, error)
 	if err != nil {
 		return nil, &os.PathError{Op: "share", Path: source, Err: err}
 	}
-	m := &detachedMount{fd: fd}
+	m := &detachedMount{fd: ownedfd.New(fd)}
 	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	if readonly {
 		attr.Attr_set = unix.MOUNT_ATTR_RDONLY
@@ -52,7 +54,9 @@ func cloneMount(source string, readonly, recursive bool) (*detachedMount, error)
 
 // moveTo attaches the clone at target.
 func (m *detachedMount) moveTo(target string) error {
-	err := unix.MoveMount(m.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	err := m.fd.Use(func(fd int) error {
+		return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
 	if err != nil {
 		return &os.PathError{Op: "mount", Path: target, Err: err}
 	}
@@ -60,7 +64,7 @@ func (m *detachedMount) moveTo(target string) error {
 }
 
 // Close drops the descriptor; a clone that was not attached goes with it.
-func (m *detachedMount) Close() { _ = unix.Close(m.fd) }
+func (m *detachedMount) Close() { _ = m.fd.Close() }
 
 // makeTarget makes the directory or empty file that a mount will cover. It
 // must not exist: two mounts at one place would hide each other.

@@ -2,7 +2,7 @@
 // container, with its limits, statistics, freezer and devices.
 //
 // A [Group] is made empty by [Create] below a root that the boot code mounted
-// and delegated; processes enter by being forked into [Group.FD] or by
+// and delegated; processes enter by being forked into it (see [Group.Use]) or by
 // [Group.Add]. Waiting (for frozen, for empty) is by poll(2) on cgroup.events,
 // never by looking again later. [Group.Destroy] ends what still runs and
 // removes the group with all that the container made below it.
@@ -25,12 +25,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/lib/fmt"
+	"kata/lib/ownedfd"
 )
 
 // Group is one cgroup. Its methods may be called concurrently.
 type Group struct {
-	path string // in the file system
-	dir  int    // O_PATH descriptor of path
+	path string      // in the file system
+	dir  *ownedfd.FD // O_PATH descriptor of path
 
 	oomBefore uint64 // OOM kills of a group that was taken over
 
@@ -90,7 +91,7 @@ func Create(root, path string) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create cgroup %s: %w", path, err)
 	}
-	g := &Group{path: full, dir: dir}
+	g := &Group{path: full, dir: ownedfd.New(dir)}
 	events, err := g.events()
 	if err == nil && events.populated {
 		err = errors.New("it has processes already")
@@ -99,7 +100,7 @@ func Create(root, path string) (*Group, error) {
 		err = errors.New("it is frozen") // a fork into it would block
 	}
 	if err != nil {
-		unix.Close(dir)
+		g.dir.Close()
 		return nil, fmt.Errorf("create cgroup %s: %w", path, err)
 	}
 	g.oomBefore, _ = oomKills(dir) // none without the controller
@@ -146,16 +147,31 @@ func delegate(dir string, controllers []string) error {
 	return write(unix.AT_FDCWD, file, missing[1:])
 }
 
-// FD is an O_PATH descriptor of the group, for CLONE_INTO_CGROUP. It belongs to
-// the Group and is valid until Destroy.
-func (g *Group) FD() int { return g.dir }
+// Use calls f with an O_PATH descriptor of the group, for CLONE_INTO_CGROUP,
+// which is valid until f returns. After Destroy the error is os.ErrClosed, as it
+// is of every method that needs the group.
+func (g *Group) Use(f func(dir int) error) error { return g.dir.Use(f) }
+
+// write writes value to a file of the group.
+func (g *Group) write(file, value string) error {
+	return g.dir.Use(func(dir int) error { return write(dir, file, value) })
+}
+
+// read returns the content of a file of the group.
+func (g *Group) read(file string) (text string, err error) {
+	err = g.dir.Use(func(dir int) error {
+		text, err = read(dir, file)
+		return err
+	})
+	return text, err
+}
 
 // Add moves a process, with all its threads, into the group. A group that is
 // divided among groups below it may have no processes of its own
 // (cgroup-v2.rst, "No Internal Process Constraint"); then the process goes to
 // where the process beside is.
 func (g *Group) Add(pid, beside int) error {
-	err := write(g.dir, "cgroup.procs", strconv.Itoa(pid))
+	err := g.write("cgroup.procs", strconv.Itoa(pid))
 	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return err
 	}
@@ -213,26 +229,26 @@ func (g *Group) eachProcess(f func(dir string, pid int) error) error {
 // Kill sends SIGKILL to every process of the group and below, and to those
 // that are being forked.
 func (g *Group) Kill() error {
-	return write(g.dir, "cgroup.kill", "1")
+	return g.write("cgroup.kill", "1")
 }
 
 // Freeze stops every process of the group and returns when all have stopped.
 // If ctx ends first they run again and its error is returned.
 func (g *Group) Freeze(ctx context.Context) error {
-	if err := write(g.dir, "cgroup.freeze", "1"); err != nil {
+	if err := g.write("cgroup.freeze", "1"); err != nil {
 		return err
 	}
 	err := g.await(ctx, func(e events) bool { return e.frozen })
 	if err != nil {
 		err = fmt.Errorf("freeze: %w", err)
-		return errors.Join(err, write(g.dir, "cgroup.freeze", "0"))
+		return errors.Join(err, g.write("cgroup.freeze", "0"))
 	}
 	return nil
 }
 
 // Thaw lets the processes run again and returns when they do.
 func (g *Group) Thaw(ctx context.Context) error {
-	if err := write(g.dir, "cgroup.freeze", "0"); err != nil {
+	if err := g.write("cgroup.freeze", "0"); err != nil {
 		return err
 	}
 	if err := g.await(ctx, func(e events) bool { return !e.frozen }); err != nil {
@@ -262,7 +278,7 @@ func (g *Group) Destroy(ctx context.Context) error {
 		err = g.await(ctx, func(e events) bool { return !e.populated })
 	}
 	if err == nil {
-		err = removeBelow(g.dir)
+		err = g.dir.Use(removeBelow)
 	}
 	if err == nil {
 		err = unix.Rmdir(g.path)
@@ -271,7 +287,7 @@ func (g *Group) Destroy(ctx context.Context) error {
 		return fmt.Errorf("remove cgroup %s: %w", g.path, err)
 	}
 	g.devices.close()
-	unix.Close(g.dir)
+	_ = g.dir.Close() // the only one to
 	g.gone = true
 	return nil
 }

@@ -97,7 +97,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 func inside(t *testing.T, g *Group, script string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", script)
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: g.FD()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: g.dir.Number()}
 	cmd.Stderr = new(bytes.Buffer)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -282,7 +282,7 @@ func TestSettings(t *testing.T) {
 		}, "pids.max=1; io.max=8:0 rbps=1; io.max=8:16 rbps=2; pids.max=7"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			all, err := (&Group{dir: -1}).settings(tt.in)
+			all, err := (&Group{}).settings(tt.in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -309,7 +309,7 @@ func TestSettingsRefused(t *testing.T) {
 		{&ocipb.LinuxResources{Unified: map[string]string{"../memory.max": "1"}}, `"../memory.max"`},
 		{&ocipb.LinuxResources{Unified: map[string]string{"cgroup.freeze": "1"}}, `"cgroup.freeze"`},
 	} {
-		if _, err := (&Group{dir: -1}).settings(tt.in); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := (&Group{}).settings(tt.in); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("error %v does not hold %s", err, tt.want)
 		}
 	}

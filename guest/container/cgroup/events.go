@@ -27,7 +27,7 @@ func parseEvents(text string) events {
 }
 
 func (g *Group) events() (events, error) {
-	text, err := read(g.dir, "cgroup.events")
+	text, err := g.read("cgroup.events")
 	return parseEvents(text), err
 }
 
@@ -35,7 +35,11 @@ func (g *Group) events() (events, error) {
 // The kernel signals a change of the file as POLLPRI on a descriptor that has
 // been read.
 func (g *Group) await(ctx context.Context, ready func(events) bool) error {
-	fd, err := unix.Openat(g.dir, "cgroup.events", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd := -1
+	err := g.dir.Use(func(dir int) (err error) {
+		fd, err = unix.Openat(dir, "cgroup.events", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "cgroup.events", Err: err}
 	}

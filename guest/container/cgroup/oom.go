@@ -20,9 +20,13 @@ const eventsFile = "memory.events"
 // before it kills, so a process that has been collected is in the number. Without
 // the memory controller the error is os.ErrNotExist.
 //
-// It must not be called once Destroy has been.
+// After Destroy the error is os.ErrClosed.
 func (g *Group) OOMKills() (uint64, error) {
-	n, err := oomKills(g.dir)
+	var n uint64
+	err := g.dir.Use(func(dir int) (err error) {
+		n, err = oomKills(dir)
+		return err
+	})
 	return n - min(n, g.oomBefore), err
 }
 

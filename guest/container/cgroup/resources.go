@@ -70,7 +70,7 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 	if len(r.Devices) == 0 {
 		return nil
 	}
-	if err := g.devices.apply(g.dir, r.Devices); err != nil {
+	if err := g.dir.Use(func(dir int) error { return g.devices.apply(dir, r.Devices) }); err != nil {
 		g.undo(undo)
 		return err
 	}
@@ -79,7 +79,7 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 
 // set writes one setting.
 func (g *Group) set(s setting) error {
-	err := write(g.dir, s.file, s.value)
+	err := g.write(s.file, s.value)
 	switch {
 	case errors.Is(err, unix.ENOENT) && s.optional, errors.Is(err, unix.EINVAL) && s.early:
 		return nil
@@ -141,7 +141,7 @@ func (g *Group) settings(r *ocipb.LinuxResources) ([]setting, error) {
 	if r.Pids != nil {
 		all = append(all, setting{field: "pids.limit", file: "pids.max", value: limit(r.Pids.Limit)})
 	}
-	bfq := unix.Faccessat(g.dir, "io.bfq.weight", unix.F_OK, 0) == nil
+	bfq := g.dir.Use(func(dir int) error { return unix.Faccessat(dir, "io.bfq.weight", unix.F_OK, 0) }) == nil
 	all = append(all, ioSettings(r.BlockIO, bfq)...)
 	for _, h := range r.HugepageLimits {
 		file, value := "hugetlb."+h.Pagesize, strconv.FormatUint(h.Limit, 10)

@@ -14,7 +14,7 @@ import (
 func (g *Group) Stats() (*agentpb.CgroupStats, error) {
 	// cpu.stat is there whatever controllers are; if it is not, the group is
 	// gone.
-	text, err := read(g.dir, "cpu.stat")
+	text, err := g.read("cpu.stat")
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,11 @@ func parsePressure(text string) *agentpb.PressureStats {
 // hugetlbStats has an entry for each page size, named as in the file names.
 func (g *Group) hugetlbStats() map[string]*agentpb.HugetlbStats {
 	stats := make(map[string]*agentpb.HugetlbStats)
-	files, err := list(g.dir)
+	var files []string
+	err := g.dir.Use(func(dir int) (err error) {
+		files, err = list(dir)
+		return err
+	})
 	if err != nil {
 		return stats
 	}
@@ -172,7 +176,7 @@ func (g *Group) hugetlbStats() map[string]*agentpb.HugetlbStats {
 
 // text is the content of a file, or nothing where the kernel does not have it.
 func (g *Group) text(file string) string {
-	text, err := read(g.dir, file)
+	text, err := g.read(file)
 	if err != nil {
 		return ""
 	}

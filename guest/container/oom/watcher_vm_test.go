@@ -139,12 +139,12 @@ func TestKillsAreNoticedWithoutAnExit(t *testing.T) {
 	for range 3 { // one after the other, each while somebody waits
 		got := make(chan string)
 		go func() { got <- next(t, w) }()
-		kill(t, g.FD(), 1)
+		kill(t, dirOf(g), 1)
 		if id := <-got; id != "a" {
 			t.Errorf("event of %q", id)
 		}
 	}
-	kill(t, g.FD(), 5)
+	kill(t, dirOf(g), 5)
 	for range 5 {
 		next(t, w)
 	}
@@ -156,7 +156,7 @@ func TestKillsCountBeforeTheExit(t *testing.T) {
 	c := w.Watch("a", g)
 	defer c.Close()
 	for i := range 10 {
-		kill(t, g.FD(), 1)
+		kill(t, dirOf(g), 1)
 		if events := c.Exited(); events != uint64(i+1) {
 			t.Fatalf("%d events after %d kills", events, i+1)
 		}
@@ -208,12 +208,12 @@ func TestAGroupThatDiesTogether(t *testing.T) {
 	sleepers := make([]*exec.Cmd, 3)
 	for i := range sleepers {
 		sleepers[i] = exec.Command("/bin/busybox", "sleep", "1000")
-		sleepers[i].SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: g.FD()}
+		sleepers[i].SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: dirOf(g)}
 		if err := sleepers[i].Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	kill(t, g.FD(), 1)
+	kill(t, dirOf(g), 1)
 	for _, s := range sleepers {
 		_ = s.Wait()
 	}
@@ -255,7 +255,7 @@ func TestContainersAtTheSameTimeAndSeveralWaiters(t *testing.T) {
 		})
 	}
 	for i := range groups {
-		killing.Go(func() { kill(t, groups[i].FD(), kills) })
+		killing.Go(func() { kill(t, dirOf(groups[i]), kills) })
 	}
 	var got []string
 	for range containers * kills {
@@ -278,7 +278,7 @@ func TestContainersAtTheSameTimeAndSeveralWaiters(t *testing.T) {
 func TestEventsOutliveTheirContainer(t *testing.T) {
 	w, g := watcher(t), group(t, "a")
 	c := w.Watch("a", g)
-	kill(t, g.FD(), 2)
+	kill(t, dirOf(g), 2)
 	c.Close()
 	c.Close()
 	if err := g.Destroy(t.Context()); err != nil {
@@ -310,7 +310,7 @@ func TestEventsOutliveTheirContainer(t *testing.T) {
 	old := group(t, "old")
 	c = w.Watch("old", old)
 	defer c.Close()
-	kill(t, old.FD(), 1)
+	kill(t, dirOf(old), 1)
 	next(t, w)
 	none(t, w, c)
 }
@@ -338,4 +338,10 @@ func TestWithoutMemoryController(t *testing.T) {
 		t.Errorf("%d events", events)
 	}
 	none(t, w, c)
+}
+
+// dirOf is a descriptor of a group, valid until its Destroy.
+func dirOf(g *cgroup.Group) (number int) {
+	_ = g.Use(func(dir int) error { number = dir; return nil })
+	return number
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/lib/fmt"
+	"kata/lib/ownedfd"
 )
 
 // maxDumps is how often a list is asked for that changes while it is sent.
@@ -32,7 +33,7 @@ func (e *Error) Unwrap() error { return e.Errno }
 
 // Conn is a socket of rtnetlink. It is for one caller at a time.
 type Conn struct {
-	fd  int
+	fd  *ownedfd.FD
 	seq uint32
 }
 
@@ -51,11 +52,12 @@ func Dial() (*Conn, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("bind netlink socket", err)
 	}
-	return &Conn{fd: fd}, nil
+	return &Conn{fd: ownedfd.New(fd)}, nil
 }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return os.NewSyscallError("close", unix.Close(c.fd)) }
+// Close closes the socket. Requests after it, and a further Close, get
+// os.ErrClosed.
+func (c *Conn) Close() error { return c.fd.Close() }
 
 // Do sends a request and returns what the kernel says to it: nil, or an *Error.
 func (c *Conn) Do(r *Request) error {
@@ -154,7 +156,7 @@ func verdict(m Message) error {
 
 func (c *Conn) send(b []byte) error {
 	for {
-		err := unix.Send(c.fd, b, 0)
+		err := c.fd.Use(func(fd int) error { return unix.Send(fd, b, 0) })
 		if err != unix.EINTR {
 			return os.NewSyscallError("send to netlink", err)
 		}
@@ -184,9 +186,12 @@ func (c *Conn) receive() ([]byte, error) {
 	}
 }
 
-func (c *Conn) recvfrom(b []byte, flags int) (int, unix.Sockaddr, error) {
+func (c *Conn) recvfrom(b []byte, flags int) (n int, from unix.Sockaddr, err error) {
 	for {
-		n, from, err := unix.Recvfrom(c.fd, b, flags)
+		err = c.fd.Use(func(fd int) (err error) {
+			n, from, err = unix.Recvfrom(fd, b, flags)
+			return err
+		})
 		if err != unix.EINTR {
 			return n, from, os.NewSyscallError("receive from netlink", err)
 		}

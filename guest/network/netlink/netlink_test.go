@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/lib/ownedfd"
+
 	"kata/test/leaktest"
 )
 
@@ -71,7 +73,7 @@ func kernel(t *testing.T, answer func(request Message) [][]byte) *Conn {
 			}
 		}
 	}()
-	conn := &Conn{fd: pair[0]}
+	conn := &Conn{fd: ownedfd.New(pair[0])}
 	t.Cleanup(func() {
 		_ = conn.Close()
 		<-done

@@ -20,22 +20,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/lib/fmt"
+	"kata/lib/ownedfd"
 )
 
 // Hold returns the tree at a descriptor, which then belongs to the Tree.
-func Hold(fd int) *Tree { return &Tree{fd: fd} }
+func Hold(fd int) *Tree { return &Tree{ownedfd.New(fd)} }
 
 // Tree is a mount, or several below one another, held by a descriptor. Until
 // it is attached, Close also destroys it.
 type Tree struct {
-	fd int
+	fd *ownedfd.FD
 }
 
-// FD is an O_PATH descriptor of the tree's root, owned by the Tree.
-func (t *Tree) FD() int { return t.fd }
+// FD is an O_PATH descriptor of the tree's root, owned by the Tree: a Tree has one
+// user at a time, who does not close it while the number is in use. After Close
+// it is -1, never a number that may be another file's by now.
+func (t *Tree) FD() int { return t.fd.Number() }
 
-// Close releases the descriptor; an attached mount stays.
-func (t *Tree) Close() error { return unix.Close(t.fd) }
+// Close releases the descriptor; an attached mount stays. A further call returns
+// os.ErrClosed.
+func (t *Tree) Close() error { return t.fd.Close() }
 
 // Bind returns a copy of the mount at the descriptor source, which may also be
 // a directory or file within a mount; recursive includes the mounts below it.
@@ -49,7 +53,7 @@ func Bind(source int, recursive bool) (*Tree, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("open_tree", err)
 	}
-	return &Tree{fd: fd}, nil
+	return Hold(fd), nil
 }
 
 // FS returns a mount of a file system of the given type with source and
@@ -72,7 +76,7 @@ func FS(fstype, source string, params []Param, attr Attr) (*Tree, error) {
 	if err != nil {
 		return nil, describe(fs, os.NewSyscallError("fsmount", err))
 	}
-	return &Tree{fd: fd}, nil
+	return Hold(fd), nil
 }
 
 // InvalidError is a mount that makes no sense: the kernel does not take its
@@ -154,14 +158,18 @@ func (t *Tree) setattr(attr unix.MountAttr, recursive bool) error {
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	return os.NewSyscallError("mount_setattr", unix.MountSetattr(t.fd, "", flags, &attr))
+	return t.fd.Use(func(fd int) error {
+		return os.NewSyscallError("mount_setattr", unix.MountSetattr(fd, "", flags, &attr))
+	})
 }
 
 // Attach mounts the tree on the descriptor target, on top of what is mounted
 // there. The file or directory must be of the tree's kind.
 func (t *Tree) Attach(target int) error {
 	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
-	return os.NewSyscallError("move_mount", unix.MoveMount(t.fd, "", target, "", flags))
+	return t.fd.Use(func(fd int) error {
+		return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", target, "", flags))
+	})
 }
 
 // SetIDMap makes the mount, or all of the tree, show the owners of files as the

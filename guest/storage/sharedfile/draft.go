@@ -6,13 +6,15 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/ownedfd"
 )
 
 // draft is a file that is being written and has no name yet, where the file
 // system can do that, or else one that nobody knows. It holds two descriptors.
 type draft struct {
 	at        place
-	fd        int
+	fd        *ownedfd.FD
 	temporary string // its name, if it has one
 }
 
@@ -32,7 +34,7 @@ func (t *Tree) newDraft(below string, p *Piece) (*draft, error) {
 
 // open opens a file without a name, or one with a secret one.
 func (d *draft) open() (err error) {
-	d.fd, err = unix.Openat(d.at.dir, ".", unix.O_RDWR|unix.O_CLOEXEC|unix.O_TMPFILE, 0o600)
+	err = d.make(".", unix.O_RDWR|unix.O_CLOEXEC|unix.O_TMPFILE)
 	if err == unix.EOPNOTSUPP || err == unix.EISDIR || err == unix.EINVAL { // FUSE can since Linux 6.2
 		return d.openNamed()
 	}
@@ -44,23 +46,33 @@ func (d *draft) openNamed() (err error) {
 		return err
 	}
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	d.fd, err = unix.Openat(d.at.dir, d.temporary, flags, 0o600)
-	return os.NewSyscallError("openat", err)
+	return os.NewSyscallError("openat", d.make(d.temporary, flags))
+}
+
+// make opens the draft's file, called name in its directory.
+func (d *draft) make(name string, flags int) error {
+	return d.at.fd.Use(func(dir int) error {
+		fd, err := unix.Openat(dir, name, flags, 0o600)
+		if err == nil {
+			d.fd = ownedfd.New(fd)
+		}
+		return err
+	})
 }
 
 // discard gives the draft up. After finish it only releases the descriptors.
 func (d *draft) discard() {
 	if d.temporary != "" {
-		_ = unix.Unlinkat(d.at.dir, d.temporary, 0)
+		_ = unix.Unlinkat(d.at.dir(), d.temporary, 0)
 	}
-	unix.Close(d.fd)
+	_ = d.fd.Close()
 	d.at.close()
 }
 
 // finish gives the file its owner, mode and name. The draft is discarded
 // afterwards in any case.
 func (d *draft) finish(p *Piece) error {
-	if err := own(d.fd, p, p.Mode); err != nil {
+	if err := d.fd.Use(func(fd int) error { return own(fd, p, p.Mode) }); err != nil {
 		return err
 	}
 	if d.temporary == "" {
@@ -69,8 +81,10 @@ func (d *draft) finish(p *Piece) error {
 		if err != nil {
 			return err
 		}
-		name := "/proc/self/fd/" + strconv.Itoa(d.fd)
-		if err := unix.Linkat(unix.AT_FDCWD, name, d.at.dir, temporary, unix.AT_SYMLINK_FOLLOW); err != nil {
+		err = d.fd.Use(func(fd int) error {
+			return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), d.at.dir(), temporary, unix.AT_SYMLINK_FOLLOW)
+		})
+		if err != nil {
 			return os.NewSyscallError("linkat", err)
 		}
 		d.temporary = temporary
@@ -85,7 +99,11 @@ func (d *draft) finish(p *Piece) error {
 // write writes all of data at offset.
 func (d *draft) write(data []byte, offset int64) error {
 	for len(data) > 0 {
-		n, err := unix.Pwrite(d.fd, data, offset)
+		n := 0
+		err := d.fd.Use(func(fd int) (err error) {
+			n, err = unix.Pwrite(fd, data, offset)
+			return err
+		})
 		if err == unix.EINTR {
 			continue
 		}
@@ -101,7 +119,11 @@ func (d *draft) write(data []byte, offset int64) error {
 func (d *draft) holds(data []byte, offset int64) (bool, error) {
 	buf := make([]byte, min(len(data), 64<<10))
 	for len(data) > 0 {
-		n, err := unix.Pread(d.fd, buf[:min(len(buf), len(data))], offset)
+		n := 0
+		err := d.fd.Use(func(fd int) (err error) {
+			n, err = unix.Pread(fd, buf[:min(len(buf), len(data))], offset)
+			return err
+		})
 		if err == unix.EINTR {
 			continue
 		}

@@ -10,15 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/lib/fmt"
+	"kata/lib/ownedfd"
 )
 
 // place is where something goes: a name in a directory. It holds a descriptor.
 type place struct {
-	dir  int // O_PATH
+	fd   *ownedfd.FD // O_PATH, of the directory
 	name string
 }
 
-func (p place) close() { unix.Close(p.dir) }
+func (p place) close() { _ = p.fd.Close() }
+
+// dir is the number of the directory's descriptor, for who has the place.
+func (p place) dir() int { return p.fd.Number() }
 
 // place finds the place of below, a clean path, and makes the directories that
 // are missing on the way.
@@ -29,11 +33,11 @@ func (t *Tree) place(below string, piece *Piece) (place, error) {
 	}
 	parents, name := path.Split(below)
 	if parents == "" {
-		return place{dir, name}, nil
+		return place{ownedfd.New(dir), name}, nil
 	}
 	if fd, err := openBeneath(dir, parents); err == nil { // mostly it is all there
 		unix.Close(dir)
-		return place{fd, name}, nil
+		return place{ownedfd.New(fd), name}, nil
 	}
 	for parents != "" {
 		var part string
@@ -45,7 +49,7 @@ func (t *Tree) place(below string, piece *Piece) (place, error) {
 		}
 		dir = next
 	}
-	return place{dir, name}, nil
+	return place{ownedfd.New(dir), name}, nil
 }
 
 // openRoot returns an O_PATH descriptor of the root. It is looked up each time,
@@ -150,9 +154,9 @@ func (t *Tree) directory(below string, p *Piece) error {
 	}
 	defer at.close()
 	for range maxTries {
-		err = adorn(at.dir, at.name, p, p.Mode)
+		err = adorn(at.dir(), at.name, p, p.Mode)
 		if errors.Is(err, unix.ENOENT) {
-			err = makeDir(at.dir, at.name, p, p.Mode)
+			err = makeDir(at.dir(), at.name, p, p.Mode)
 			if errors.Is(err, unix.EEXIST) {
 				continue
 			}
@@ -161,7 +165,7 @@ func (t *Tree) directory(below string, p *Piece) error {
 		if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
 			return err
 		}
-		if err := unix.Unlinkat(at.dir, at.name, 0); err != nil && err != unix.ENOENT && err != unix.EISDIR {
+		if err := unix.Unlinkat(at.dir(), at.name, 0); err != nil && err != unix.ENOENT && err != unix.EISDIR {
 			return os.NewSyscallError("unlinkat", err)
 		}
 	}
@@ -183,22 +187,22 @@ func (t *Tree) link(below string, p *Piece) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Symlinkat(string(p.Data), at.dir, temporary); err != nil {
+	if err := unix.Symlinkat(string(p.Data), at.dir(), temporary); err != nil {
 		return os.NewSyscallError("symlinkat", err)
 	}
-	err = os.NewSyscallError("fchownat", unix.Fchownat(at.dir, temporary, int(p.UID), int(p.GID), unix.AT_SYMLINK_NOFOLLOW))
+	err = os.NewSyscallError("fchownat", unix.Fchownat(at.dir(), temporary, int(p.UID), int(p.GID), unix.AT_SYMLINK_NOFOLLOW))
 	if err == nil {
 		err = at.take(temporary)
 	}
 	if err != nil {
-		_ = unix.Unlinkat(at.dir, temporary, 0)
+		_ = unix.Unlinkat(at.dir(), temporary, 0)
 	}
 	return err
 }
 
 // take gives what is called temporary the place's name.
 func (p place) take(temporary string) error {
-	err := unix.Renameat(p.dir, temporary, p.dir, p.name)
+	err := unix.Renameat(p.dir(), temporary, p.dir(), p.name)
 	if err == unix.EISDIR || err == unix.ENOTEMPTY || err == unix.EEXIST || err == unix.EBUSY {
 		return fmt.Errorf("%w: a directory or mount is there: %w", ErrConflict, err)
 	}

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/ownedfd"
 )
 
 func TestTheEndOfTheConnectionGivesItsCopiesUp(t *testing.T) {
@@ -133,11 +135,11 @@ func TestWithoutNamelessFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, finish := range []bool{false, true} {
-		dir, err := unix.Dup(at.dir)
+		dir, err := unix.Dup(at.dir())
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := &draft{at: place{dir, at.name}}
+		d := &draft{at: place{ownedfd.New(dir), at.name}}
 		if err := d.openNamed(); err != nil {
 			t.Fatal(err)
 		}

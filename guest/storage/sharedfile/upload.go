@@ -225,7 +225,7 @@ func (t *Tree) fit(u *upload, p *Piece) (data []byte, refused, err error) {
 		return nil, fmt.Errorf("%w: another copy of it is going on, or was less than %v ago", ErrConflict, t.patience), nil
 	}
 	u.have = 0 // what began it will not go on
-	return p.Data, nil, os.NewSyscallError("ftruncate", unix.Ftruncate(u.draft.fd, 0))
+	return p.Data, nil, os.NewSyscallError("ftruncate", u.draft.fd.Use(func(fd int) error { return unix.Ftruncate(fd, 0) }))
 }
 
 func (t *Tree) isIdle(u *upload) bool {
