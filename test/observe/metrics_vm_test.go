@@ -6,11 +6,43 @@ import (
 	"strings"
 	"testing"
 
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/test/agentvm"
-	"kata/test/exposition"
 )
+
+// samples are the values of a page, by name and labels: a{item="x"}.
+type samples map[string]float64
+
+// scrape reads a page as Prometheus does.
+func scrape(t *testing.T, page string) samples {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(samples)
+	for name, family := range families {
+		for _, m := range family.Metric {
+			value := m.GetGauge().GetValue()
+			if family.GetType() == dto.MetricType_COUNTER {
+				value = m.GetCounter().GetValue()
+			}
+			labels := make(model.Metric)
+			for _, label := range m.Label {
+				labels[model.LabelName(label.GetName())] = model.LabelValue(label.GetValue())
+			}
+			labels[model.MetricNameLabel] = model.LabelValue(name)
+			all[labels.String()] = value
+		}
+	}
+	return all
+}
 
 func TestMetricsAndDiagnosticData(t *testing.T) {
 	v := agentvm.Boot(t, agentvm.Options{VCPUs: 2}).Sandbox()
@@ -19,23 +51,20 @@ func TestMetricsAndDiagnosticData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		families, err := exposition.Parse(resp.Metrics)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := families["kata_agent_scrape_count"].Samples[""]; int(n) != i+1 {
+		values := scrape(t, resp.Metrics)
+		if n := values["kata_agent_scrape_count"]; int(n) != i+1 {
 			t.Errorf("scrape %d is number %v", i+1, n)
 		}
-		if total := families["kata_guest_meminfo"].Samples[`item="mem_total"`]; total < 300<<20 || total > 512<<20 {
+		if total := values[`kata_guest_meminfo{item="mem_total"}`]; total < 300<<20 || total > 512<<20 {
 			t.Errorf("the guest has %v bytes of memory", total)
 		}
-		if _, ok := families["kata_guest_cpu_time"].Samples[`cpu="1",item="idle"`]; !ok {
+		if _, ok := values[`kata_guest_cpu_time{cpu="1", item="idle"}`]; !ok {
 			t.Error("nothing is known of the second CPU")
 		}
-		if _, ok := families["kata_guest_netdev_stat"].Samples[`interface="lo",item="recv_bytes"`]; !ok {
+		if _, ok := values[`kata_guest_netdev_stat{interface="lo", item="recv_bytes"}`]; !ok {
 			t.Error("nothing is known of the loopback device")
 		}
-		if rss := families["kata_agent_total_rss"].Samples[""]; rss <= 0 || rss > 32<<20 {
+		if rss := values["kata_agent_total_rss"]; rss <= 0 || rss > 32<<20 {
 			t.Errorf("the agent has %v bytes", rss)
 		}
 	}

@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"kata/test/exposition"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 )
 
 var update = flag.Bool("update", false, "write the golden file")
@@ -18,8 +19,10 @@ var update = flag.Bool("update", false, "write the golden file")
 func TestPage(t *testing.T) {
 	c := &Collector{root: "testdata/proc"}
 	page := string(c.Collect())
-	if _, err := exposition.Parse(page); err != nil {
-		t.Error(err)
+	for name, family := range scrape(t, page) {
+		if family.GetHelp() == "" || family.GetType() == dto.MetricType_UNTYPED || len(family.Metric) == 0 {
+			t.Errorf("%s is not complete: %v", name, family)
+		}
 	}
 	page = regexp.MustCompile(`(?m)^(kata_agent_process_max_fds) \d+$`).ReplaceAllString(page, "$1 N")
 	const golden = "testdata/page.golden"
@@ -38,6 +41,17 @@ func TestPage(t *testing.T) {
 	if again := string(c.Collect()); !strings.Contains(again, "\nkata_agent_scrape_count 2\n") {
 		t.Error("the second page is not the second")
 	}
+}
+
+// scrape reads a page as Prometheus does.
+func scrape(t *testing.T, page string) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
 }
 
 func TestWithoutProcThereIsLittle(t *testing.T) {
