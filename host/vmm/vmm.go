@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"kata/host/process"
@@ -68,7 +69,21 @@ type Spec struct {
 
 	VCPUs     int // at boot, at least 1
 	MaxVCPUs  int // with hotplug; 0 means VCPUs
-	MemoryMiB int
+	MemoryMiB int // at boot
+	// MaxMemoryMiB is the most with hotplug; 0 means MemoryMiB.
+	MaxMemoryMiB int
+
+	// MemoryFile, unless nil, is the guest's memory: a file of MemoryMiB, open for
+	// reading and writing, which stays the caller's and is duplicated by Start.
+	// MemoryPrivate makes it a private copy on write: what the guest changes
+	// does not reach the file, and vhost-user back-ends that map the file do not
+	// see it (vhostuser, remote memory).
+	MemoryFile    *os.File
+	MemoryPrivate bool
+	// Restore, unless empty, is the folder of a [Snapshotter]'s snapshot, which
+	// the machine goes on from instead of booting. The rest of the Spec must be
+	// what it was, but for what was plugged; MemoryFile is required.
+	Restore string
 
 	Kernel string // uncompressed ELF with a PVH entry, or a bzImage
 	Initrd string // at most one of Initrd and Image
@@ -122,6 +137,10 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("machine %s: at most %d vCPUs but %d at boot", s.ID, s.MaxVCPUs, s.VCPUs)
 	case s.MemoryMiB < 1:
 		return fmt.Errorf("machine %s: %d MiB of memory", s.ID, s.MemoryMiB)
+	case s.MaxMemoryMiB != 0 && s.MaxMemoryMiB < s.MemoryMiB:
+		return fmt.Errorf("machine %s: at most %d MiB of memory but %d at boot", s.ID, s.MaxMemoryMiB, s.MemoryMiB)
+	case s.MemoryFile == nil && (s.MemoryPrivate || s.Restore != ""):
+		return fmt.Errorf("machine %s: a copy or a restored machine needs its memory file", s.ID)
 	case s.Kernel == "":
 		return fmt.Errorf("machine %s: no kernel", s.ID)
 	case s.Initrd != "" && s.Image != "":
@@ -133,7 +152,7 @@ func (s *Spec) Validate() error {
 	case s.Accel != AccelKVM && s.Accel != AccelTCG:
 		return fmt.Errorf("machine %s: unknown accelerator %q", s.ID, s.Accel)
 	}
-	for _, path := range []string{s.Dir, s.Kernel, s.Initrd, s.Image, s.ConsoleFile} {
+	for _, path := range []string{s.Dir, s.Kernel, s.Initrd, s.Image, s.ConsoleFile, s.Restore} {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("machine %s: path %q is not absolute", s.ID, path)
 		}
@@ -142,23 +161,44 @@ func (s *Spec) Validate() error {
 }
 
 func (s *Spec) validateDevices() error {
-	if s.Vsock != nil && s.Vsock.Socket == "" {
-		return fmt.Errorf("machine %s: vsock without a socket", s.ID)
+	if s.Vsock != nil {
+		if err := s.Vsock.Validate(); err != nil {
+			return fmt.Errorf("machine %s: %w", s.ID, err)
+		}
 	}
 	seen := map[string]bool{}
 	for _, share := range s.Shares {
-		const maxTag = 36 // virtio specification, 5.11.4
-		switch {
-		case share.Socket == "":
-			return fmt.Errorf("machine %s: share %q without a socket", s.ID, share.Tag)
-		case share.Tag == "" || len(share.Tag) > maxTag:
-			return fmt.Errorf("machine %s: share tag %q is not 1 to %d bytes", s.ID, share.Tag, maxTag)
-		case seen[share.Tag]:
+		if err := share.Validate(); err != nil {
+			return fmt.Errorf("machine %s: %w", s.ID, err)
+		}
+		if seen[share.Tag] {
 			return fmt.Errorf("machine %s: two shares have the tag %q", s.ID, share.Tag)
-		case share.QueueSize < 0 || share.QueueSize > 1024 || share.QueueSize&(share.QueueSize-1) != 0:
-			return fmt.Errorf("machine %s: queue size %d of share %q is not a power of two up to 1024", s.ID, share.QueueSize, share.Tag)
 		}
 		seen[share.Tag] = true
+	}
+	return nil
+}
+
+// Validate reports the first value that no driver can serve.
+func (v *Vsock) Validate() error {
+	if v.Socket == "" {
+		return errors.New("vsock without a socket")
+	}
+	return nil
+}
+
+// Validate reports the first value that no driver can serve.
+func (s *Share) Validate() error {
+	const maxTag = 36 // virtio specification, 5.11.4
+	switch {
+	case s.Socket == "":
+		return fmt.Errorf("share %q without a socket", s.Tag)
+	case s.Tag == "" || len(s.Tag) > maxTag:
+		return fmt.Errorf("share tag %q is not 1 to %d bytes", s.Tag, maxTag)
+	case s.Tag == VsockID:
+		return fmt.Errorf("share tag %q means the vsock device", s.Tag)
+	case s.QueueSize < 0 || s.QueueSize > 1024 || s.QueueSize&(s.QueueSize-1) != 0:
+		return fmt.Errorf("queue size %d of share %q is not a power of two up to 1024", s.QueueSize, s.Tag)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package qemu
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"kata/host/vmm"
@@ -42,6 +41,9 @@ func (c *command) arguments() []string {
 		args = append(args, "-bios", c.fds.path(c.host.firmware))
 	}
 	args = append(args, c.boot()...)
+	if c.spec.Restore != "" {
+		args = append(args, "-incoming", "defer")
+	}
 	args = append(args,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", consoleFD), "-serial", "chardev:console",
@@ -50,12 +52,28 @@ func (c *command) arguments() []string {
 	return append(args, c.devices()...)
 }
 
-// memory returns the guest's memory, shared because vhost-user back-ends map it.
+// memory returns the guest's memory: shared, because vhost-user back-ends map it,
+// unless it is a private copy of a snapshot's.
 func (c *command) memory() []string {
-	return []string{
-		"-m", strconv.Itoa(c.spec.MemoryMiB) + "M",
-		"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.spec.MemoryMiB),
+	size := fmt.Sprintf("%dM", c.spec.MemoryMiB)
+	most := size
+	if hot := c.hotMemory(); hot > 0 {
+		most += fmt.Sprintf(",maxmem=%dM", c.spec.MemoryMiB+hot)
 	}
+	backend := "memory-backend-memfd,id=memory,size=" + size + ",share=on"
+	if file := c.spec.MemoryFile; file != nil {
+		share := "on"
+		if c.spec.MemoryPrivate {
+			share = "off"
+		}
+		backend = fmt.Sprintf("memory-backend-file,id=memory,size=%s,share=%s,mem-path=/proc/self/fd/%d", size, share, c.fds.dup(file))
+	}
+	return []string{"-m", most, "-object", backend}
+}
+
+// hotMemory is the size of the virtio-mem device in MiB.
+func (c *command) hotMemory() int {
+	return roundUp(max(0, c.spec.MaxMemoryMiB-c.spec.MemoryMiB), hotAlignmentMiB)
 }
 
 func (c *command) machine() string {
@@ -130,6 +148,11 @@ func (c *command) devices() []string {
 		args = append(args,
 			"-chardev", fmt.Sprintf("socket,id=fs%d,fd=%d", i, c.fds.socket(share.Socket)),
 			"-device", fmt.Sprintf("vhost-user-fs-pci,chardev=fs%d,tag=%s,queue-size=%d,%s", i, escape(share.Tag), fsQueue(share), c.slots.fix(share.Tag)))
+	}
+	if hot := c.hotMemory(); hot > 0 {
+		args = append(args,
+			"-object", fmt.Sprintf("memory-backend-memfd,id=%s,size=%dM,share=on", hotBackend, hot),
+			"-device", fmt.Sprintf("virtio-mem-pci,id=%s,memdev=%s,block-size=%dM,requested-size=0,%s", hotMemory, hotBackend, hotBlockMiB, c.slots.fix("")))
 	}
 	for _, port := range c.slots.addPorts(c.ports()) {
 		args = append(args, "-device", port)

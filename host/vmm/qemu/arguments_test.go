@@ -87,6 +87,11 @@ func TestArguments(t *testing.T) {
 			c.spec.Vsock = &vmm.Vsock{Socket: "/run/a,b"}
 			c.spec.Shares = []vmm.Share{{Socket: "/run/c,d", Tag: "t,u"}}
 		},
+		"hot-memory": func(c *command) { c.spec.MaxMemoryMiB = 700 },
+		"template":   func(c *command) { c.spec.MemoryFile = os.Stdin },
+		"clone": func(c *command) {
+			c.spec.MemoryFile, c.spec.MemoryPrivate, c.spec.Restore = os.Stdin, true, "/run/kata/template"
+		},
 		"no-firmware-no-clock": func(c *command) { c.host = hostFacts{} },
 	}
 	for name, change := range tests {

@@ -40,6 +40,10 @@ func (c *command) kernelCommandLine() string {
 				fmt.Sprintf("tsc_early_khz=%d", c.host.tscKHz))
 		}
 	}
+	if c.hotMemory() > 0 {
+		// Else the kernel puts its own data into memory that is to be given back.
+		params = append(params, "memory_hotplug.online_policy=auto-movable")
+	}
 	if c.spec.Image != "" {
 		root := "/dev/vda"
 		if c.host.imagePartitioned {

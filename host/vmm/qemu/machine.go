@@ -30,6 +30,8 @@ const (
 	lingerWait = 2 * time.Second
 	// statusWait bounds the question why the guest was paused.
 	statusWait = 2 * time.Second
+	// undoWait bounds taking back what was half done when the caller's time was up.
+	undoWait = 5 * time.Second
 	// eventsKept is how many events may wait for the supervisor.
 	eventsKept = 64
 )
@@ -43,14 +45,18 @@ var (
 
 // Machine is a QEMU process and its guest.
 type Machine struct {
-	spec    vmm.Spec
-	cfg     Config
-	binary  string
-	argv    []string
-	fds     descriptors
-	slots   *slots
-	spawner *process.Spawner
-	log     *slog.Logger
+	spec   vmm.Spec
+	cfg    Config
+	binary string
+	argv   []string
+	fds    descriptors
+	slots  *slots
+	// oneThread says that one thread emulates all vCPUs.
+	oneThread bool
+	// resizing is held by who changes the number of vCPUs or the size of memory.
+	resizing turn
+	spawner  *process.Spawner
+	log      *slog.Logger
 
 	tail *process.Tail
 	done chan struct{}
@@ -91,7 +97,7 @@ func New(spec vmm.Spec, cfg Config, spawner *process.Spawner, log *slog.Logger) 
 		return nil, fmt.Errorf("machine %s: %w", spec.ID, err)
 	}
 	return &Machine{
-		spec: spec, cfg: cfg, binary: binary, argv: argv, fds: c.fds, slots: c.slots,
+		spec: spec, cfg: cfg, binary: binary, argv: argv, fds: c.fds, slots: c.slots, oneThread: facts.oneThread, resizing: newTurn(),
 		spawner: spawner, log: log,
 		tail: process.NewTail(consoleKept),
 		done: make(chan struct{}), stop: make(chan struct{}),
@@ -230,7 +236,13 @@ func (m *Machine) negotiate(ctx context.Context, conn *net.UnixConn) (*qmp.Clien
 	}
 	// First, so that nothing falls between the status and the events.
 	events := control.Subscribe(eventsKept)
-	status, err := queryStatus(ctx, control)
+	if m.spec.Restore != "" {
+		err = m.restore(ctx, control)
+	}
+	var status string
+	if err == nil {
+		status, err = queryStatus(ctx, control)
+	}
 	if err == nil && status != statusRunning {
 		err = fmt.Errorf("the guest does not run: its status is %q", status)
 	}

@@ -35,8 +35,9 @@ type device struct {
 	path   vmm.PCIPath
 	port   int // -1: on the root bus, for ever
 	serial int
-	ready  bool // plugged completely
-	busy   bool // being unplugged
+	ready  bool   // plugged completely
+	busy   bool   // being unplugged
+	parts  []part // what is behind it
 }
 
 func newSlots() *slots { return &slots{next: firstSlot, devices: map[string]*device{}} }
@@ -105,10 +106,10 @@ func (s *slots) take(id string) (*device, error) {
 }
 
 // done marks a device as plugged.
-func (s *slots) done(d *device) {
+func (s *slots) done(d *device, parts []part) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d.ready = true
+	d.ready, d.parts = true, parts
 }
 
 // claim finds a device to be unplugged, by one caller at a time.

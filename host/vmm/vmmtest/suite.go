@@ -3,8 +3,8 @@
 // that makes its machines.
 //
 // It also has what such tests need: a guest that is one static Go binary
-// ([Initrd], [TestInit]) and the kernel to boot it ([Kernel]). It tests the
-// life cycle, not devices.
+// ([Initrd], [TestInit]) and the kernel to boot it ([Kernel]). Each power that the
+// driver's machines have ([Powers]) is tried with a guest that says what it sees.
 package vmmtest
 
 import (
@@ -28,6 +28,9 @@ const Limit = 60 * time.Second
 // NewFunc makes a machine of the driver under test.
 type NewFunc func(vmm.Spec, *process.Spawner, *slog.Logger) (vmm.Machine, error)
 
+// ServeShare serves a folder by virtio-fs on a socket until the test ends.
+type ServeShare func(t *testing.T, spawner *process.Spawner, dir, socket string)
+
 // Suite is what the tests share.
 type Suite struct {
 	New     NewFunc
@@ -35,13 +38,15 @@ type Suite struct {
 	Spawner *process.Spawner
 	kernel  string
 	initrd  string
+
+	serveShare ServeShare
 }
 
 // Run runs the suite.
-func Run(t *testing.T, newMachine NewFunc, accel string) {
+func Run(t *testing.T, newMachine NewFunc, accel string, serve ServeShare) {
 	spawner := process.NewSpawner()
 	defer spawner.Close()
-	s := &Suite{newMachine, accel, spawner, Kernel(t), Initrd(t, TestInit)}
+	s := &Suite{newMachine, accel, spawner, Kernel(t), Initrd(t, TestInit), serve}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *Suite)
@@ -64,6 +69,7 @@ func Run(t *testing.T, newMachine NewFunc, accel string) {
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
+	t.Run("power", func(t *testing.T) { runPowers(t, s) })
 }
 
 // Spec returns a small machine that boots the test guest; words are further

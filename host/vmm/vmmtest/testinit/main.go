@@ -1,6 +1,7 @@
 // Command testinit is PID 1 of the guests that VMM tests boot. It says
 // vmmtest.Ready on the console and does what the kernel parameter test.do
-// names: poweroff, reboot, panic, spin, or stay (the default).
+// names: poweroff, reboot, panic, spin, tick (it counts on the console), watch (it
+// says which devices come and go), or stay (the default).
 package main
 
 import (
@@ -24,6 +25,10 @@ func main() {
 		must("reboot", syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART))
 	case "panic":
 		os.Exit(7) // the kernel panics when init exits
+	case "watch":
+		watch()
+	case "tick":
+		tick()
 	case "spin":
 		for spins := uint64(0); spins < math.MaxUint64; spins++ { // burns its CPU
 			runtime.KeepAlive(spins)
