@@ -33,6 +33,7 @@ var kinds = map[string]func([]byte) (Entry, error){
 	Cgroup{}.kind():    as[Cgroup],
 
 	CgroupDirs{}.kind(): as[CgroupDirs],
+	Poststop{}.kind():   as[Poststop],
 }
 
 func as[T Entry](b []byte) (Entry, error) {

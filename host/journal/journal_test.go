@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
@@ -195,6 +196,7 @@ var everyKind = []Entry{
 	Mount{Target: "/a", Over: 3, Namespace: Namespace{1, 2}},
 	Socket{Path: "/s"}, Directory{Path: "/d"}, Container{ID: "c"},
 	Tap{Name: "tap0", Netns: "/n"}, Netns{Mount{Target: "/n"}}, Cgroup{Path: "/g"}, CgroupDirs{Paths: []string{"/g", "/g/c"}},
+	Poststop{Hooks: []specs.Hook{{Path: "/bin/true", Args: []string{"true"}}}, State: specs.State{ID: "c"}},
 }
 
 func TestEntriesSurviveTheProcess(t *testing.T) {

@@ -44,6 +44,10 @@ type Container struct {
 	bundle  string
 	init    *Process
 	undo    *undo.Stack
+	hooks   hooks
+	// hooked says that hooks have run, so that those after the end are to run;
+	// it belongs to the creation and then to the undo stack.
+	hooked bool
 
 	created   chan struct{} // closed when CreateContainer has ended, either way
 	abandoned bool          // its creation failed; guarded by Sandbox.mu
@@ -160,6 +164,10 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 	if _, err := c.undo.Hold(journal.Container{ID: c.id}, undo.UsedByGuest); err != nil {
 		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
+	held, err := c.holdHooks(o.Spec)
+	if err != nil {
+		return fmt.Errorf("create container %s: %w", c.id, err)
+	}
 	source, err := c.mountRootfs(o)
 	if err != nil {
 		return err
@@ -171,6 +179,9 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 	c.init = newProcess(c, "", o.Stdio)
 	if err := c.startHostProcess(ctx, o.Spec, source); err != nil {
 		return err
+	}
+	if err := c.createdHooks(ctx, held); err != nil {
+		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
 	if err := c.init.connect(ctx); err != nil {
 		return err

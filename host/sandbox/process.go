@@ -117,7 +117,7 @@ func (p *Process) Start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("start container %s: %w", p.container.id, p.cause(err))
 		}
-		return nil
+		return p.container.startedHooks(ctx)
 	}
 	if err := p.connect(ctx); err != nil {
 		return err

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"kata/host/guestvm"
+	"kata/host/hook"
 	"kata/host/journal"
 	"kata/host/pod"
 	"kata/host/process"
@@ -59,6 +60,8 @@ type Options struct {
 	Agent Agent
 	// Spawner starts the processes that stand for containers.
 	Spawner *process.Spawner
+	// Hooks runs the hooks of containers that belong to the host.
+	Hooks hook.Runner
 	// OOM is told each time a process of a container was killed for want of
 	// memory, before the exit that follows from it is known; nil for nobody.
 	OOM func(containerID string)
@@ -89,6 +92,7 @@ type Sandbox struct {
 	undo    *undo.Stack
 
 	spawner *process.Spawner
+	hooks   hook.Runner
 	guest   *guestvm.VM
 	agent   *agentConn
 	oom     *oomEvents
@@ -115,7 +119,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	s := &Sandbox{
 		id: o.ID, cfg: o.Agent, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
 		done: make(chan struct{}), containers: make(map[string]*Container),
-		oom: newOOMEvents(), spawner: o.Spawner,
+		oom: newOOMEvents(), spawner: o.Spawner, hooks: o.Hooks,
 	}
 	s.undo.Push("the state folder", undo.Last, func(context.Context) error { return j.Remove() })
 	s.undo.Push("the containers", undo.UsedByGuest, s.releaseContainers)

@@ -10,6 +10,7 @@ import (
 
 	"kata/host/config"
 	"kata/host/guestvm"
+	"kata/host/hook"
 	"kata/host/process"
 	"kata/host/rootfs"
 	"kata/host/sandbox"
@@ -29,7 +30,7 @@ func bootSandbox(env BootEnv) Boot {
 		s, err := sandbox.New(ctx, sandbox.Options{
 			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot, Pod: r.Pod,
 			Guest: guestvm.FromConfig(cfg.Machine, cfg.Driver, cfg.FileShare, cfg.Agent, env.Log),
-			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log), Spawner: spawner,
+			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log), Spawner: spawner, Hooks: hook.Runner{Mounts: env.HostMounts},
 			Agent: sandbox.Agent{
 				BootTimeout: cfg.Agent.DialTimeout, CreateTimeout: cfg.Runtime.CreateContainerTimeout,
 				HookPath: cfg.Agent.GuestHookPath, KernelModules: cfg.Agent.KernelModules,

@@ -64,6 +64,7 @@ func inherited() (*os.File, error) {
 		return nil, fmt.Errorf("descriptor %d: %w", bootstrap.StartFD, err)
 	}
 	syscall.CloseOnExec(bootstrap.StartFD)
+	syscall.CloseOnExec(bootstrap.HostMountsFD)
 	if err := syscall.SetNonblock(bootstrap.StartFD, true); err != nil {
 		return nil, err
 	}
@@ -129,7 +130,10 @@ func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
 		inv: inv, log: log, listener: newCountingListener(listener), ttrpc: rpc, events: events, trim: trim,
 		tasks: task.New(task.Config{
 			Namespace: inv.Namespace, PID: uint32(os.Getpid()), ConfigPath: inv.Config,
-			Boot:    p.Boot(BootEnv{Namespace: inv.Namespace, Log: log.Logger, Debug: log.debug}),
+			Boot: p.Boot(BootEnv{
+				Namespace: inv.Namespace, Log: log.Logger, Debug: log.debug,
+				HostMounts: os.NewFile(bootstrap.HostMountsFD, "host mounts"),
+			}),
 			Publish: events.Publish, Layout: stats.HostLayout(), Log: log.Logger,
 		}),
 	}

@@ -40,6 +40,8 @@ type BootEnv struct {
 	Log       *slog.Logger
 	// Debug lowers the level of Log, when the configuration says so.
 	Debug func()
+	// HostMounts is the mount namespace in which the shim was started.
+	HostMounts *os.File
 }
 
 // Boot starts a sandbox.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -179,4 +180,13 @@ func hasToken(text, id string) bool {
 
 func isIDByte(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
+}
+
+// Nsenter runs a command in the mount namespace of a process.
+func Nsenter(ctx context.Context, pid int, args ...string) error {
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-m", "-t", strconv.Itoa(pid), "--"}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
 }

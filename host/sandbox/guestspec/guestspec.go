@@ -2,7 +2,7 @@
 // that the agent runs in the guest.
 //
 // What belongs to the host is taken out or rewritten: paths of bind mounts
-// (which the caller shares with the guest), host namespaces, hooks, security
+// (which the caller shares with the guest), host namespaces, the hooks that the host runs, security
 // labels. What has no effect is listed, not dropped in silence. The package is
 // a pure function of its input; it opens and mounts nothing. It follows the
 // OCI runtime specification 1.3 and the agent API (api/proto/oci.proto).
@@ -32,11 +32,12 @@ type Options struct {
 	SharedShm string
 	// DropSeccomp leaves the seccomp profile out; otherwise it is compiled.
 	DropSeccomp bool
+	// GuestHooks says that all hooks of the spec are programs of the guest;
+	// otherwise those are that run in the container's namespaces, and the host
+	// runs the others.
+	GuestHooks bool
 	// SandboxPidns makes the container join the pod's pid namespace.
 	SandboxPidns bool
-	// GuestHooks says that the spec's hooks are programs of the guest, which run
-	// there; otherwise they are the host's, and left out.
-	GuestHooks bool
 }
 
 // Spec is a translated spec.
@@ -85,10 +86,8 @@ func Convert(spec *specs.Spec, o Options) (*Spec, error) {
 	if out.SandboxPidns = out.SandboxPidns || o.SandboxPidns; out.SandboxPidns {
 		out.dropNamespace(string(specs.PIDNamespace))
 	}
-	if o.GuestHooks {
-		if out.OCI.Hooks, err = hooks(spec.Hooks); err != nil {
-			return nil, err
-		}
+	if out.OCI.Hooks, err = hooks(spec.Hooks, o.GuestHooks); err != nil {
+		return nil, err
 	}
 	out.noteIgnored(spec, o)
 	return out, nil
@@ -102,14 +101,6 @@ func clip(s string, n int) string {
 }
 
 func (s *Spec) noteIgnored(spec *specs.Spec, o Options) {
-	if h := spec.Hooks; h != nil && !o.GuestHooks {
-		//lint:ignore SA1019 prestart hooks are deprecated, not gone
-		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) +
-			len(h.StartContainer) + len(h.Poststart) + len(h.Poststop)
-		if n > 0 {
-			s.Ignored = append(s.Ignored, fmt.Sprintf("hooks (%d)", n))
-		}
-	}
 	if p := spec.Process.ApparmorProfile; p != "" {
 		s.Ignored = append(s.Ignored, "process.apparmorProfile "+p)
 	}

@@ -8,11 +8,14 @@ import (
 	"kata/api/ocipb"
 )
 
-// hooks translates hooks that run in the guest. On the wire a time-out of 0 is
-// none at all.
-func hooks(h *specs.Hooks) (*ocipb.Hooks, error) {
-	if h == nil {
+// hooks translates the hooks that run in the guest: those of the container's
+// namespaces, or all. On the wire a time-out of 0 is none at all.
+func hooks(h *specs.Hooks, all bool) (*ocipb.Hooks, error) {
+	if h == nil || !all && len(h.CreateContainer)+len(h.StartContainer) == 0 {
 		return nil, nil
+	}
+	if !all {
+		h = &specs.Hooks{CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}
 	}
 	out := &ocipb.Hooks{}
 	for _, row := range []struct {

@@ -32,6 +32,10 @@ const (
 	Go      = "go"
 )
 
+// HostMountsFD is the descriptor of the mount namespace in which Start runs, which
+// it hands to the server: that has one of its own.
+const HostMountsFD = 4
+
 // Invocation is how the shim was called.
 type Invocation struct {
 	Action        string

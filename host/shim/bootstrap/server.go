@@ -50,7 +50,12 @@ func fork(ctx context.Context, inv Invocation, bundle string) (*server, error) {
 	cmd := exec.Command(self, inv.serverArgs()...)
 	cmd.Dir = bundle
 	cmd.Env = serverEnv(inv)
-	cmd.ExtraFiles = []*os.File{StartFD - 3: theirs}
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, errors.Join(err, ours.Close(), theirs.Close())
+	}
+	defer mounts.Close()
+	cmd.ExtraFiles = []*os.File{StartFD - 3: theirs, HostMountsFD - 3: mounts}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
 	err = cmd.Start()
 	_ = theirs.Close()
