@@ -3,8 +3,10 @@ package share
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,16 +33,29 @@ const (
 // A Tree belongs to the mount namespace it was made in, which must be private
 // to the pod. Methods may be called concurrently.
 type Tree struct {
-	mu     sync.Mutex
-	dir    string
-	binds  map[string][]string // container to mount points below mounts, in order
-	gone   map[string]int      // container to how often it was removed
-	closed bool
+	dir string
+
+	// mu guards what follows; nothing is mounted or unmounted under it.
+	mu         sync.Mutex
+	containers map[string]*shared
+	gone       map[string]int // container to how often it was removed
+	closing    bool           // nothing is added any more
+	closed     bool
+}
+
+// shared is what is bound of one container. Only its own callers wait for its
+// mounts.
+type shared struct {
+	folder string
+
+	ops   sync.Mutex // held while its mounts change
+	binds []string   // mount points, in order
+	dead  bool       // it was removed; whoever waited for ops looks again
 }
 
 // NewTree makes the tree in dir, which is created when missing.
 func NewTree(dir string) (*Tree, error) {
-	t := &Tree{dir: dir, binds: map[string][]string{}, gone: map[string]int{}}
+	t := &Tree{dir: dir, containers: map[string]*shared{}, gone: map[string]int{}}
 	if err := t.mount(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -144,26 +159,50 @@ func (t *Tree) add(cid, name, source string, readonly, recursive bool) (string, 
 	}
 	defer bind.Close()
 
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return "", nil, fmt.Errorf("share %s: %w", source, os.ErrClosed)
-	}
-	folder := t.folder(cid)
-	target := filepath.Join(t.mounts(), folder, name)
-	if err := t.attach(bind, target); err != nil {
-		t.prune(cid)
+	c, err := t.lock(cid)
+	if err != nil {
 		return "", nil, fmt.Errorf("share %s: %w", source, err)
 	}
-	t.binds[cid] = append(t.binds[cid], target)
+	defer c.ops.Unlock()
+	target := filepath.Join(t.mounts(), c.folder, name)
+	if err := t.attach(bind, target); err != nil {
+		t.prune(cid, c)
+		return "", nil, fmt.Errorf("share %s: %w", source, err)
+	}
+	c.binds = append(c.binds, target)
 	undo := func() error { return t.remove(cid, target) }
-	return filepath.Join(api.GuestShare, folder, name), undo, nil
+	return filepath.Join(api.GuestShare, c.folder, name), undo, nil
+}
+
+// lock returns a container, made if it is not there, with its ops held.
+func (t *Tree) lock(cid string) (*shared, error) {
+	for {
+		t.mu.Lock()
+		if t.closing {
+			t.mu.Unlock()
+			return nil, os.ErrClosed
+		}
+		c, ok := t.containers[cid]
+		if !ok {
+			c = &shared{folder: t.folder(cid)}
+			t.containers[cid] = c
+		}
+		t.mu.Unlock()
+		c.ops.Lock()
+		if !c.dead {
+			return c, nil
+		}
+		c.ops.Unlock()
+	}
 }
 
 // folder names the container's directory: its id, and something new each time
 // the id comes back. The guest caches names, so under the old one it would go
 // on seeing the old files for a while.
 func (t *Tree) folder(cid string) string {
+	if c, ok := t.containers[cid]; ok {
+		return c.folder
+	}
 	if n := t.gone[cid]; n > 0 {
 		return cid + "~" + strconv.Itoa(n)
 	}
@@ -186,21 +225,29 @@ func (t *Tree) attach(bind *detachedMount, target string) error {
 
 // remove takes away one bind of a container.
 func (t *Tree) remove(cid, target string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for i, known := range t.binds[cid] {
-		if known != target {
-			continue
-		}
-		if err := detach(target); err != nil {
-			return err
-		}
-		t.binds[cid] = append(t.binds[cid][:i:i], t.binds[cid][i+1:]...)
-		err := os.Remove(target)
-		t.prune(cid)
+	c := t.find(cid)
+	if c == nil {
+		return nil
+	}
+	c.ops.Lock()
+	defer c.ops.Unlock()
+	i := slices.Index(c.binds, target)
+	if i < 0 {
+		return nil
+	}
+	if err := detach(target); err != nil {
 		return err
 	}
-	return nil
+	c.binds = slices.Delete(c.binds, i, i+1)
+	err := os.Remove(target)
+	t.prune(cid, c)
+	return err
+}
+
+func (t *Tree) find(cid string) *shared {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.containers[cid]
 }
 
 // RemoveContainer takes away all binds of a container, newest first. It is
@@ -209,59 +256,60 @@ func (t *Tree) RemoveContainer(cid string) error {
 	if err := checkContainerID(cid); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, ok := t.binds[cid]; !ok {
+	c := t.find(cid)
+	if c == nil {
 		return nil
 	}
-	return t.removeContainer(cid)
-}
-
-func (t *Tree) removeContainer(cid string) error {
+	c.ops.Lock()
+	defer c.ops.Unlock()
 	var errs []error
-	binds, left := t.binds[cid], []string(nil)
-	for i := len(binds) - 1; i >= 0; i-- {
-		if err := detach(binds[i]); err != nil {
+	var left []string
+	for _, target := range slices.Backward(c.binds) {
+		if err := detach(target); err != nil {
 			errs = append(errs, err)
-			left = append([]string{binds[i]}, left...)
+			left = append(left, target)
 			continue
 		}
-		if err := os.Remove(binds[i]); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	t.binds[cid] = left
-	t.prune(cid)
+	slices.Reverse(left)
+	c.binds = left
+	t.prune(cid, c)
 	return errors.Join(errs...)
 }
 
-// prune forgets a container that has no binds left and removes its directories.
-// They are empty then; if they are not, they stay for Close to drop with the
-// tmpfs.
-func (t *Tree) prune(cid string) {
-	if len(t.binds[cid]) > 0 {
+// prune forgets a container that has no binds left and removes its directories;
+// its ops are held. They are empty then; if they are not, they stay for Close to
+// drop with the tmpfs. The next container of the id has another folder.
+func (t *Tree) prune(cid string, c *shared) {
+	if len(c.binds) > 0 || c.dead {
 		return
 	}
-	folder := filepath.Join(t.mounts(), t.folder(cid))
+	c.dead = true
+	folder := filepath.Join(t.mounts(), c.folder)
 	_ = unix.Rmdir(filepath.Join(folder, mountsName))
 	_ = unix.Rmdir(folder)
-	if _, ok := t.binds[cid]; ok {
-		delete(t.binds, cid)
-		t.gone[cid]++
-	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.containers, cid)
+	t.gone[cid]++
 }
 
 // Close removes every bind, both mounts and the directory. It is idempotent,
 // and goes on after an error.
 func (t *Tree) Close() error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
+	t.closing = true
+	closed, ids := t.closed, slices.Collect(maps.Keys(t.containers))
+	t.mu.Unlock()
+	if closed {
 		return nil
 	}
 	var errs []error
-	for cid := range t.binds {
-		errs = append(errs, t.removeContainer(cid))
+	for _, cid := range ids {
+		errs = append(errs, t.RemoveContainer(cid))
 	}
 	for _, dir := range []string{t.Export(), t.mounts()} {
 		if err := detach(dir); err != nil {
@@ -275,7 +323,9 @@ func (t *Tree) Close() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	t.mu.Lock()
 	t.closed = true
+	t.mu.Unlock()
 	_ = unix.Rmdir(t.dir) // stays when the caller has other things in it
 	return nil
 }
