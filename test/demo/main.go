@@ -190,6 +190,8 @@ func short(program string) string {
 		return "QEMU"
 	case strings.HasPrefix(program, "containerd-shim"):
 		return "the shim"
+	case strings.HasPrefix(program, "kata:"):
+		return "the task's pid"
 	}
 	return program
 }
