@@ -104,7 +104,9 @@ func (c *Container) Start(ctx context.Context) error {
 	if again {
 		return fmt.Errorf("container %s was started before", c.id)
 	}
-	err := c.init.awaitExec(ctx)
+	// If it cannot leave it starts from where it is.
+	_ = c.rt.adopt(c.init)
+	err := c.launch(ctx, c.init)
 	if err != nil {
 		c.init.abandon()
 		select {
@@ -150,9 +152,9 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrNotRunning)
 	}
 	defer unix.Close(init)
-	// The stage is born in the agent's cgroup and moved, not forked into the
-	// container's: there it could be stopped or slowed down in the middle of
-	// vfork, and the agent with it.
+	// The stage is born in the agent's cgroup, and launch moves it. In the
+	// container's it could be stopped or slowed down in the middle of vfork, and
+	// the agent with it; what it needs would count against the limits.
 	p, err := c.rt.startStage(stageStart{
 		args:  []string{"kata-agent", stage.Argument, stage.Exec, c.id},
 		stdio: stdio,
@@ -169,9 +171,10 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 		}},
 		Names: names, Born: c.ownUsers || c.ownTime, Privileged: c.ownUsers,
 	}
+	p.affinity = process.ExecCPUAffinity.GetFinal()
 	err = c.prepareExec(ctx, p, &job, stdio)
 	if err == nil {
-		err = p.awaitExec(ctx)
+		err = c.launch(ctx, p)
 	}
 	if err != nil {
 		p.abandon()
@@ -199,8 +202,7 @@ func (c *Container) specialExec(init int) *nsexec.Program {
 	}
 }
 
-// prepareExec gives the stage of an exec its place and its job, and waits for it
-// if there is something to be done for it.
+// prepareExec gives the stage of an exec its job, and waits until it is ready.
 func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job, stdio Stdio) error {
 	process := job.Spec.Process
 	if list := process.ExecCPUAffinity.GetInitial(); list != "" {
@@ -208,21 +210,26 @@ func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job,
 			return err
 		}
 	}
-	if err := c.group.Add(p.PID(), c.init.PID()); err != nil {
-		return err
-	}
 	if c.ownUsers {
 		if err := c.users.own(stdio); err != nil {
 			return err
 		}
 	}
-	if err := p.begin(ctx, job, nil); err != nil || !c.ownUsers {
+	if err := p.begin(ctx, job, nil); err != nil {
 		return err
 	}
 	if err := p.awaitReady(ctx); err != nil {
 		return err
 	}
-	return p.grant(process)
+	if c.ownUsers {
+		if err := p.grant(process); err != nil {
+			return err
+		}
+	}
+	if c.Status() == Paused {
+		return ErrPaused
+	}
+	return nil
 }
 
 // orNotRunning replaces the consequences of the container's end by the fact.
@@ -239,6 +246,7 @@ func (c *Container) orNotRunning(execID string, err error) error {
 // error.
 func (c *Container) SignalAll(sig unix.Signal) error {
 	if sig == unix.SIGKILL {
+		_ = c.init.Signal(sig) // which launch may be moving; ErrNotRunning is as good
 		return c.group.Kill()
 	}
 	pids, err := c.group.Pids()

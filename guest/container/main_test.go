@@ -57,10 +57,26 @@ func testRuntime(t testing.TB) *Runtime {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.Remove(root) })
-		return NewRuntime(Config{Reaper: theReaper(), CgroupRoot: root})
+		return NewRuntime(Config{Reaper: theReaper(), CgroupRoot: root, Home: filepath.Dir(root) + ownCgroup(t)})
 	}
 	t.Fatal("this machine has no cgroup2 mount")
 	return nil
+}
+
+// ownCgroup is the path of the test program's cgroup.
+func ownCgroup(t testing.TB) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSpace(path)
+		}
+	}
+	t.Fatalf("no cgroup of version 2 in %q", text)
+	return ""
 }
 
 // busybox finds the statically linked busybox of the machine.

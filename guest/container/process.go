@@ -19,6 +19,9 @@ type Process struct {
 	stage   *stageConn
 	console *os.File
 	ready   bool // the stage said so
+	// affinity is the list of processors that it shall run on, "" for all of the
+	// container's.
+	affinity string
 	// hooks runs those that the runtime runs, when the stage says so.
 	hooks func() error
 }

@@ -59,6 +59,8 @@ type Config struct {
 	// containers' groups are made below it, and every controller it has is
 	// delegated to them.
 	CgroupRoot string
+	// Home is the directory of the agent's own cgroup; "" is CgroupRoot.
+	Home string
 	// Log gets warnings about specs; nil discards them.
 	Log *log.Logger
 }
@@ -75,6 +77,9 @@ func NewRuntime(c Config) *Runtime {
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "/sys/fs/cgroup"
+	}
+	if c.Home == "" {
+		c.Home = c.CgroupRoot
 	}
 	return &Runtime{config: c}
 }

@@ -103,3 +103,28 @@ func TestAContainerSeesItsOwnCgroup(t *testing.T) {
 		t.wantOutput(t.succeed(c), "0::/mine\n", "")
 	})
 }
+
+// A pids limit that was hit is no reason for an exec to fail. With runc that holds
+// when there is room again; ours gets in even when there is none.
+func TestExecAfterAPidsLimitWasHit(t *testing.T) {
+	execs := func(t *test, script string) {
+		limit := int64(20)
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"/bin/sh", "-c", script}
+			s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &limit}
+		})
+		run := node.Begin(t.ctx, c)
+		t.awaitOutput(run.Stdout, "ready")
+		for i := range 3 {
+			t.wantCode(t.exec(c.ID, "e"+strconv.Itoa(i), "true"), 0)
+		}
+		t.ctr("tasks", "kill", "--signal", "SIGKILL", c.ID)
+		t.wantCode(run.Wait(), 137)
+	}
+	both(t, func(t *test) {
+		execs(t, "mkfifo /f; exec 3<>/f; (while sleep 1 & do :; done) 2>/dev/null; read -t 3 x <&3; echo ready; exec sleep 1000")
+	})
+	kata(t, "while all of it is used", func(t *test) {
+		execs(t, "(while sleep 1000 & do :; done) 2>/dev/null; echo ready; exec sleep 1000")
+	})
+}

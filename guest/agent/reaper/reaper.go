@@ -43,10 +43,11 @@ var ErrEnded = errors.New("the process has ended")
 
 // Process is a child that was started through [Reaper.Start].
 type Process struct {
-	r    *Reaper
-	pid  int
-	done chan struct{}
-	exit Exit // written before done is closed, never after
+	r     *Reaper
+	pid   int
+	done  chan struct{}
+	exit  Exit     // written before done is closed, never after
+	stops chan int // nil unless it is traced; under r.mu
 }
 
 // PID is the process ID in the namespace of the reaper. After Done is closed
@@ -88,6 +89,18 @@ func (p *Process) PIDFD() (fd int, err error) {
 		return err
 	})
 	return fd, err
+}
+
+// Stops delivers the stops of a process that this program traces (ptrace(2)), as
+// waitid(2) has them in si_status: a signal, and an event shifted by 8. Each is to
+// be received before the process goes on. Call it before tracing.
+func (p *Process) Stops() <-chan int {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	if p.stops == nil {
+		p.stops = make(chan int, 1)
+	}
+	return p.stops
 }
 
 // whileAlive runs f, which must not block, if the process has not been
@@ -196,6 +209,16 @@ func (r *Reaper) collectOne() bool {
 	if err != nil || info.pid == 0 {
 		return false // ECHILD: no children at all
 	}
+	if info.code == trapped {
+		// waitid(2) tells stops of tracees whether asked for or not.
+		if p := r.live[info.pid]; p != nil && p.stops != nil {
+			select {
+			case p.stops <- int(info.status):
+			default: // it goes on without having been received
+			}
+		}
+		return true
+	}
 	exit := Exit{Status: info.exitStatus(), Time: time.Now()}
 	if p, ok := r.live[info.pid]; ok {
 		delete(r.live, info.pid)
@@ -219,6 +242,8 @@ type childInfo struct {
 	code   int32
 	status int32
 }
+
+const trapped = 4 // CLD_TRAPPED
 
 // exitStatus turns a status into a number as a shell shows it.
 func (c childInfo) exitStatus() int {

@@ -108,11 +108,6 @@ func restrict(caps capability.Sets, j *Job) error {
 	if err := caps.Adopt(capability.SysResource | admin); err != nil {
 		return err
 	}
-	if a := p.ExecCPUAffinity; a.GetFinal() != "" {
-		if err := SetAffinity(0, a.Final); err != nil {
-			return err
-		}
-	}
 	for _, limit := range p.Rlimits {
 		if err := setRlimit(limit, j.Privileged); err != nil {
 			return err
