@@ -168,15 +168,22 @@ func (o Options) inputs(ctx context.Context) (map[string]string, error) {
 	return in, nil
 }
 
+// ccacheDir is where ccache has links in the names of compilers (Debian: ccache).
+const ccacheDir = "/usr/lib/ccache"
+
 // environment is what make and the compilers see: nothing of the host's that
-// could change the result, and constants where the kernel takes the host's.
+// could change the result, and constants where the kernel takes the host's. The
+// compilers are those of ccache, if that is there: the same ones by another way.
 func environment() []string {
 	env := []string{
 		"LC_ALL=C", "TZ=UTC", "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970", "KBUILD_BUILD_USER=kata",
 		"KBUILD_BUILD_HOST=kata", "KBUILD_BUILD_VERSION=1", "KCONFIG_NOTIMESTAMP=1",
 	}
-	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "CCACHE_DIR"} {
 		if v, ok := os.LookupEnv(name); ok {
+			if _, err := os.Stat(ccacheDir + "/gcc"); name == "PATH" && err == nil {
+				v = ccacheDir + string(os.PathListSeparator) + v
+			}
 			env = append(env, name+"="+v)
 		}
 	}

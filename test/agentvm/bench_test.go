@@ -24,7 +24,7 @@ func BenchmarkAgent(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(info.Size())/1e6, "MB/binary")
-		fmt.Printf("%-32s %6.2f MB   budget 3.5 MB\n\n", "agent, binary", float64(info.Size())/1e6)
+		fmt.Printf("%-32s %6.2f MB   budget 3.2 MB\n\n", "agent, binary", float64(info.Size())/1e6)
 		v := Boot(b, Options{}).Sandbox()
 		probe := v.Probe()
 		fmt.Printf("%-32s %10s %10s %10s %8s\n", "memory in the guest, KiB", "resident", "anonymous", "huge", "threads")

@@ -46,9 +46,15 @@ type change struct{ file, from, to string }
 // changes for Go 1.26.
 var changes = []change{
 	// Sizes of tables.
-	{"runtime/mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 64 "},
-	{"runtime/mspanset.go", "spanSetInitSpineCap = 256 ", "spanSetInitSpineCap = 16 "},
-	{"runtime/mheap.go", "const gcBitsChunkBytes = uintptr(64 << 10)", "const gcBitsChunkBytes = uintptr(16 << 10)"},
+	{"runtime/mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 8 "},
+	{"runtime/mspanset.go", "spanSetInitSpineCap = 256 ", "spanSetInitSpineCap = 8 "},
+	{"runtime/mheap.go", "const gcBitsChunkBytes = uintptr(64 << 10)", "const gcBitsChunkBytes = uintptr(4 << 10)"},
+	{"runtime/mgcwork.go", "workbufAlloc = 32 << 10", "workbufAlloc = 8 << 10"},
+	{"runtime/malloc.go", "_StackCacheSize = 32 * 1024", "_StackCacheSize = 16 * 1024"},
+	// No signals to threads that run for long: each would touch a stack of its own.
+	// Compiled without inlining, code calls functions all the time, where it can be
+	// interrupted as well.
+	{"runtime/signal_unix.go", "const preemptMSupported = true", "const preemptMSupported = false"},
 	// No methods of values that panics are about.
 	{"runtime/panic.go", "case stringer:", "case interface{ panicText() string }:"},
 	{"runtime/panic.go", "p.arg = v.String()", "p.arg = v.panicText()"},

@@ -11,6 +11,7 @@ package idle
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -87,6 +88,7 @@ func (i *Idle) trim() {
 		i.timer.Reset(max(wait, i.cfg.After))
 		return
 	}
+	shedThreads()
 	debug.FreeOSMemory() // a sync.Pool survives one collection
 	drainPageCache()
 	debug.FreeOSMemory()
@@ -95,6 +97,34 @@ func (i *Idle) trim() {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.size, unix.MADV_DONTNEED)
 	}
 	i.last, i.seen = time.Now(), uses
+}
+
+// keptThreads is how many threads an idle agent needs: the main one, the runtime's
+// monitor, one that waits for the network, one for what comes, and one in reserve.
+const keptThreads = 5
+
+// shedThreads ends threads that have nothing to do. The runtime keeps as many as
+// were ever in system calls at a time, and each has some five pages of stacks. A
+// goroutine that ends while it is locked to its thread takes that with it.
+func shedThreads() {
+	for n := threads(); n > keptThreads; n-- {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			runtime.LockOSThread()
+		}()
+		<-ended
+	}
+}
+
+// threads returns the number of the process's threads, 0 if it is unknown: the
+// folders in /proc/self/task, as its link count has them.
+func threads() int {
+	var info unix.Stat_t
+	if unix.Stat("/proc/self/task", &info) != nil {
+		return 0
+	}
+	return int(info.Nlink) - 2
 }
 
 // drainPageCache takes the pages in the allocator's cache and drops them, so that
