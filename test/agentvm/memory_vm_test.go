@@ -4,7 +4,7 @@ package agentvm
 
 import "testing"
 
-// The budgets of design.md. Here a megabyte is a million bytes.
+// The budgets of SPECIFICATION.md. Here a megabyte is a million bytes.
 const (
 	maxAnonymous = 1_100_000
 	maxResident  = 4_000_000

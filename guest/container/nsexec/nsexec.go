@@ -1,6 +1,6 @@
-// Package nsexec starts programs that are born into namespaces which package
-// syscall cannot put them into: a user namespace that exists already, and time
-// namespaces.
+// Package nsexec starts a program in namespaces that package syscall cannot put it
+// into: a user namespace that exists already, and time namespaces (clone, setns(2),
+// unshare(2) and execveat(2) in a process of one thread, runc's nsexec).
 //
 // The kernel lets only a process of one thread change these, and a Go program
 // never is one. So a process is forked, with a memory of its own, that does

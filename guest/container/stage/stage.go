@@ -1,6 +1,7 @@
-// Package stage is the program that becomes a container's process: the agent's
-// own binary, started again by the container runtime with new namespaces, that
-// builds what the process needs around itself and then executes it.
+// Package stage is the program that becomes a container's process, what runc calls
+// "runc init": the agent's own binary, started again by the container runtime with
+// new namespaces (clone3), that builds what the process needs around itself
+// (setns, pivot_root, setresuid, seccomp) and then executes it.
 //
 // There are two kinds. The stage of a new container makes the root file system
 // and waits, everything done, until it is told to execute. The stage of an exec

@@ -1,5 +1,6 @@
 // Package inroot resolves and creates paths inside a directory that its
-// contents cannot lead out of: the root file system of a container, which its
+// contents cannot lead out of, as securejoin does for runc, with openat2(2) and
+// RESOLVE_IN_ROOT: the root file system of a container, which its
 // image and its other containers may have filled with symbolic links, or the
 // shared folder of the pod.
 //

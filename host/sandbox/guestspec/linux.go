@@ -74,7 +74,7 @@ func (s *Spec) convertPlacement(l *specs.Linux) error {
 
 // convertNamespaces keeps what the guest makes for the container. Host paths
 // mean nothing there: a network namespace is the pod's, and so is a pid
-// namespace with a path (kata-upstream.md, section 3.7).
+// namespace with a path.
 func (s *Spec) convertNamespaces(l *specs.Linux) error {
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, n := range l.Namespaces {
