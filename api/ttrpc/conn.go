@@ -91,12 +91,12 @@ func (c *serverConn) accept(ctx context.Context, stream uint32, body []byte) err
 	if c.server.isDraining() {
 		return c.refuse(stream, Unavailable, "server is shutting down")
 	}
-	if err := c.admit(len(r.payload)); err != nil {
+	if err := c.admit(m, len(r.payload)); err != nil {
 		return c.refuse(stream, ResourceExhausted, err.Error())
 	}
 	call, err := m.handler(r.payload)
 	if err != nil {
-		c.release(len(r.payload))
+		c.release(m, len(r.payload))
 		c.sent()
 		code := InvalidArgument
 		if errors.Is(err, wire.ErrFields) {
@@ -162,7 +162,7 @@ func (c *serverConn) answer(j *job, resp Answer, err error) {
 	defer func() { <-c.writing }()
 	// From here on this request takes no memory that counts. Not later, since
 	// a client may send its next request as soon as it has the answer.
-	c.release(j.size)
+	c.release(j.method, j.size)
 	if err == nil {
 		c.buf, err = encodeResponse(c.buf, j.stream, resp)
 	}

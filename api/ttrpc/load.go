@@ -18,6 +18,7 @@ type load struct {
 	mu       sync.Mutex // nothing blocks under it
 	requests int        // in progress
 	payload  int        // bytes of those
+	waits    int        // requests that wait for something to happen
 	waiting  int        // bytes of large answers that wait for an earlier one to be taken
 }
 
@@ -69,9 +70,40 @@ func (l *load) waited(size int) {
 	l.waiting -= size
 }
 
+// smallWait is the size in bytes up to which a request that waits counts as such.
+const smallWait = 1 << 10
+
+func (l *load) admitWait(opts *ServerOptions) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waits >= opts.MaxWaits {
+		return Errorf(ResourceExhausted, "%d requests wait on all connections, as many as there may be", opts.MaxWaits)
+	}
+	l.waits++
+	return nil
+}
+
+func (l *load) releaseWait() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits--
+}
+
+// waitsWith tells whether a request of size bytes counts as one that waits.
+func (m *method) waitsWith(size int) bool { return m.waits && size <= smallWait }
+
 // admit counts a request in, or says which bound it exceeds.
-func (c *serverConn) admit(size int) error {
+func (c *serverConn) admit(m *method, size int) error {
 	opts := &c.server.opts
+	if m.waitsWith(size) {
+		if err := c.server.load.admitWait(opts); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.unsent++
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -90,7 +122,11 @@ func (c *serverConn) admit(size int) error {
 	return nil
 }
 
-func (c *serverConn) release(size int) {
+func (c *serverConn) release(m *method, size int) {
+	if m.waitsWith(size) {
+		c.server.load.releaseWait()
+		return
+	}
 	c.server.load.release(size)
 	c.mu.Lock()
 	defer c.mu.Unlock()

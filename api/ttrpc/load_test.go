@@ -157,3 +157,42 @@ func TestHalfAFrameTakesNoMoreThanHasCome(t *testing.T) {
 		t.Errorf("%d bytes are allocated for a frame of which 3 bytes have come", got)
 	}
 }
+
+func TestWaitsDoNotTakeTheRoomOfOtherCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const waits = 3000
+		s := standard(ttrpc.NewServer(ttrpc.ServerOptions{
+			MaxInFlight: 2, MaxTotal: 2, MaxWaits: waits,
+			Waits: func(_, method string) bool { return method == "Block" },
+		}))
+		c := connect(t, s)
+		var blocked sync.WaitGroup
+		for range waits {
+			blocked.Go(func() { _, _ = call(t.Context(), c, "Block", "") })
+		}
+		synctest.Wait()
+		if _, err := call(t.Context(), c, "Echo", ""); err != nil {
+			t.Errorf("beside %d waits: %v", waits, err)
+		}
+		if _, err := call(t.Context(), c, "Block", ""); ttrpc.CodeOf(err) != ttrpc.ResourceExhausted {
+			t.Errorf("one wait too many: %v", err)
+		}
+		blocked.Go(func() { _, _ = call(t.Context(), c, "Block", strings.Repeat("x", 2<<10)) })
+		synctest.Wait()
+		blocked.Go(func() { _, _ = call(t.Context(), c, "Block", strings.Repeat("x", 2<<10)) })
+		synctest.Wait()
+		if _, err := call(t.Context(), c, "Echo", ""); ttrpc.CodeOf(err) != ttrpc.ResourceExhausted {
+			t.Errorf("large waits take no room: %v", err)
+		}
+		_ = c.Close()
+		blocked.Wait()
+		synctest.Wait()
+		c = connect(t, s)
+		go func() { _, _ = call(t.Context(), c, "Block", "") }()
+		synctest.Wait()
+		if _, err := call(t.Context(), c, "Echo", ""); err != nil {
+			t.Errorf("after they are over: %v", err)
+		}
+		_ = c.Close()
+	})
+}

@@ -16,6 +16,8 @@ const (
 	DefaultMaxTotalPayload = 48 << 20
 	DefaultMaxAnswers      = 16 << 20
 	DefaultMaxConns        = 64
+	// DefaultMaxWaits fits 1,024 containers with 1,024 processes.
+	DefaultMaxWaits = 1 << 20
 )
 
 // ErrServerClosed is what serving ends with after Shutdown or Close.
@@ -42,6 +44,12 @@ type ServerOptions struct {
 	// connections, for clients to read earlier ones. What would be more is
 	// answered with an error.
 	MaxAnswers int
+	// Waits, if set, tells which methods wait for something to happen in the world,
+	// such as the exit of a process. Small requests of such methods count against
+	// MaxWaits, a number on all connections together, and not as requests in
+	// progress: however many things are waited for, there is room for other calls.
+	Waits    func(service, method string) bool
+	MaxWaits int
 	// MaxConns is the number of connections that Serve serves; more are
 	// closed at once.
 	MaxConns int
@@ -106,6 +114,7 @@ func NewServer(opts ServerOptions) *Server {
 		{&opts.MaxTotalPayload, DefaultMaxTotalPayload},
 		{&opts.MaxAnswers, DefaultMaxAnswers},
 		{&opts.MaxConns, DefaultMaxConns},
+		{&opts.MaxWaits, DefaultMaxWaits},
 	} {
 		if *bound.value <= 0 {
 			*bound.value = bound.standard
@@ -129,13 +138,15 @@ func (s *Server) Handle(service, name string, h Handler) {
 		methods = make(map[string]*method)
 		s.services[service] = methods
 	}
-	methods[name] = &method{service, name, h}
+	waits := s.opts.Waits != nil && s.opts.Waits(service, name)
+	methods[name] = &method{service, name, h, waits}
 }
 
 // method is a registered method.
 type method struct {
 	service, name string
 	handler       Handler
+	waits         bool
 }
 
 // Serve serves the connections of a listener until ctx ends, Accept fails or

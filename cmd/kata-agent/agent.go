@@ -267,11 +267,15 @@ func (a *agent) serve(ctx context.Context) error {
 		Devices: device.NewFinder(a.params.HotplugTimeout), RunHelper: helpers.Run, Modules: a.modules, Seal: a.seal,
 	})
 	options := ttrpc.ServerOptions{
-		Code: service.Coded, OnPanic: a.panicked,
-		OnDone: func(service, method string, took time.Duration, err error) {
-			a.idle.Used()
+		Code: service.Coded, OnPanic: a.panicked, Waits: service.Waits,
+		OnDone: func(name, method string, took time.Duration, err error) {
+			if service.CostsNothing(name, method) {
+				a.idle.Touched()
+			} else {
+				a.idle.Used()
+			}
 			if a.log.Enabled(log.LevelTrace) {
-				a.logCall(service, method, took, err)
+				a.logCall(name, method, took, err)
 			}
 		},
 	}

@@ -60,6 +60,15 @@ type Config struct {
 	Seal    func() error
 }
 
+// Waits tells which calls wait for something to happen in a container. There may
+// be one for each process, and they must not take the room of others
+// (ttrpc.ServerOptions).
+func Waits(_, method string) bool { return method == "WaitProcess" || method == "GetOOMEvent" }
+
+// CostsNothing tells which calls leave nothing behind that is worth giving back to
+// the machine: the health check, which the host makes of idle pods too.
+func CostsNothing(service, _ string) bool { return service == "grpc.Health" }
+
 // Service is the implementation of AgentService and Health.
 type Service struct {
 	cfg       Config

@@ -107,3 +107,14 @@ func TestJSONNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestWhichCallsWaitAndWhichCostNothing(t *testing.T) {
+	for method, want := range map[string]bool{"WaitProcess": true, "GetOOMEvent": true, "ExecProcess": false, "Check": false} {
+		if got := Waits("grpc.AgentService", method); got != want {
+			t.Errorf("%s waits: %v", method, got)
+		}
+	}
+	if !CostsNothing("grpc.Health", "Check") || CostsNothing("grpc.AgentService", "StatsContainer") {
+		t.Error("a health check costs, or statistics do not")
+	}
+}

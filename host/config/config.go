@@ -152,6 +152,10 @@ type Runtime struct {
 	// CreateContainerTimeout bounds the agent's work on one CreateContainer
 	// request. Seconds in the file.
 	CreateContainerTimeout time.Duration
+	// KillTimeout bounds the time from SIGKILL to a container's first process until
+	// its exit, after which the VM is stopped. kill_timeout, an addition of ours;
+	// seconds in the file.
+	KillTimeout time.Duration
 	// DisableGuestSeccomp drops seccomp profiles instead of applying them in
 	// the guest.
 	DisableGuestSeccomp bool
@@ -169,6 +173,7 @@ func Default() *Config {
 		Agent:     Agent{DialTimeout: 45 * time.Second},
 		Runtime: Runtime{
 			CreateContainerTimeout: 60 * time.Second,
+			KillTimeout:            10 * time.Second,
 			DisableGuestSeccomp:    true,
 		},
 	}

@@ -78,6 +78,7 @@ enable_debug = true
 debug_console_enabled = true
 [runtime]
 create_container_timeout = 9
+kill_timeout = 4
 enable_debug = true
 hypervisor_name = "qemu"
 disable_guest_seccomp = false
@@ -97,6 +98,7 @@ disable_guest_seccomp = false
 		Agent:     Agent{GuestHookPath: "/h", DialTimeout: 7 * time.Second, Debug: true, DebugConsole: true},
 		Runtime: Runtime{
 			CreateContainerTimeout: 9 * time.Second,
+			KillTimeout:            4 * time.Second,
 			Debug:                  true,
 		},
 	}

@@ -29,6 +29,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		"virtio_fs_cache": fmt.Sprintf("%q", d.FileShare.Cache), "virtio_fs_queue_size": d.FileShare.QueueSize,
 		"stop_timeout": d.Driver.StopTimeout.Seconds(), "dial_timeout": d.Agent.DialTimeout.Seconds(),
 		"annotation_config_folders": d.Policy.ConfigFolders, "create_container_timeout": d.Runtime.CreateContainerTimeout.Seconds(),
+		"kill_timeout": d.Runtime.KillTimeout.Seconds(),
 	} {
 		row := fmt.Sprintf("| `%s` | ", key)
 		_, rest, found := strings.Cut(string(text), row)

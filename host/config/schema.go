@@ -62,6 +62,7 @@ func runtimeKeys() []key {
 	return []key{
 		setFlag("enable_debug", func(c *Config) *bool { return &c.Runtime.Debug }),
 		setSeconds("create_container_timeout", func(c *Config) *time.Duration { return &c.Runtime.CreateContainerTimeout }),
+		setSeconds("kill_timeout", func(c *Config) *time.Duration { return &c.Runtime.KillTimeout }),
 		setList("annotation_config_folders", func(c *Config) *[]string { return &c.Policy.ConfigFolders }, folder),
 		setFlag("disable_guest_seccomp", func(c *Config) *bool { return &c.Runtime.DisableGuestSeccomp }),
 		{"hypervisor_name", text, onlyName("qemu")},

@@ -47,6 +47,13 @@ func newAgentConn(conn net.Conn) *agentConn {
 	}
 }
 
+// answered tells whether a call got an answer of the agent, which may be an error
+// with a code; no answer has an error of the connection or of the call's context.
+func answered(err error) bool {
+	var status *ttrpc.Error
+	return err == nil || errors.As(err, &status)
+}
+
 func (a *agentConn) lost() <-chan struct{} { return a.client.Done() }
 
 // kernelModules are the modules of the configuration as the agent gets them.

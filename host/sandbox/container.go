@@ -50,6 +50,7 @@ type Container struct {
 	hooked bool
 
 	created   chan struct{} // closed when CreateContainer has ended, either way
+	removed   chan struct{} // closed when it was taken out of the guest
 	abandoned bool          // its creation failed; guarded by Sandbox.mu
 
 	mu    sync.Mutex
@@ -69,7 +70,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (*Con
 	defer stop()
 	c := &Container{
 		sandbox: s, id: o.ID, bundle: o.Bundle, undo: undo.New(s.journal),
-		created: make(chan struct{}), execs: make(map[string]*Process),
+		created: make(chan struct{}), removed: make(chan struct{}), execs: make(map[string]*Process),
 	}
 	if err := s.register(ctx, c); err != nil {
 		return nil, err
@@ -204,7 +205,13 @@ func (c *Container) createInGuest(ctx context.Context, spec *guestspec.Spec) err
 		ContainerId: c.id, OCI: spec.OCI, SandboxPidns: spec.SandboxPidns,
 		StdinPort: ports.stdin, StdoutPort: ports.stdout, StderrPort: ports.stderr,
 	}
-	c.undo.Push("the container in the guest", undo.EndsGuest, c.removeFromGuest)
+	c.undo.Push("the container in the guest", undo.EndsGuest, func(ctx context.Context) error {
+		err := c.removeFromGuest(ctx)
+		if err == nil {
+			close(c.removed) // the step succeeds once
+		}
+		return err
+	})
 	limit := c.sandbox.cfg.CreateTimeout
 	// The call goes on when ctx ends, so that it is known when it has ended.
 	call, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the guest did not create it within %s", limit))
@@ -402,6 +409,9 @@ func (c *Container) Exec(_ context.Context, execID string, spec *specs.Process, 
 
 // Kill sends the signal to every process of the container.
 func (c *Container) Kill(ctx context.Context, sig uint32) error {
+	if sig == sigkill {
+		c.init.mustEnd()
+	}
 	_, err := c.sandbox.agent.service.SignalProcess(ctx, &agentpb.SignalProcessRequest{ContainerId: c.id, Signal: sig, All: true})
 	return agentError(err)
 }

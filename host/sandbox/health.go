@@ -17,7 +17,9 @@ const (
 )
 
 // watchHealth returns a channel that receives the reason when the agent has
-// not answered for checkTimeout. The asking ends with the sandbox.
+// not answered for checkTimeout. An answer with an error is an answer: who gives it
+// lives. The asking ends with the sandbox, and when the connection is lost, which is
+// another's to notice.
 func (s *Sandbox) watchHealth() <-chan error {
 	sick := make(chan error, 1)
 	go func() {
@@ -29,14 +31,22 @@ func (s *Sandbox) watchHealth() <-chan error {
 				return
 			case <-ticker.C:
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
-			_, err := s.agent.health.Check(ctx, &healthpb.CheckRequest{})
-			cancel()
-			if err != nil {
-				sick <- fmt.Errorf("the agent did not answer within %s: %w", checkTimeout, agentError(err))
+			if err := s.checkHealth(); err != nil {
+				sick <- err
 				return
 			}
 		}
 	}()
 	return sick
+}
+
+// checkHealth returns an error when the agent has not answered in time.
+func (s *Sandbox) checkHealth() error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	_, err := s.agent.health.Check(ctx, &healthpb.CheckRequest{})
+	if answered(err) || ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("the agent did not answer within %s: %w", checkTimeout, err)
 }

@@ -15,6 +15,11 @@ const (
 	oomPatience = 5 * time.Second
 	// oomPause is the time after a failed call for the next event.
 	oomPause = time.Second
+	// oomBurst is how many events are asked for without a pause, and oomRate how
+	// long one more of these takes to come. An agent that tells of kills without
+	// end is asked for ten a second.
+	oomBurst = 64
+	oomRate  = 100 * time.Millisecond
 )
 
 // oomEvents counts the OOM events that have been told of each container.
@@ -75,18 +80,58 @@ func (s *Sandbox) watchOOM(tell func(containerID string)) {
 	})
 	go func() {
 		defer close(ended)
-		for s.nextOOM(ctx, tell) {
+		throttle := newThrottle(oomBurst, oomRate)
+		for s.nextOOM(ctx, tell) && throttle.wait(ctx) {
 		}
 	}()
 }
 
-// nextOOM tells the next event and reports whether there may be another.
+// throttle lets things happen at a rate, with a burst of them at once.
+type throttle struct {
+	burst int
+	every time.Duration
+	full  time.Time // when the burst is whole again
+}
+
+func newThrottle(burst int, every time.Duration) *throttle {
+	return &throttle{burst: burst, every: every}
+}
+
+// wait counts one, waits for as long as there are too many, and reports whether ctx
+// lasted.
+func (p *throttle) wait(ctx context.Context) bool {
+	now := time.Now()
+	if p.full.Before(now) {
+		p.full = now
+	}
+	p.full = p.full.Add(p.every)
+	ahead := p.full.Sub(now) - time.Duration(p.burst)*p.every
+	if ahead <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(ahead)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// nextOOM tells the next event, if it is of a container that there is, and reports
+// whether there may be another.
 func (s *Sandbox) nextOOM(ctx context.Context, tell func(containerID string)) bool {
 	resp, err := s.agent.service.GetOOMEvent(ctx, &agentpb.GetOOMEventRequest{})
 	if err == nil {
-		s.log.Debug("killed for want of memory", "container", resp.ContainerId)
-		tell(resp.ContainerId)
-		s.oom.add(resp.ContainerId)
+		id, known := s.known(resp.ContainerId)
+		if !known {
+			s.log.Debug("an OOM event of no container was dropped")
+			return true
+		}
+		s.log.Debug("killed for want of memory", "container", id)
+		tell(id)
+		s.oom.add(id)
 		return true
 	}
 	select {
@@ -110,6 +155,18 @@ func (s *Sandbox) nextOOM(ctx context.Context, tell func(containerID string)) bo
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// known returns the id of a container of the sandbox; the agent's copy of it is not
+// kept.
+func (s *Sandbox) known(id string) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok {
+		return "", false
+	}
+	return c.id, true
 }
 
 // awaitOOM waits until the OOM events before an exit have been told. The answers

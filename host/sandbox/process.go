@@ -23,6 +23,9 @@ import (
 // 128 + SIGKILL, as a shell would say.
 const statusKilled = 137
 
+// maxStatus is the largest exit status.
+const maxStatus = 255
+
 // Exit is how a process ended.
 type Exit struct {
 	// Status is the exit code, or 128 plus the number of the fatal signal.
@@ -47,6 +50,7 @@ type Process struct {
 	exit    Exit
 
 	releaseOnce sync.Once
+	killOnce    sync.Once // SIGKILL was sent to a first process
 }
 
 // streams are the connections that carry a process's stdio to the agent.
@@ -150,14 +154,13 @@ func (p *Process) watch() {
 	p.set.Copy(stdio.Streams{Stdin: p.streams.stdin, Stdout: p.streams.stdout, Stderr: p.streams.stderr})
 	go p.watchHost()
 	go func() {
-		resp, err := p.service().WaitProcess(context.Background(),
-			&agentpb.WaitProcessRequest{ContainerId: p.container.id, ExecId: p.execID})
+		resp, err := p.awaitExit()
 		var stdout, stderr uint64
 		if err != nil {
 			p.exit = Exit{Status: statusKilled, At: time.Now()}
 			p.container.sandbox.log.Debug("process lost", "container", p.container.id, "exec", p.execID, "error", err)
 		} else {
-			p.exit = Exit{Status: uint32(resp.Status), At: exitTime(resp.ExitedAt)}
+			p.exit = Exit{Status: exitStatus(resp.Status), At: exitTime(resp.ExitedAt)}
 			stdout, stderr = resp.StdoutBytes, resp.StderrBytes
 			p.container.sandbox.awaitOOM(p.container.id, resp.OomEvents)
 		}
@@ -167,6 +170,69 @@ func (p *Process) watch() {
 		p.set.Drain(stdout, stderr)
 		p.release()
 	}()
+}
+
+const (
+	// waitPause is the time after the first refusal to wait for a process; it
+	// doubles up to longestWaitPause.
+	waitPause        = 50 * time.Millisecond
+	longestWaitPause = 5 * time.Second
+	// removedPatience is how long the answer to a wait may come after that to the
+	// removal of the container.
+	removedPatience = 2 * time.Second
+)
+
+// awaitExit asks the agent for the exit until it tells one. A refusal, for want of
+// room or for whatever reason, says nothing about the process, so it is asked again.
+// The error says that nobody can tell any more: the connection is lost, or the
+// process was taken out of the guest.
+func (p *Process) awaitExit() (*agentpb.WaitProcessResponse, error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-over:
+			return
+		case <-p.removed():
+		}
+		timer := time.NewTimer(removedPatience)
+		defer timer.Stop()
+		select {
+		case <-over:
+		case <-timer.C:
+			cancel(errors.New("it was removed from the guest"))
+		}
+	}()
+	for pause := waitPause; ; pause = min(2*pause, longestWaitPause) {
+		resp, err := p.service().WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: p.container.id, ExecId: p.execID})
+		if err == nil || !answered(err) {
+			return resp, err
+		}
+		p.container.sandbox.log.Debug("wait for a process again", "container", p.container.id, "exec", p.execID, "error", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-p.removed(): // it knows the process no more
+			timer.Stop()
+			return nil, err
+		case <-p.container.sandbox.agent.lost():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// removed is closed when the container was taken out of the guest.
+func (p *Process) removed() <-chan struct{} { return p.container.removed }
+
+// exitStatus is what a shell would say: a byte. Anything else is not true.
+func exitStatus(told int32) uint32 {
+	if told < 0 || told > maxStatus {
+		return maxStatus
+	}
+	return uint32(told)
 }
 
 // exitTime converts the agent's time. The guest's clock was set from ours at
@@ -213,8 +279,12 @@ func (p *Process) Copied() uint64 {
 	return p.set.Copied()
 }
 
-// Signal sends the signal to this process alone.
+// Signal sends the signal to this process alone. SIGKILL to a container's first
+// process has to end it in time: see Agent.KillTimeout.
 func (p *Process) Signal(ctx context.Context, sig uint32) error {
+	if sig == sigkill && p.execID == "" {
+		p.mustEnd()
+	}
 	_, err := p.service().SignalProcess(ctx,
 		&agentpb.SignalProcessRequest{ContainerId: p.container.id, ExecId: p.execID, Signal: sig})
 	return agentError(err)

@@ -74,6 +74,9 @@ type Agent struct {
 	BootTimeout time.Duration
 	// CreateTimeout bounds the agent's work on one CreateContainer request.
 	CreateTimeout time.Duration
+	// KillTimeout bounds the time from SIGKILL to a container's first process until
+	// its exit is known. Then the whole sandbox is ended. 0 is no bound.
+	KillTimeout time.Duration
 	// HookPath is a folder of the guest with hooks for every container; "" is none.
 	HookPath string
 	// KernelModules are loaded in the guest before anything of the pod is made,
@@ -99,6 +102,9 @@ type Sandbox struct {
 
 	done    chan struct{} // closed once failure is set, or at Stop
 	watched chan struct{} // closed when watch has ended; nil if it never began
+	// condemned receives the reason why the machine must be stopped although all
+	// its parts run.
+	condemned chan error
 
 	// mu guards what follows and is held across no blocking call.
 	mu         sync.Mutex
@@ -119,7 +125,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	s := &Sandbox{
 		id: o.ID, cfg: o.Agent, log: o.Log.With("sandbox", o.ID), journal: j, undo: undo.New(j),
 		done: make(chan struct{}), containers: make(map[string]*Container),
-		oom: newOOMEvents(), spawner: o.Spawner, hooks: o.Hooks,
+		oom: newOOMEvents(), condemned: make(chan error, 1), spawner: o.Spawner, hooks: o.Hooks,
 	}
 	s.undo.Push("the state folder", undo.Last, func(context.Context) error { return j.Remove() })
 	s.undo.Push("the containers", undo.UsedByGuest, s.releaseContainers)
@@ -230,6 +236,7 @@ func (s *Sandbox) watch() {
 	case <-s.done:
 		return
 	case reason = <-s.watchHealth():
+	case reason = <-s.condemned:
 	case <-s.guest.Done():
 		reason = s.guest.Err()
 	case <-s.agent.lost():

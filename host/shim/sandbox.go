@@ -33,7 +33,8 @@ func bootSandbox(env BootEnv) Boot {
 			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log), Spawner: spawner, Hooks: hook.Runner{Mounts: env.HostMounts},
 			Agent: sandbox.Agent{
 				BootTimeout: cfg.Agent.DialTimeout, CreateTimeout: cfg.Runtime.CreateContainerTimeout,
-				HookPath: cfg.Agent.GuestHookPath, KernelModules: cfg.Agent.KernelModules,
+				KillTimeout: cfg.Runtime.KillTimeout,
+				HookPath:    cfg.Agent.GuestHookPath, KernelModules: cfg.Agent.KernelModules,
 				DropSeccomp: cfg.Runtime.DisableGuestSeccomp,
 			},
 			OOM: r.OOM, Log: env.Log,

@@ -42,7 +42,8 @@ type Idle struct {
 	timer *time.Timer
 	text  []mapping
 
-	uses atomic.Int64
+	uses    atomic.Int64
+	touches atomic.Int64 // since the last of them that counted as a use
 
 	mu   sync.Mutex // one trim at a time; guards what follows
 	last time.Time
@@ -69,7 +70,20 @@ func (i *Idle) Used() {
 	i.timer.Reset(i.cfg.After)
 }
 
+// Touched says that something so small has happened that giving back would cost
+// more than it left: a health check now and then costs an idle machine neither a
+// collection nor the program's pages, which it would need again the next time.
+// What many of them leave is given back after manyTouches.
+func (i *Idle) Touched() {
+	if i.touches.Add(1)%manyTouches == 0 {
+		i.Used()
+	}
+}
+
 const (
+	// manyTouches is as many health checks as there are in two hours; each leaves
+	// about a kilobyte.
+	manyTouches = 256
 	// much is how many uses may leave more than the agent likes to keep. One use
 	// takes 64 KiB at most.
 	much = 32

@@ -53,6 +53,31 @@ func TestWhenMemoryGoesBack(t *testing.T) {
 	})
 }
 
+func TestHealthChecksCostAnIdleMachineNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, err := New(Config{After: time.Second, Between: 10 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		last := func() time.Time { i.mu.Lock(); defer i.mu.Unlock(); return i.last }
+		before := last()
+		for range manyTouches - 1 {
+			i.Touched()
+			time.Sleep(30 * time.Second)
+		}
+		if last() != before {
+			t.Error("memory went back for a health check")
+		}
+		i.Touched()
+		time.Sleep(30 * time.Second)
+		if last() == before {
+			t.Error("what many checks have left stays")
+		}
+		i.timer.Stop()
+	})
+}
+
 func TestTheProgramsPagesComeBack(t *testing.T) {
 	i, err := New(Config{After: time.Hour, Text: true})
 	if err != nil {

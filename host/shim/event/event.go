@@ -8,14 +8,20 @@
 // the loss is logged: what a daemon that comes back needs is how things ended,
 // and it asks for the state of every task anyway.
 //
+// What a guest can cause without end, news of kills for want of memory, pushes
+// nothing else out: of one container no more than maxWaitingOOM wait, which say as
+// much as many would, and a full queue takes none.
+//
 // Life cycle: New starts the sender, Close gives it a last bounded chance to
 // empty the queue.
 package event
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +37,11 @@ const (
 	// Capacity is the number of events that wait at most. An event takes less
 	// than 1 KiB.
 	Capacity = 1024
+
+	// topicOOM is of events that the guest causes, and maxWaitingOOM how many equal
+	// ones wait at most.
+	topicOOM      = "/tasks/oom"
+	maxWaitingOOM = 8
 
 	forwardTimeout = 5 * time.Second
 	firstPause     = 100 * time.Millisecond
@@ -100,15 +111,45 @@ func (p *Publisher) Publish(topic string, event proto.Message) {
 		p.log.Warn("event after the end", "topic", topic)
 		return
 	}
+	if topic == topicOOM && p.saysNothingNew(envelope) {
+		return
+	}
 	if len(p.queue) >= p.capacity {
-		if p.lost == 0 {
-			p.log.Error("containerd does not take events: dropping the oldest", "waiting", len(p.queue), "topic", p.queue[0].Topic)
-		}
-		p.lost++
-		p.queue = p.queue[1:]
+		p.dropOne()
 	}
 	p.queue = append(p.queue, envelope)
 	p.wake()
+}
+
+// dropOne makes room for an event in a full queue: an event of topicOOM goes
+// first, else the oldest; p.mu is held.
+func (p *Publisher) dropOne() {
+	for i, waiting := range p.queue {
+		if waiting.Topic == topicOOM {
+			p.queue = slices.Delete(p.queue, i, i+1)
+			return
+		}
+	}
+	if p.lost == 0 {
+		p.log.Error("containerd does not take events: dropping the oldest", "waiting", len(p.queue), "topic", p.queue[0].Topic)
+	}
+	p.lost++
+	p.queue = p.queue[1:]
+}
+
+// saysNothingNew tells whether an event of topicOOM is to be dropped: the queue is
+// full, or enough of the same wait; p.mu is held.
+func (p *Publisher) saysNothingNew(e *types.Envelope) bool {
+	if len(p.queue) >= p.capacity {
+		return true
+	}
+	same := 0
+	for _, waiting := range p.queue {
+		if waiting.Topic == topicOOM && bytes.Equal(waiting.Event.Value, e.Event.Value) {
+			same++
+		}
+	}
+	return same >= maxWaitingOOM
 }
 
 func (p *Publisher) wake() {

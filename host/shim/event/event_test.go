@@ -215,3 +215,29 @@ func TestPublishDoesNotWaitForContainerd(t *testing.T) {
 		_ = p.Close(ctx)
 	})
 }
+
+func TestNewsOfOOMKillsPushNothingOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &daemon{hang: true}
+		p := newPublisher("ns", d, quiet(), 10)
+		oom := func(id string) { p.Publish("/tasks/oom", &events.TaskOOM{ContainerID: id}) }
+		for range 100_000 {
+			oom("liar")
+		}
+		if n := len(p.queue); n != maxWaitingOOM {
+			t.Errorf("%d events of one container wait", n)
+		}
+		want := publish(p, 0, 10) // they need all the room
+		oom("another")
+		var got []string
+		for _, e := range p.queue {
+			got = append(got, id(e))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q wait, want %q", got, want)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = p.Close(ctx)
+	})
+}

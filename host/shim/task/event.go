@@ -38,6 +38,10 @@ func (s *Service) exited(p *process, e Exit) {
 	close(p.gone)
 }
 
+// maxUntoldOOM is how many kills before the start of a container are told after it:
+// the guest tells of them, and may tell of any number.
+const maxUntoldOOM = 8
+
 // oomKilled tells that the kernel killed a process of a container for want of
 // memory. It is not told before the container's start, which may be under way.
 func (s *Service) oomKilled(containerID string) {
@@ -49,7 +53,7 @@ func (s *Service) oomKilled(containerID string) {
 		return
 	}
 	t.first.mu.Lock()
-	t.first.oomKills++
+	t.first.oomKills = min(t.first.oomKills+1, maxUntoldOOM)
 	told := t.first.startTold
 	t.first.mu.Unlock()
 	if told {
