@@ -1,6 +1,6 @@
 //go:build vm
 
-package share
+package share_test
 
 import (
 	"context"
@@ -19,21 +19,22 @@ import (
 	"time"
 
 	"kata/api"
+	"kata/host/guestvm"
 	"kata/host/process"
+	"kata/host/share"
 	"kata/host/share/sharetest"
+	"kata/host/undo"
 	"kata/host/vmm"
-	"kata/host/vmm/qemu"
 	"kata/host/vmm/vmmtest"
-	"kata/host/vsock"
 	"kata/test/pace"
 )
 
 // pod is a test guest with a tree, a virtiofsd and a connection.
 type pod struct {
 	t       *testing.T
-	tree    *Tree
-	daemon  *Daemon
-	machine *qemu.Machine
+	tree    *share.Tree
+	daemon  guestvm.Server
+	machine guestvm.Machine
 	conn    net.Conn
 	mu      sync.Mutex // one request at a time
 	out     *json.Encoder
@@ -42,62 +43,71 @@ type pod struct {
 
 const root = "/mnt"
 
+// limit bounds what has to happen soon.
+const limit = 20 * time.Second
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Of(limit))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// parts are a pod's, with a listener for the guest's connection.
+type parts struct {
+	*guestvm.Host
+	requests net.Listener
+	server   guestvm.Server
+}
+
+// Link implements guestvm.Parts.
+func (p *parts) Link(socket string) (guestvm.Link, error) {
+	link, err := p.Host.Link(socket)
+	if err == nil {
+		p.requests, err = link.Listen(sharetest.Port)
+	}
+	return link, err
+}
+
+// Serve implements guestvm.Parts.
+func (p *parts) Serve(ctx context.Context, files guestvm.Files, socket string) (_ guestvm.Server, err error) {
+	p.server, err = p.Host.Serve(ctx, files, socket)
+	return p.server, err
+}
+
 // startPod boots a guest and mounts the tree in it. change may alter how the
 // daemon runs.
-func startPod(t *testing.T, change func(*DaemonConfig)) *pod {
+func startPod(t *testing.T, change func(*share.DaemonConfig)) *pod {
 	t.Helper()
-	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
-	kernel, initrd := vmmtest.Kernel(t), vmmtest.Initrd(t, "kata/host/share/sharetest/init")
-	p := &pod{t: t, tree: newTree(t)}
-	cfg := DaemonConfig{
-		Paths:  []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"},
-		Socket: filepath.Join(dir, "fs.sock"), SharedDir: p.tree.Export(), Cache: "auto", Log: log,
-	}
-	if change != nil {
-		change(&cfg)
-	}
-	p.daemon = startDaemon(t, cfg)
-	device, err := vsock.New(vsock.Config{Socket: filepath.Join(dir, "vsock.sock"), GuestCID: 3, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ran := make(chan struct{})
-	go func() {
-		defer close(ran)
-		_ = device.Run(context.Background())
-	}()
+	dir := t.TempDir() // removed after the pod has ended
+	log, spawner, stack := slog.New(slog.DiscardHandler), process.NewSpawner(), undo.New(new(undo.Memory))
 	t.Cleanup(func() {
-		device.Close()
-		<-ran
-	})
-	ready, err := device.Listen(sharetest.Port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ready.Close()
-	p.machine, err = qemu.New(vmm.Spec{
-		ID: "share", Dir: dir, VCPUs: 1, MemoryMiB: 256, Kernel: kernel, Initrd: initrd, Accel: vmm.AccelTCG,
-		Vsock:  &vmm.Vsock{Socket: filepath.Join(dir, "vsock.sock")},
-		Shares: []vmm.Share{{Socket: cfg.Socket, Tag: api.ShareTag}},
-	}, qemu.Config{}, newSpawner(t), log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(limit))
 		defer cancel()
-		if err := p.machine.Stop(ctx); err != nil {
-			t.Error(err)
+		if err := stack.Run(ctx); err != nil {
+			t.Errorf("end the pod: %v", err)
 		}
+		spawner.Close()
 	})
-	if err := p.machine.Start(within(t)); err != nil {
+	parts := &parts{Host: &guestvm.Host{
+		Share:   share.DaemonConfig{Paths: []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"}, Cache: "auto"},
+		Spawner: spawner, Log: log,
+	}}
+	if change != nil {
+		change(&parts.Share)
+	}
+	v, err := guestvm.Boot(within(t), guestvm.Config{
+		Machine: vmm.Spec{
+			ID: "share", Dir: dir, VCPUs: 1, MemoryMiB: 256,
+			Kernel: vmmtest.Kernel(t), Initrd: vmmtest.Initrd(t, "kata/host/share/sharetest/init"),
+		},
+		Accel: vmm.AccelTCG, Share: true, StopTimeout: limit, Log: log,
+	}, parts, stack)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { // a guest that dies must not hang the test
-		<-p.machine.Done()
-		ready.Close()
-	}()
-	if p.conn, err = ready.Accept(); err != nil {
+	p := &pod{t: t, tree: v.Files().(*share.Tree), daemon: parts.server, machine: v.Machine()}
+	if p.conn, err = parts.requests.Accept(); err != nil {
 		t.Fatalf("guest: %v: %v", err, p.machine.Err())
 	}
 	_ = p.conn.SetDeadline(time.Now().Add(pace.Of(vmmtest.Limit)))
@@ -175,8 +185,8 @@ func (p *pod) addRootfs(cid, source string, readonly bool) string {
 func TestGuestSeesWhatIsBoundLater(t *testing.T) {
 	for _, sandbox := range []string{"namespace", "chroot"} {
 		t.Run(sandbox, func(t *testing.T) {
-			p := startPod(t, func(cfg *DaemonConfig) { cfg.Sandbox = sandbox })
-			source := newRootfs(t)
+			p := startPod(t, func(cfg *share.DaemonConfig) { cfg.Sandbox = sandbox })
+			source := share.NewRootfs(t)
 			if names := p.ok(sharetest.Request{Op: "list", Path: root}).Names; len(names) != 0 {
 				t.Errorf("the empty tree holds %v", names)
 			}
@@ -186,7 +196,7 @@ func TestGuestSeesWhatIsBoundLater(t *testing.T) {
 			p.wantRead(rw+"/file", "outer")
 			p.wantRead(rw+"/inner/file", "inner")
 			p.write(rw+"/from-guest", "hello")
-			wantContent(t, source+"/from-guest", "hello")
+			share.WantContent(t, source+"/from-guest", "hello")
 			p.refused(sharetest.Request{Op: "mkdir", Path: root + "/rw/beside"}, syscall.EROFS)
 
 			// The same files, read-only: which mount they are reached by counts.
@@ -216,7 +226,7 @@ func TestGuestSeesWhatIsBoundLater(t *testing.T) {
 
 func TestGuestFileSemantics(t *testing.T) {
 	p := startPod(t, nil)
-	source := newRootfs(t)
+	source := share.NewRootfs(t)
 	if err := os.Link(source+"/file", source+"/hardlink"); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +284,7 @@ func (p *pod) renames(t *testing.T, at, source string) {
 	p.wantRead(at+"/moved/file", "x")
 	p.refused(sharetest.Request{Op: "stat", Path: at + "/dir"}, syscall.ENOENT)
 	p.refused(sharetest.Request{Op: "rename", Path: at + "/b", Other: filepath.Dir(at) + "/inner/b"}, syscall.EXDEV)
-	wantContent(t, source+"/moved/file", "x")
+	share.WantContent(t, source+"/moved/file", "x")
 }
 
 func (p *pod) unlinkedOpen(t *testing.T, at, source string) {
@@ -294,7 +304,7 @@ func (p *pod) mapped(t *testing.T, at, source string) {
 	p.write(at+"/f", "................")
 	p.ok(sharetest.Request{Op: "mmap", Path: at + "/f", Data: []byte("mapped")})
 	p.wantRead(at+"/f", "mapped..........")
-	wantContent(t, source+"/f", "mapped..........")
+	share.WantContent(t, source+"/f", "mapped..........")
 }
 
 func (p *pod) fileSystems(t *testing.T, at, source string) {
@@ -319,7 +329,7 @@ func (p *pod) find(t *testing.T, at, source string) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		write(t, fmt.Sprintf("%s/f%d", dir, i), "x")
+		share.WriteFile(t, fmt.Sprintf("%s/f%d", dir, i), "x")
 	}
 	seen := map[string]string{}
 	for _, name := range p.ok(sharetest.Request{Op: "walk", Path: at}).Names {
@@ -368,7 +378,7 @@ func (p *pod) attributes(t *testing.T, at, source string) {
 func (p *pod) largeDirectory(t *testing.T, at, source string) {
 	const n = 3000
 	for i := range n {
-		write(t, fmt.Sprintf("%s/%0200d", source, i), "")
+		share.WriteFile(t, fmt.Sprintf("%s/%0200d", source, i), "")
 	}
 	if names := p.ok(sharetest.Request{Op: "list", Path: at}).Names; len(names) != n {
 		t.Errorf("the guest lists %d of %d files", len(names), n)
@@ -384,17 +394,17 @@ func (p *pod) largeDirectory(t *testing.T, at, source string) {
 func TestGuestCacheModes(t *testing.T) {
 	for _, mode := range []string{"never", "auto", "always"} {
 		t.Run(mode, func(t *testing.T) {
-			p := startPod(t, func(cfg *DaemonConfig) { cfg.Cache = mode })
-			source := newRootfs(t)
-			write(t, source+"/f", "1234")
+			p := startPod(t, func(cfg *share.DaemonConfig) { cfg.Cache = mode })
+			source := share.NewRootfs(t)
+			share.WriteFile(t, source+"/f", "1234")
 			at := p.addRootfs("c1", source, false)
 			p.wantRead(at+"/f", "1234")
 			if mode != "always" { // which promises nothing
-				write(t, source+"/f", "host") // same length, so that only the content tells
-				p.wantRead(at+"/f", "host")   // opened anew
+				share.WriteFile(t, source+"/f", "host") // same length, so that only the content tells
+				p.wantRead(at+"/f", "host")             // opened anew
 			}
 			p.write(at+"/f", "guest")
-			wantContent(t, source+"/f", "guest")
+			share.WantContent(t, source+"/f", "guest")
 			p.wantRead(at+"/f", "guest")
 		})
 	}
@@ -465,8 +475,8 @@ func wantGroupGone(t *testing.T, leader process.ID) {
 
 func TestGuestReusesAContainersID(t *testing.T) {
 	p := startPod(t, nil)
-	first, second := newRootfs(t), newRootfs(t)
-	write(t, second+"/file", "second")
+	first, second := share.NewRootfs(t), share.NewRootfs(t)
+	share.WriteFile(t, second+"/file", "second")
 	at := p.addRootfs("c1", first, false)
 	p.wantRead(at+"/file", "outer")
 	if err := p.tree.RemoveContainer("c1"); err != nil {
@@ -478,10 +488,10 @@ func TestGuestReusesAContainersID(t *testing.T) {
 // A container that is gone must not be held for ever: virtiofsd lets go of its
 // files once the guest has dropped their names, as the agent makes it.
 func TestGuestLetsGoOfARemovedContainer(t *testing.T) {
-	p := startPod(t, func(cfg *DaemonConfig) { cfg.Cache = "never" })
+	p := startPod(t, func(cfg *share.DaemonConfig) { cfg.Cache = "never" })
 	p.ok(sharetest.Request{Op: "list", Path: root})
 	before := daemonFiles(t, p.daemon.ID())
-	source := newRootfs(t)
+	source := share.NewRootfs(t)
 	at := p.addRootfs("c1", source, false)
 	p.wantRead(at+"/file", "outer")
 	p.wantRead(at+"/inner/file", "inner")
