@@ -36,16 +36,16 @@ func TestDevicesOfContainers(t *testing.T) {
 		v.Must(os.WriteFile(file, []byte(strings.Repeat(id+"\n", 2000)), 0o644))
 		v.AddDisk(id, file)
 	}
-	v.Plug("virtio-blk-pci", "pci", "port0", map[string]any{"drive": "pci"})
-	v.Plug("virtio-blk-pci", "other", "port1", map[string]any{"drive": "other"})
+	v.PlugDisk("pci", place0)
+	v.PlugDisk("other", place1)
 	v.Plug("scsi-hd", "disk", "scsi.0", map[string]any{"drive": "scsi", "channel": 0, "scsi-id": 0, "lun": 5})
 	const path = "/dev/xvda"
 	for _, tt := range []struct {
 		name, access, want string
 		device             *agentpb.Device
 	}{
-		{"blk by PCI path", "rwm", "pci", &agentpb.Device{Type: "blk", Id: "04/00"}},
-		{"blk without a rule of its own", "", "other", &agentpb.Device{Type: "blk", Id: "05/00"}},
+		{"blk by PCI path", "rwm", "pci", &agentpb.Device{Type: "blk", Id: place0}},
+		{"blk without a rule of its own", "", "other", &agentpb.Device{Type: "blk", Id: place1}},
 		{"scsi", "rwm", "scsi", &agentpb.Device{Type: "scsi", Id: "0:5"}},
 	} {
 		tt.device.ContainerPath = path
@@ -57,7 +57,7 @@ func TestDevicesOfContainers(t *testing.T) {
 		}
 		v.Remove("box")
 	}
-	node := strings.Fields(v.Shell("ls /sys/bus/pci/devices/0000:00:04.0/*/virtio*/block"))[0]
+	node := strings.Fields(v.Shell("ls /sys/bus/pci/devices/0000:00:03.0/*/virtio*/block"))[0]
 	for _, kind := range []string{"blk", "mmioblk", "nvdimm"} { // by name, whatever it is
 		spec := withDevice("head -n 1 /dev/xvda; ! dd if=/dev/zero of=/dev/xvda bs=512 count=1 2>/dev/null", path, "r", 259, 7)
 		out := v.Run(&agentpb.CreateContainerRequest{ContainerId: "box", OCI: spec, Devices: []*agentpb.Device{{Type: kind, VmPath: "/dev/" + node, ContainerPath: path}}})
@@ -66,9 +66,8 @@ func TestDevicesOfContainers(t *testing.T) {
 		}
 		v.Remove("box")
 	}
-	for id, disk := range map[string]string{"pci": "pci", "disk": "scsi", "other": "other"} {
+	for _, id := range []string{"pci", "disk", "other"} {
 		v.Unplug(id)
-		v.Do("blockdev-del", map[string]any{"node-name": disk})
 	}
 }
 
@@ -81,10 +80,10 @@ func TestNumbersAreExchangedSafely(t *testing.T) {
 		v.Must(os.WriteFile(file, []byte(strings.Repeat(id+"\n", 2000)), 0o644))
 		v.AddDisk(id, file)
 	}
-	v.Plug("virtio-blk-pci", "one", "port0", map[string]any{"drive": "one"})
-	v.Plug("virtio-blk-pci", "two", "port1", map[string]any{"drive": "two"})
-	one := &agentpb.Device{Type: "blk", Id: "04/00", ContainerPath: "/dev/one"}
-	two := &agentpb.Device{Type: "blk", Id: "05/00", ContainerPath: "/dev/two"}
+	v.PlugDisk("one", place0)
+	v.PlugDisk("two", place1)
+	one := &agentpb.Device{Type: "blk", Id: place0, ContainerPath: "/dev/one"}
+	two := &agentpb.Device{Type: "blk", Id: place1, ContainerPath: "/dev/two"}
 	// What they are in the guest is what the first container says.
 	spec := withDevice("stat -c '%t %T' /dev/one", "/dev/one", "", 1, 1)
 	numbers := strings.Fields(v.Run(&agentpb.CreateContainerRequest{ContainerId: "look", OCI: spec, Devices: []*agentpb.Device{one}}))
@@ -112,19 +111,19 @@ func TestSenselessDevicesAreNamed(t *testing.T) {
 	}{
 		{&agentpb.Device{}, ttrpc.InvalidArgument, `devices[0].type ""`},
 		{&agentpb.Device{Type: "floppy", Id: "1", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, `devices[0].type "floppy"`},
-		{&agentpb.Device{Type: "blk", Id: "04/00"}, ttrpc.InvalidArgument, "devices[0].container_path"},
+		{&agentpb.Device{Type: "blk", Id: place0}, ttrpc.InvalidArgument, "devices[0].container_path"},
 		{&agentpb.Device{Type: "blk", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, "devices[0].vm_path"},
 		{&agentpb.Device{Type: "blk", Id: "04/99", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, `devices[0].id "04/99"`},
-		{&agentpb.Device{Type: "blk", Id: "04/00", ContainerPath: "/dev/y"}, ttrpc.InvalidArgument, `devices[0].container_path "/dev/y"`},
-		{&agentpb.Device{Type: "blk", Id: "04/00", ContainerPath: "/dev/x", Options: []string{"a=b"}}, ttrpc.InvalidArgument, `devices[0].options "a=b"`},
-		{&agentpb.Device{Type: "blk", Id: "04/00", ContainerPath: "/dev/x"}, ttrpc.DeadlineExceeded, "04/00"},
-		{&agentpb.Device{Type: "scsi", Id: "04/00", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, `devices[0].id "04/00"`},
+		{&agentpb.Device{Type: "blk", Id: place0, ContainerPath: "/dev/y"}, ttrpc.InvalidArgument, `devices[0].container_path "/dev/y"`},
+		{&agentpb.Device{Type: "blk", Id: place0, ContainerPath: "/dev/x", Options: []string{"a=b"}}, ttrpc.InvalidArgument, `devices[0].options "a=b"`},
+		{&agentpb.Device{Type: "blk", Id: place0, ContainerPath: "/dev/x"}, ttrpc.DeadlineExceeded, place0},
+		{&agentpb.Device{Type: "scsi", Id: place0, ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, `devices[0].id "` + place0 + `"`},
 		{&agentpb.Device{Type: "scsi", Id: "6:0", ContainerPath: "/dev/x"}, ttrpc.DeadlineExceeded, "SCSI disk 6:0"},
 		{&agentpb.Device{Type: "nvdimm", VmPath: "pmem0", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, `devices[0].vm_path "pmem0"`},
 		{&agentpb.Device{Type: "nvdimm", VmPath: "/dev/pmem0", ContainerPath: "/dev/x"}, ttrpc.DeadlineExceeded, "/dev/pmem0"},
 		{&agentpb.Device{Type: "vfio-pci", Id: "a", ContainerPath: "/dev/x"}, ttrpc.InvalidArgument, "devices[0].options"},
-		{&agentpb.Device{Type: "vfio-pci", Id: "a", ContainerPath: "/dev/x", Options: []string{"04/00"}}, ttrpc.InvalidArgument, `devices[0].options "04/00"`},
-		{&agentpb.Device{Type: "vfio-pci-gk", Id: "a", ContainerPath: "/dev/x", Options: []string{"0000:3b:00.0=04/00"}}, ttrpc.DeadlineExceeded, "04/00"},
+		{&agentpb.Device{Type: "vfio-pci", Id: "a", ContainerPath: "/dev/x", Options: []string{place0}}, ttrpc.InvalidArgument, `devices[0].options "` + place0 + `"`},
+		{&agentpb.Device{Type: "vfio-pci-gk", Id: "a", ContainerPath: "/dev/x", Options: []string{"0000:3b:00.0=" + place0}}, ttrpc.DeadlineExceeded, place0},
 	} {
 		_, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{
 			ContainerId: "box", OCI: withDevice("true", "/dev/x", "rwm", 8, 0), Devices: []*agentpb.Device{tt.device},
@@ -151,14 +150,14 @@ func TestADeviceThatComesLateOrNever(t *testing.T) {
 		return created
 	}
 	ctx, giveUp := context.WithCancel(v.Call())
-	never, late := create(ctx, "never", "05/00"), create(v.Call(), "late", "04/00")
+	never, late := create(ctx, "never", place1), create(v.Call(), "late", place0)
 	v.Shell("true") // by then both are on their way
 	giveUp()
 	if err := <-never; !errors.Is(err, context.Canceled) {
 		t.Errorf("the call that was given up: %v", err)
 	}
 	v.AddDisk("late", v.Disk("late", 1))
-	v.Plug("virtio-blk-pci", "late", "port0", map[string]any{"drive": "late"})
+	v.PlugDisk("late", place0)
 	v.Must(<-late)
 }
 
@@ -166,9 +165,9 @@ func TestADeviceThatComesLateOrNever(t *testing.T) {
 func TestADiskPulledOutInUse(t *testing.T) {
 	v := Boot(t, Options{}).Sandbox()
 	v.AddDisk("disk", v.Disk("disk", 16, Ext4()...))
-	v.Plug("virtio-blk-pci", "disk", "port0", map[string]any{"drive": "disk"})
+	v.PlugDisk("disk", place0)
 	spec := Spec("sleep 1000")
-	s := &agentpb.Storage{Driver: "blk", Source: "04/00", Fstype: "ext4", MountPoint: "/run/kata-containers/box/data"}
+	s := &agentpb.Storage{Driver: "blk", Source: place0, Fstype: "ext4", MountPoint: "/run/kata-containers/box/data"}
 	spec.Mounts = append(spec.Mounts, &ocipb.Mount{Destination: "/tmp/data", Type: "bind", Source: s.MountPoint, Options: []string{"bind"}})
 	_, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{ContainerId: "box", OCI: spec, Storages: []*agentpb.Storage{s}})
 	v.Must(err)
@@ -225,7 +224,7 @@ func TestLayersOfErofs(t *testing.T) {
 	v := Boot(t, Options{}).Sandbox()
 	paths := v.layers("erofs", "a", "b", "c")
 	v.AddDisk("upper", v.Disk("upper", 16, Ext4()...))
-	v.Plug("virtio-blk-pci", "upper", "port0", map[string]any{"drive": "upper"})
+	v.PlugDisk("upper", place0)
 	const point = "/run/kata-containers/box/merged"
 	layer := func(path string, options ...string) *agentpb.Storage {
 		return &agentpb.Storage{Driver: "erofs.multi-layer", Source: path, Fstype: "erofs", MountPoint: point, Options: options}
@@ -244,7 +243,7 @@ func TestLayersOfErofs(t *testing.T) {
 		}
 	}
 	upper := &agentpb.Storage{
-		Driver: "erofs.multi-layer", Source: "04/00", Fstype: "ext4", MountPoint: point,
+		Driver: "erofs.multi-layer", Source: place0, Fstype: "ext4", MountPoint: point,
 		Options: []string{"X-kata.overlay-upper", "X-kata.multi-layer=true", "X-kata.mkdir.path={{ mount 0 }}/upper/made:0700", "rw"},
 	}
 	lower := []*agentpb.Storage{
@@ -267,7 +266,7 @@ func TestLayersOfErofs(t *testing.T) {
 		{"without lower ones", all[:1]},
 		{"second upper layer", append(slices.Clone(all), upper)},
 		{"is neither a path below /dev nor a PCI path", []*agentpb.Storage{layer("99/99")}},
-		{"X-kata.mkdir.path=x:9", []*agentpb.Storage{lower[0], {Driver: "erofs.multi-layer", Source: "04/00", Fstype: "ext4", MountPoint: point, Options: []string{"X-kata.mkdir.path=x:9"}}}},
+		{"X-kata.mkdir.path=x:9", []*agentpb.Storage{lower[0], {Driver: "erofs.multi-layer", Source: place0, Fstype: "ext4", MountPoint: point, Options: []string{"X-kata.mkdir.path=x:9"}}}},
 	} {
 		_, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{ContainerId: "box", OCI: Spec("true"), Storages: tt.storages})
 		if ttrpc.CodeOf(err) != ttrpc.InvalidArgument || !strings.Contains(err.Error(), tt.want) {
@@ -275,7 +274,7 @@ func TestLayersOfErofs(t *testing.T) {
 		}
 	}
 	// A layer that is no file system of its kind: the others are let go.
-	bad := layer("04/00")
+	bad := layer(place0)
 	if _, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{ContainerId: "box", OCI: Spec("true"), Storages: append(slices.Clone(lower), bad)}); err == nil {
 		t.Error("an ext4 disk was taken for erofs")
 	}
@@ -284,6 +283,5 @@ func TestLayersOfErofs(t *testing.T) {
 	}
 	for _, id := range []string{"a", "b", "c", "upper"} {
 		v.Unplug(id)
-		v.Do("blockdev-del", map[string]any{"node-name": id})
 	}
 }

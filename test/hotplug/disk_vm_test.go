@@ -41,23 +41,27 @@ func TestDisksOnEveryBus(t *testing.T) {
 	}}).Sandbox()
 	usesStorage(v, "cold", &agentpb.Storage{Driver: "blk", Source: "0d", Fstype: "ext4", MountPoint: "/run/kata-containers/cold/data"})
 	for _, tt := range []struct{ bus, addr, path string }{
-		{"port0", "0", "04/00"},
+		{"", "", place0},
 		{"legacy", "2", "07/02"},
 		{"switch", "0", "08/00/00/00"},
 		{"deep", "3", "09/00/01/03"},
-		{"port1", "0", "05/00"},
 	} {
 		id := "disk-" + tt.bus
 		v.AddDisk(id, v.Disk(id, 16, Ext4()...))
 		s := &agentpb.Storage{Driver: "blk", Source: tt.path, Fstype: "ext4", MountPoint: "/run/kata-containers/" + id + "/data"}
-		v.Plug("virtio-blk-pci", "dev-"+tt.bus, tt.bus, map[string]any{"drive": id, "addr": tt.addr})
+		dev := "dev-" + tt.bus
+		if tt.bus == "" {
+			v.PlugDisk(id, tt.path)
+			dev = id
+		} else {
+			v.Plug("virtio-blk-pci", dev, tt.bus, map[string]any{"drive": id, "addr": tt.addr})
+		}
 		usesStorage(v, id, s)
 		v.Remove(id)
 		if out := v.Shell("grep " + id + " /proc/1/mountinfo; ls /proc/1/root/run/kata-containers"); strings.Contains(out, id) {
 			t.Errorf("%s: after the container is removed the guest has %q", tt.bus, out)
 		}
-		v.Unplug("dev-" + tt.bus)
-		v.Do("blockdev-del", map[string]any{"node-name": id}) // fails while the device is in use
+		v.Unplug(dev)
 	}
 }
 
@@ -67,7 +71,7 @@ func TestADiskThatComesAfterTheCall(t *testing.T) {
 	disk := v.Disk("late", 16, Ext4()...)
 	v.AddDisk("late", disk)
 	spec := Spec("echo late > /tmp/data/file && cat /tmp/data/file")
-	s := &agentpb.Storage{Driver: "blk", Source: "04/00", Fstype: "ext4", MountPoint: "/run/kata-containers/late/data"}
+	s := &agentpb.Storage{Driver: "blk", Source: place0, Fstype: "ext4", MountPoint: "/run/kata-containers/late/data"}
 	spec.Mounts = append(spec.Mounts, &ocipb.Mount{Destination: "/tmp/data", Type: "bind", Source: s.MountPoint, Options: []string{"bind"}})
 	created := make(chan error, 1)
 	go func() {
@@ -83,7 +87,7 @@ func TestADiskThatComesAfterTheCall(t *testing.T) {
 		t.Fatalf("the container did not wait for its disk: %v", err)
 	default:
 	}
-	v.Plug("virtio-blk-pci", "late", "port0", map[string]any{"drive": "late"})
+	v.PlugDisk("late", place0)
 	v.Must(<-created)
 	if out := v.Start("late"); out != "late\n" {
 		t.Errorf("the container printed %q", out)
@@ -96,7 +100,7 @@ func TestTheTimeoutNamesWhatWasAwaited(t *testing.T) {
 	for timeout, want := range map[string]string{"0": "forbids to wait", "1": "within 1s"} {
 		v := Boot(t, Options{Params: []string{"agent.hotplug_timeout=" + timeout}}).Sandbox()
 		for _, s := range []*agentpb.Storage{
-			{Driver: "blk", Source: "04/00", Fstype: "ext4"},
+			{Driver: "blk", Source: place0, Fstype: "ext4"},
 			{Driver: "blk", Source: "/dev/vdx", Fstype: "ext4"},
 			{Driver: "scsi", Source: "3:4", Fstype: "ext4"},
 			{Driver: "nvdimm", Source: "/dev/pmem7", Fstype: "ext4"},
@@ -130,6 +134,5 @@ func TestSCSIDisks(t *testing.T) {
 		id := fmt.Sprintf("scsi%d", lun)
 		v.Remove(id)
 		v.Unplug(id)
-		v.Do("blockdev-del", map[string]any{"node-name": id})
 	}
 }

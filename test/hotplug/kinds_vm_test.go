@@ -61,8 +61,9 @@ func TestPersistentMemory(t *testing.T) {
 		nvdimm(t, &VM{TB: t}, filepath.Join(dir, name))
 	}
 	v := Boot(t, Options{
-		Machine: ",nvdimm=on", Memory: "512M,slots=4,maxmem=2G",
+		Machine: "nvdimm=on",
 		Args: []string{
+			"-m", "512M,slots=4,maxmem=2G",
 			"-object", "memory-backend-file,id=cold,size=128M,share=on,mem-path=" + filepath.Join(dir, "cold"),
 			"-device", "nvdimm,id=nvcold,memdev=cold",
 		},
@@ -173,11 +174,11 @@ func TestLocalDirectories(t *testing.T) {
 func TestNothingIsLeftWhicheverStepFails(t *testing.T) {
 	v := Boot(t, Options{Params: []string{"agent.hotplug_timeout=1"}}).Sandbox()
 	v.AddDisk("disk", v.Disk("disk", 16, Ext4()...))
-	v.Plug("virtio-blk-pci", "disk", "port0", map[string]any{"drive": "disk"})
+	v.PlugDisk("disk", place0)
 	const home = "/run/kata-containers/box"
 	storages := []*agentpb.Storage{
 		{Driver: "ephemeral", MountPoint: home + "/memory"},
-		{Driver: "blk", Source: "04/00", Fstype: "ext4", MountPoint: home + "/disk"},
+		{Driver: "blk", Source: place0, Fstype: "ext4", MountPoint: home + "/disk"},
 		{Driver: "local", MountPoint: home + "/local"},
 		{Driver: "overlayfs", MountPoint: home + "/rootfs", Options: []string{"io.katacontainers.fs-opt.overlay-rw", "lowerdir=" + Rootfs}},
 	}
@@ -186,7 +187,7 @@ func TestNothingIsLeftWhicheverStepFails(t *testing.T) {
 		spec.Root = &ocipb.Root{Path: home + "/rootfs"}
 		return &agentpb.CreateContainerRequest{
 			ContainerId: "box", OCI: spec, Storages: storages,
-			Devices: []*agentpb.Device{{Type: "blk", Id: "04/00", ContainerPath: "/dev/xvda"}},
+			Devices: []*agentpb.Device{{Type: "blk", Id: place0, ContainerPath: "/dev/xvda"}},
 		}
 	}
 	state := "cat /proc/1/mountinfo | grep -v cgroup; find /proc/1/root/run/kata-containers | sort; ls /proc/1/fd | wc -l; find /proc/1/root/sys/fs/cgroup -name 'box*'"
@@ -196,10 +197,10 @@ func TestNothingIsLeftWhicheverStepFails(t *testing.T) {
 		change func(*agentpb.CreateContainerRequest)
 	}{
 		{"a device that is not there", func(r *agentpb.CreateContainerRequest) {
-			r.Devices = append(r.Devices, &agentpb.Device{Type: "blk", Id: "05/00", ContainerPath: "/dev/xvda"})
+			r.Devices = append(r.Devices, &agentpb.Device{Type: "blk", Id: place1, ContainerPath: "/dev/xvda"})
 		}},
 		{"a storage that is not there", func(r *agentpb.CreateContainerRequest) {
-			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "blk", Source: "05/00", Fstype: "ext4", MountPoint: home + "/none"})
+			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "blk", Source: place1, Fstype: "ext4", MountPoint: home + "/none"})
 		}},
 		{"an unknown namespace", func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Namespaces = append(r.OCI.Linux.Namespaces, &ocipb.LinuxNamespace{Type: "colour"})
@@ -230,5 +231,4 @@ func TestNothingIsLeftWhicheverStepFails(t *testing.T) {
 		t.Errorf("in the end there is:\n%s\nbefore:\n%s", after, before)
 	}
 	v.Unplug("disk")
-	v.Do("blockdev-del", map[string]any{"node-name": "disk"})
 }

@@ -3,12 +3,18 @@
 package hotplug
 
 import (
+	"fmt"
+	"net"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/api/typespb"
+	"kata/host/vmm"
 )
 
 // addPort gives QEMU a network for a device.
@@ -17,21 +23,38 @@ func (v *VM) addPort(id string) {
 	v.Do("netdev_add", map[string]any{"type": "hubport", "id": id, "hubid": 0})
 }
 
+// plugTap plugs a network device in as a pod's are, on a tap of its own.
+func (v *VM) plugTap(id, mac string) {
+	v.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	v.Must(err)
+	tap := os.NewFile(uintptr(fd), "tap")
+	defer tap.Close()
+	request, err := unix.NewIfreq(fmt.Sprintf("hot%d%s", os.Getpid()%100000, id))
+	v.Must(err)
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	v.Must(unix.IoctlIfreq(fd, unix.TUNSETIFF, request))
+	address, err := net.ParseMAC(mac)
+	v.Must(err)
+	_, err = v.Machine.PlugNetwork(v.Call(), vmm.Network{ID: id, Taps: []*os.File{tap}, MAC: address})
+	v.Must(err)
+}
+
 // TestNetworkDevices plugs network devices in while the agent waits for them, by
 // PCI path, by path in sysfs and by MAC address.
 func TestNetworkDevices(t *testing.T) {
 	v := Boot(t, Options{}).Sandbox()
-	const port1 = "/sys/devices/pci0000:00/0000:00:05.0/"
+	const port1 = "/sys/devices/pci0000:00/0000:00:03.1/"
 	address := strings.TrimSpace(v.Shell("ls "+port1+"pci_bus")) + ":00.0"
 	for _, tt := range []struct {
 		name, bus, mac string
 		addr           string
 		i              *typespb.Interface
 	}{
-		{"a PCI path", "port0", "02:00:00:00:00:01", "", &typespb.Interface{DevicePath: "04/00", HwAddr: "02:00:00:00:00:01"}},
+		{"a PCI path", "", "02:00:00:00:00:01", "", &typespb.Interface{DevicePath: place0, HwAddr: "02:00:00:00:00:01"}},
 		{"a PCI path through a bridge", "legacy", "02:00:00:00:00:02", "5", &typespb.Interface{DevicePath: "07/05"}},
 		{"a long PCI path", "deep", "02:00:00:00:00:03", "2", &typespb.Interface{DevicePath: "09/00/01/02"}},
-		{"a path in sysfs", "port1", "02:00:00:00:00:04", "", &typespb.Interface{DevicePath: port1 + address}},
+		{"a path in sysfs", "", "02:00:00:00:00:04", "", &typespb.Interface{DevicePath: port1 + address}},
 		{"a MAC address", "switch", "02:00:00:00:00:05", "", &typespb.Interface{HwAddr: "02:00:00:00:00:05"}},
 	} {
 		id := "nic" + tt.mac[len(tt.mac)-1:]
@@ -49,12 +72,16 @@ func TestNetworkDevices(t *testing.T) {
 			got, err := v.Agent.UpdateInterface(v.Call(), &agentpb.UpdateInterfaceRequest{Interface: tt.i})
 			answers <- answer{got, err}
 		}()
-		v.addPort(id)
-		options := map[string]any{"netdev": id, "mac": tt.mac}
-		if tt.addr != "" {
-			options["addr"] = tt.addr
+		if tt.bus == "" {
+			v.plugTap(id, tt.mac)
+		} else {
+			v.addPort(id)
+			options := map[string]any{"netdev": id, "mac": tt.mac}
+			if tt.addr != "" {
+				options["addr"] = tt.addr
+			}
+			v.Plug("virtio-net-pci", id, tt.bus, options)
 		}
-		v.Plug("virtio-net-pci", id, tt.bus, options)
 		a := <-answers
 		if a.err != nil {
 			t.Fatalf("%s: %v", tt.name, a.err)
@@ -81,7 +108,7 @@ func TestNetworkDevices(t *testing.T) {
 		t.Errorf("routes are %v, %v", routes, err)
 	}
 	// The path of one with the address of another is no device.
-	_, err = v.Agent.UpdateInterface(v.Call(), &agentpb.UpdateInterfaceRequest{Interface: &typespb.Interface{Name: "eth0", HwAddr: "02:00:00:00:00:02", DevicePath: "04/00"}})
+	_, err = v.Agent.UpdateInterface(v.Call(), &agentpb.UpdateInterfaceRequest{Interface: &typespb.Interface{Name: "eth0", HwAddr: "02:00:00:00:00:02", DevicePath: place0}})
 	if ttrpc.CodeOf(err) != ttrpc.InvalidArgument || !strings.Contains(err.Error(), "interface.hwAddr") {
 		t.Errorf("error is %v", err)
 	}

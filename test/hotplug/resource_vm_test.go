@@ -3,9 +3,7 @@
 package hotplug
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,32 +14,12 @@ import (
 	"kata/test/pace"
 )
 
-// plugCPUs plugs in so many CPUs and returns their ids.
-func (v *VM) plugCPUs(n int) (ids []string) {
+// plugCPUs plugs in so many CPUs.
+func (v *VM) plugCPUs(n int) {
 	v.Helper()
-	var places []struct {
-		Type  string         `json:"type"`
-		Path  string         `json:"qom-path"` // of a CPU that is there
-		Props map[string]any `json:"props"`
-	}
-	v.Must(json.Unmarshal(v.Do("query-hotpluggable-cpus", map[string]any{}), &places))
-	slices.Reverse(places) // QEMU lists the highest first
-	for _, place := range places {
-		if place.Path != "" || len(ids) == n {
-			continue
-		}
-		id := fmt.Sprint("cpu-", place.Props["core-id"])
-		args := map[string]any{"driver": place.Type, "id": id}
-		for key, value := range place.Props {
-			args[key] = value
-		}
-		v.Do("device_add", args)
-		ids = append(ids, id)
-	}
-	if len(ids) != n {
-		v.Fatalf("there is room for %d CPUs, not for %d", len(ids), n)
-	}
-	return ids
+	have, err := v.Machine.ResizeVCPUs(v.Call(), v.vcpus+n)
+	v.Must(err)
+	v.vcpus = have
 }
 
 // cpuset is a container's limit to CPUs; "" is none.
@@ -96,6 +74,7 @@ func (v *VM) plugMemory(id string, size int64) {
 	v.Helper()
 	v.Do("object-add", map[string]any{"qom-type": "memory-backend-memfd", "id": id, "size": size, "share": true})
 	v.Do("device_add", map[string]any{"driver": "pc-dimm", "id": "dimm-" + id, "memdev": id})
+	v.plain["dimm-"+id] = "" // no power of the driver, whose memory grows by virtio-mem
 }
 
 // memoryBlocks returns how many blocks of 128 MiB the guest has.
@@ -122,7 +101,7 @@ const onlineCPUs = "cat /sys/devices/system/cpu/online"
 
 // TestCPUsComeOnlineInAscendingOrder also shows that containers use them.
 func TestCPUsComeOnlineInAscendingOrder(t *testing.T) {
-	v := Boot(t, Options{SMP: "1,maxcpus=12"}).Sandbox()
+	v := Boot(t, Options{MaxVCPUs: 12}).Sandbox()
 	for name, cpus := range map[string]string{"limited": "0-1", "free": ""} {
 		spec := Spec("sleep 1000000")
 		spec.Linux.Resources.CPU = cpuset(cpus)
@@ -152,7 +131,7 @@ func TestCPUsComeOnlineInAscendingOrder(t *testing.T) {
 
 // TestOnlineCPUMemWaitsForCPUs asks before they are there.
 func TestOnlineCPUMemWaitsForCPUs(t *testing.T) {
-	v := Boot(t, Options{SMP: "1,maxcpus=4"}).Sandbox()
+	v := Boot(t, Options{MaxVCPUs: 4}).Sandbox()
 	for _, wait := range []bool{true, false} {
 		done := make(chan error, 1)
 		go func() { done <- v.online(&agentpb.OnlineCPUMemRequest{Wait: wait, NbCpus: 1}) }()
@@ -172,7 +151,7 @@ func TestOnlineCPUMemWaitsForCPUs(t *testing.T) {
 }
 
 func TestCPUsThatDoNotComeAreReported(t *testing.T) {
-	v := Boot(t, Options{SMP: "1,maxcpus=4", Params: []string{"agent.hotplug_timeout=1"}}).Sandbox()
+	v := Boot(t, Options{MaxVCPUs: 4, Params: []string{"agent.hotplug_timeout=1"}}).Sandbox()
 	for _, n := range []uint32{4, 1<<32 - 1} {
 		v.wantCode(v.online(&agentpb.OnlineCPUMemRequest{NbCpus: n}), ttrpc.InvalidArgument, fmt.Sprintf("nb_cpus %d", n), "1 of at most 4 CPUs are online")
 	}
@@ -192,7 +171,7 @@ func TestCPUsThatDoNotComeAreReported(t *testing.T) {
 // leaves that to the agent.
 func TestMemoryComesOnline(t *testing.T) {
 	for _, policy := range []string{"online", "offline"} {
-		v := Boot(t, Options{Memory: "512M,slots=4,maxmem=2G", Params: []string{"memhp_default_state=" + policy}}).Sandbox()
+		v := Boot(t, Options{Args: []string{"-m", "512M,slots=4,maxmem=2G"}, Params: []string{"memhp_default_state=" + policy}}).Sandbox()
 		const total = "grep MemTotal /proc/meminfo"
 		var before, after int64
 		scan(v, v.Shell(total), "MemTotal: %d kB", &before)
@@ -220,7 +199,7 @@ func TestMemoryComesOnline(t *testing.T) {
 // TestMemoryCanGoAgain unplugs memory that has been in use, and plugs it in anew.
 // (QEMU 7.2 aborts when a CPU is unplugged while one thread runs them all.)
 func TestMemoryCanGoAgain(t *testing.T) {
-	v := Boot(t, Options{Memory: "256M,slots=2,maxmem=1G"}).Sandbox()
+	v := Boot(t, Options{MemoryMiB: 256, Args: []string{"-m", "256M,slots=2,maxmem=1G"}}).Sandbox()
 	v.Shell("true") // when a container has run the agent has made its settings
 	for range 2 {
 		v.plugMemory("more", 256<<20)
@@ -238,7 +217,7 @@ func TestMemoryCanGoAgain(t *testing.T) {
 // TestMemHotplugByProbe hides most of the memory from the kernel and then shows
 // it. The firmware has its tables at the end.
 func TestMemHotplugByProbe(t *testing.T) {
-	v := Boot(t, Options{Memory: "640M", Params: []string{"mem=256M"}}).Sandbox()
+	v := Boot(t, Options{MemoryMiB: 640, Params: []string{"mem=256M"}}).Sandbox()
 	probe := func(addresses ...uint64) error {
 		_, err := v.Agent.MemHotplugByProbe(v.Call(), &agentpb.MemHotplugByProbeRequest{MemHotplugProbeAddr: addresses})
 		return err

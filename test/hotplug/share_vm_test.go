@@ -19,6 +19,7 @@ import (
 	"kata/api/agentpb"
 	"kata/host/process"
 	"kata/host/share"
+	"kata/host/vmm"
 	"kata/test/harness"
 	"kata/test/pace"
 )
@@ -26,9 +27,9 @@ import (
 // shared is where the guest has the shared folder.
 const shared = api.GuestShare
 
-// startShare serves a tree and returns it, the pid of its server, and what makes
-// QEMU attach it.
-func startShare(t *testing.T, cache string) (tree *share.Tree, pid int, args []string) {
+// startShare serves a tree and returns it, the pid of its server, and the device
+// for it.
+func startShare(t *testing.T, cache string) (tree *share.Tree, pid int, device vmm.Share) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hotplug")
 	if err != nil {
@@ -56,10 +57,7 @@ func startShare(t *testing.T, cache string) (tree *share.Tree, pid int, args []s
 		defer cancel()
 		_ = daemon.Stop(ctx)
 	})
-	return tree, daemon.ID().PID, []string{
-		"-chardev", "socket,id=fs,path=" + socket,
-		"-device", "vhost-user-fs-pci,chardev=fs,queue-size=1024,addr=0b,tag=" + api.ShareTag,
-	}
+	return tree, daemon.ID().PID, vmm.Share{Socket: socket, Tag: api.ShareTag}
 }
 
 // held returns the files whose path has part in it that a process or its
@@ -89,8 +87,8 @@ func held(t *testing.T, pid int, part string) (files []string) {
 func TestTheShareLetsRemovedContainersGo(t *testing.T) {
 	for _, cache := range []string{"auto", "always"} {
 		t.Run(cache, func(t *testing.T) {
-			tree, pid, args := startShare(t, cache)
-			v := Boot(t, Options{Args: args})
+			tree, pid, device := startShare(t, cache)
+			v := Boot(t, Options{Shares: []vmm.Share{device}})
 			_, err := v.Agent.CreateSandbox(v.Call(), &agentpb.CreateSandboxRequest{SandboxId: "pod", Storages: []*agentpb.Storage{
 				{Driver: "virtio-fs", Source: api.ShareTag, Fstype: "virtiofs", MountPoint: shared + "/"},
 			}})

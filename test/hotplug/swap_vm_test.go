@@ -18,9 +18,9 @@ func TestSwap(t *testing.T) {
 		v.Helper()
 		v.AddDisk(id, v.Disk(id, 32, mkfs...))
 	}
-	plug := func(id, bus string) {
+	plug := func(id, bus, addr string) {
 		v.Helper()
-		v.Plug("virtio-blk-pci", "dev-"+id, bus, map[string]any{"drive": id})
+		v.Plug("virtio-blk-pci", "dev-"+id, bus, map[string]any{"drive": id, "addr": addr})
 	}
 	add := func(path ...uint32) error {
 		_, err := v.Agent.AddSwap(v.Call(), &agentpb.AddSwapRequest{PCIPath: path})
@@ -38,24 +38,24 @@ func TestSwap(t *testing.T) {
 	}
 	disk("one", "mkswap")
 	done := make(chan error, 1)
-	go func() { done <- add(4, 0) }()
+	go func() { done <- add(3, 0) }()
 	swaps(0)
-	plug("one", "port0")
+	v.PlugDisk("one", place0)
 	v.Must(<-done)
 	swaps(1)
-	v.wantCode(add(4, 0), ttrpc.AlreadyExists, "/dev/vda")
+	v.wantCode(add(3, 0), ttrpc.AlreadyExists, "/dev/vda")
 
 	disk("two", "mkswap")
-	plug("two", "switch")
+	plug("two", "switch", "0")
 	v.Must(add(8, 0, 0, 0))
 	swaps(2)
 
 	disk("blank")
 	disk("ext4", Ext4()...)
-	plug("blank", "port1")
-	v.wantCode(add(5, 0), ttrpc.InvalidArgument, "/dev/vdc", "not a swap area")
-	plug("ext4", "port2")
-	v.wantCode(add(6, 0), ttrpc.InvalidArgument, "/dev/vdd", "not a swap area")
+	plug("blank", "legacy", "2")
+	v.wantCode(add(7, 2), ttrpc.InvalidArgument, "/dev/vdc", "not a swap area")
+	plug("ext4", "legacy", "3")
+	v.wantCode(add(7, 3), ttrpc.InvalidArgument, "/dev/vdd", "not a swap area")
 	v.wantCode(addPath("/dev/vdd"), ttrpc.InvalidArgument, "/dev/vdd", "not a swap area")
 	if out := v.Shell("mkdir /tmp/m; mknod /tmp/vdd b 253 48; cat /sys/block/vdd/dev"); out == "" {
 		t.Error("the disk is gone")

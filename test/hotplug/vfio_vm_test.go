@@ -14,12 +14,15 @@ import (
 // TestDevicesForVFIO gives PCI devices to containers: to their own drivers by an
 // IOMMU group, and to the guest's.
 func TestDevicesForVFIO(t *testing.T) {
-	v := Boot(t, Options{Params: []string{"intel_iommu=on"}, Args: []string{"-device", "intel-iommu,intremap=off"}}).Sandbox()
+	v := Boot(t, Options{Params: []string{"intel_iommu=on"}, Args: []string{
+		"-device", "intel-iommu,intremap=off",
+		"-device", "pcie-root-port,id=raw0,chassis=91,addr=04", "-device", "pcie-root-port,id=raw1,chassis=92,addr=05",
+	}}).Sandbox()
 	for _, id := range []string{"one", "two"} {
 		v.AddDisk(id, v.Disk(id, 1))
 	}
-	v.Plug("virtio-blk-pci", "one", "port0", map[string]any{"drive": "one", "iommu_platform": true, "disable-legacy": "on"})
-	v.Plug("virtio-blk-pci", "two", "port1", map[string]any{"drive": "two", "iommu_platform": true, "disable-legacy": "on"})
+	v.Plug("virtio-blk-pci", "one", "raw0", map[string]any{"drive": "one", "iommu_platform": true, "disable-legacy": "on"})
+	v.Plug("virtio-blk-pci", "two", "raw1", map[string]any{"drive": "two", "iommu_platform": true, "disable-legacy": "on"})
 	spec := func(script string) *ocipb.Spec {
 		s := Spec(script)
 		s.Process.Env = append(s.Process.Env, "PCIDEVICE_MAKER_NIC=0000:3b:00.0,0000:3b:00.1", `PCIDEVICE_MAKER_NIC_INFO={"0000:3b:00.0":{},"0000:3B:00.1":{}}`, "PCIDEVICE_OTHER=none")

@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,13 +17,14 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/host/guestvm"
+	"kata/host/process"
 	"kata/host/undo"
 	"kata/host/vmm"
+	"kata/host/vmm/qemu"
 	"kata/host/vmm/qemu/qmp"
 	"kata/image/initrd"
 	"kata/test/harness"
 	"kata/test/pace"
-	"kata/test/rawvm"
 )
 
 const (
@@ -42,12 +43,12 @@ type Options struct {
 	// them already.
 	Params []string
 	// Args are further arguments of QEMU.
-	Args []string
-	SMP  string // "1" when empty
+	Args   []string
+	Shares []vmm.Share
+	// MaxVCPUs is 1 when zero, MemoryMiB 512.
+	MaxVCPUs, MemoryMiB int
 	// Machine is appended to the options of -machine.
 	Machine string
-	// Memory is the option of -m; "512M" when empty.
-	Memory string
 }
 
 // VM is a machine with a running agent.
@@ -55,31 +56,39 @@ type VM struct {
 	testing.TB
 	Dir   string // for disks
 	Agent *agentpb.AgentServiceClient
-	QMP   *qmp.Client
+	// Machine is the pod's driver: what it can plug, it plugs.
+	Machine *qemu.Machine
+	// QMP is for what is no power of the driver.
+	QMP *qmp.Client
 
-	guest  *guestvm.VM
+	disks  map[string]string // files of AddDisk
+	plain  map[string]string // devices of Plug, and their disks
+	vcpus  int
 	probes int
 }
 
-// buses are the places for devices, by the names that device_add takes, with
+// Places of devices that the driver plugs, in the order in which it fills them.
+const (
+	place0 = "03/00"
+	place1 = "03.1/00"
+	place2 = "03.2/00"
+)
+
+// buses are the places that no pod has, by the names that device_add takes, with
 // their PCI paths:
 //
-//	port0, port1, port2   04, 05, 06     root ports
 //	legacy                07             a PCI bridge on the root bus
 //	switch                08/00/00       a downstream port of a PCIe switch
 //	deep                  09/00/01       a PCI bridge behind a PCIe-to-PCI one
 //	scsi                  0a             the SCSI host
 var buses = []string{
-	"-device", "pcie-root-port,id=port0,chassis=1,addr=04",
-	"-device", "pcie-root-port,id=port1,chassis=2,addr=05",
-	"-device", "pcie-root-port,id=port2,chassis=3,addr=06",
-	"-device", "pci-bridge,id=legacy,chassis_nr=4,addr=07",
-	"-device", "pcie-root-port,id=port4,chassis=5,addr=08",
-	"-device", "x3130-upstream,id=up,bus=port4",
-	"-device", "xio3130-downstream,id=switch,bus=up,chassis=6,slot=1",
-	"-device", "pcie-root-port,id=port5,chassis=7,addr=09",
-	"-device", "pcie-pci-bridge,id=topci,bus=port5",
-	"-device", "pci-bridge,id=deep,bus=topci,chassis_nr=8,addr=01",
+	"-device", "pci-bridge,id=legacy,chassis_nr=94,addr=07",
+	"-device", "pcie-root-port,id=upper,chassis=95,addr=08",
+	"-device", "x3130-upstream,id=up,bus=upper",
+	"-device", "xio3130-downstream,id=switch,bus=up,chassis=96,slot=1",
+	"-device", "pcie-root-port,id=lower,chassis=97,addr=09",
+	"-device", "pcie-pci-bridge,id=topci,bus=lower",
+	"-device", "pci-bridge,id=deep,bus=topci,chassis_nr=98,addr=01",
 	"-device", "virtio-scsi-pci,id=scsi,addr=0a",
 }
 
@@ -91,27 +100,11 @@ func Boot(tb testing.TB, o Options) *VM {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	v := &VM{TB: tb, Dir: dir}
-	log := slog.New(slog.DiscardHandler)
-	parts := &rawvm.Parts{Host: &guestvm.Host{Log: log}, Args: v.arguments(o)}
-	stack := undo.New(new(undo.Memory))
-	v.Cleanup(func() {
-		if err := stack.Run(context.Background()); err != nil {
-			v.Errorf("end the machine: %v", err)
-		}
-		if v.Failed() && parts.QEMU != nil {
-			v.Logf("the console ended with:\n%s", parts.QEMU.ConsoleTail())
-		}
-	})
+	v := &VM{TB: tb, Dir: dir, disks: map[string]string{}, plain: map[string]string{}, vcpus: 1}
+	guest := v.start(o)
 	ctx, cancel := context.WithTimeout(v.Context(), pace.Of(limit))
 	defer cancel()
-	v.guest, err = guestvm.Boot(ctx, guestvm.Config{
-		Machine: vmm.Spec{Dir: dir, KernelParams: append([]string{"agent.hotplug_timeout=60"}, o.Params...)},
-		Accel:   "tcg", StopTimeout: limit, Log: log,
-	}, parts, stack)
-	v.Must(err)
-	v.control(ctx)
-	conn, err := v.guest.Dial(ctx, api.PortAgent)
+	conn, err := guest.Dial(ctx, api.PortAgent)
 	v.Must(err)
 	client := ttrpc.NewClient(conn)
 	v.Cleanup(func() { _ = client.Close() })
@@ -119,8 +112,9 @@ func Boot(tb testing.TB, o Options) *VM {
 	return v
 }
 
-// arguments returns what completes QEMU's arguments.
-func (v *VM) arguments(o Options) func(vmm.Spec) []string {
+// start starts the machine as a pod's is, with the buses besides. The firmware is
+// QEMU's own: qboot knows no conventional PCI bridges.
+func (v *VM) start(o Options) *guestvm.VM {
 	v.Helper()
 	repo, err := harness.Repository()
 	v.Must(err)
@@ -130,24 +124,35 @@ func (v *VM) arguments(o Options) func(vmm.Spec) []string {
 	}
 	image := filepath.Join(v.Dir, "initrd.img")
 	v.Must(writeInitrd(image, agent))
-	memory, smp := cmp.Or(o.Memory, "512M"), cmp.Or(o.SMP, "1")
-	size, _, _ := strings.Cut(memory, ",")
-	return func(spec vmm.Spec) []string {
-		params := "console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp tsc=reliable transparent_hugepage=madvise " +
-			strings.Join(spec.KernelParams, " ")
-		args := []string{
-			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-			"-machine", "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,usb=off" + o.Machine,
-			"-accel", "tcg,tb-size=64,thread=single", "-cpu", "max", "-smp", smp, "-m", memory,
-			"-object", "memory-backend-memfd,id=memory,share=on,size=" + size,
-			"-kernel", repo.Kernel(), "-initrd", image, "-append", params,
-			"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(v.Dir, "qmp.sock"), "-mon", "chardev=qmp,mode=control",
-			"-serial", "stdio",
-			"-chardev", "socket,id=vsock,path=" + spec.Vsock.Socket, "-device", "vhost-user-vsock-pci,chardev=vsock,addr=03",
-			"-device", "virtio-rng-pci,addr=02",
+	log, spawner := slog.New(slog.DiscardHandler), process.NewSpawner()
+	stack := undo.New(new(undo.Memory))
+	v.Cleanup(func() {
+		defer spawner.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Of(limit))
+		defer cancel()
+		if v.Failed() && v.Machine != nil {
+			v.Logf("the console ended with:\n%s", v.Machine.ConsoleTail())
 		}
-		return append(append(args, buses...), o.Args...)
-	}
+		v.Must(stack.Run(ctx))
+	})
+	ctx, cancel := context.WithTimeoutCause(v.Context(), pace.Of(limit), errors.New("the agent was not up in time"))
+	defer cancel()
+	guest, err := guestvm.Boot(ctx, guestvm.Config{
+		Machine: vmm.Spec{
+			ID: "hotplug", Dir: v.Dir, VCPUs: 1, MaxVCPUs: o.MaxVCPUs, MemoryMiB: cmp.Or(o.MemoryMiB, 512),
+			Kernel: repo.Kernel(), Initrd: image, KernelParams: append([]string{"agent.hotplug_timeout=60"}, o.Params...),
+			Shares: o.Shares, HotplugDevices: 3,
+		},
+		Accel: vmm.AccelTCG, StopTimeout: pace.Of(limit), Log: log,
+	}, &guestvm.Host{
+		QEMU:    qemu.Config{Firmware: []string{"/none"}, MachineAccelerators: o.Machine, ExtraArgs: append(slices.Clone(buses), o.Args...)},
+		Spawner: spawner, Log: log,
+	}, stack)
+	v.Must(err)
+	v.Machine = guest.Machine().(*qemu.Machine)
+	v.QMP, err = v.Machine.Control()
+	v.Must(err)
+	return guest
 }
 
 // writeInitrd writes the guest's image with an agent and the root file system.
@@ -180,17 +185,6 @@ func writeInitrd(path, agent string) error {
 	return errors.Join(initrd.Write(file, entries), file.Close())
 }
 
-// control connects to QEMU's monitor, which listens before the guest runs.
-func (v *VM) control(ctx context.Context) {
-	v.Helper()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", filepath.Join(v.Dir, "qmp.sock"))
-	v.Must(err)
-	v.QMP, err = qmp.New(ctx, conn.(*net.UnixConn))
-	v.Must(err)
-	v.Cleanup(v.QMP.Close)
-}
-
 // Must fails the test at once for an error.
 func (v *VM) Must(err error) {
 	v.Helper()
@@ -211,26 +205,56 @@ func (v *VM) Do(command string, args map[string]any) json.RawMessage {
 	return result
 }
 
-// AddDisk makes a file known to QEMU as a disk called id, for device_add.
-func (v *VM) AddDisk(id, file string) {
+// AddDisk gives a file a name, for PlugDisk and Plug.
+func (v *VM) AddDisk(id, file string) { v.disks[id] = file }
+
+// PlugDisk plugs a disk in as a pod's are, and wants it at a place.
+func (v *VM) PlugDisk(id, place string) {
 	v.Helper()
-	v.Do("blockdev-add", map[string]any{
-		"driver": "raw", "node-name": id, "file": map[string]any{"driver": "file", "filename": file},
-	})
+	file, err := os.OpenFile(v.disks[id], os.O_RDWR, 0)
+	v.Must(err)
+	defer file.Close()
+	path, err := v.Machine.PlugBlock(v.Call(), vmm.Block{ID: id, File: file})
+	v.Must(err)
+	if path != vmm.PCIPath(place) {
+		v.Fatalf("disk %s is at %s, want %s", id, path, place)
+	}
 }
 
-// Plug adds a device. Its properties are pairs of a name and a value.
+// Plug adds a device that is no power of the driver, on one of the buses. Its
+// properties are pairs of a name and a value; a drive is one of AddDisk's.
 func (v *VM) Plug(driver, id, bus string, properties map[string]any) {
 	v.Helper()
 	args := map[string]any{"driver": driver, "id": id, "bus": bus}
 	for key, value := range properties {
 		args[key] = value
 	}
+	drive, _ := properties["drive"].(string)
+	if drive != "" {
+		v.Do("blockdev-add", map[string]any{
+			"driver": "raw", "node-name": drive, "file": map[string]any{"driver": "file", "filename": v.disks[drive]},
+		})
+	}
 	v.Do("device_add", args)
+	v.plain[id] = drive
 }
 
 // Unplug removes a device and returns when the guest has let it go.
 func (v *VM) Unplug(id string) {
+	v.Helper()
+	drive, plain := v.plain[id]
+	if !plain {
+		v.Must(v.Machine.Unplug(v.Call(), id))
+		return
+	}
+	v.unplug(id)
+	delete(v.plain, id)
+	if drive != "" {
+		v.Do("blockdev-del", map[string]any{"node-name": drive}) // fails while the device is in use
+	}
+}
+
+func (v *VM) unplug(id string) {
 	v.Helper()
 	events := v.QMP.Subscribe(64)
 	defer events.Close()

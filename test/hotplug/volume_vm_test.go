@@ -4,6 +4,7 @@ package hotplug
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"kata/api/agentpb"
@@ -22,10 +23,10 @@ func growsWithItsDisk(t *testing.T, fstype string, size, step uint64, mkfs []str
 	v := Boot(t, Options{}).Sandbox()
 	const mib, path = 1 << 20, "/run/kata-containers/volume"
 	v.AddDisk("volume", v.Disk("volume", int64(size), mkfs...))
-	v.Plug("virtio-blk-pci", "dev-volume", "port0", map[string]any{"drive": "volume"})
+	v.PlugDisk("volume", place0)
 	_, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{
 		ContainerId: "user", OCI: Spec("true"),
-		Storages: []*agentpb.Storage{{Driver: "blk", Source: "04/00", Fstype: fstype, MountPoint: path}},
+		Storages: []*agentpb.Storage{{Driver: "blk", Source: place0, Fstype: fstype, MountPoint: path}},
 	})
 	v.Must(err)
 	total := func() uint64 {
@@ -48,7 +49,7 @@ func growsWithItsDisk(t *testing.T, fstype string, size, step uint64, mkfs []str
 	}
 	grow := func(size uint64) {
 		t.Helper()
-		v.Do("block_resize", map[string]any{"node-name": "volume", "size": size})
+		v.growDisk("volume", int64(size))
 	}
 	small := total()
 	v.Must(resize(size * mib)) // as it is
@@ -79,15 +80,22 @@ func growsWithItsDisk(t *testing.T, fstype string, size, step uint64, mkfs []str
 	}
 }
 
+// growDisk makes a disk's file longer and tells the guest.
+func (v *VM) growDisk(id string, size int64) {
+	v.Helper()
+	v.Must(os.Truncate(v.disks[id], size))
+	v.Must(v.Machine.ResizeBlock(v.Call(), id, size))
+}
+
 func TestVolumesThatDoNotGrow(t *testing.T) {
 	v := Boot(t, Options{Params: []string{"agent.hotplug_timeout=1"}}).Sandbox()
 	const path = "/run/kata-containers/volume"
 	v.AddDisk("volume", v.Disk("volume", 32, Ext4()...))
-	v.Plug("virtio-blk-pci", "dev-volume", "port0", map[string]any{"drive": "volume"})
+	v.PlugDisk("volume", place0)
 	_, err := v.Agent.CreateContainer(v.Call(), &agentpb.CreateContainerRequest{
 		ContainerId: "user", OCI: Spec("true"),
 		Storages: []*agentpb.Storage{
-			{Driver: "blk", Source: "04/00", Fstype: "ext4", MountPoint: path, Options: []string{"ro"}},
+			{Driver: "blk", Source: place0, Fstype: "ext4", MountPoint: path, Options: []string{"ro"}},
 			{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: "/run/kata-containers/memory"},
 		},
 	})
@@ -111,7 +119,7 @@ func TestVolumesThatDoNotGrow(t *testing.T) {
 		_, err := v.Agent.ResizeVolume(v.Call(), &agentpb.ResizeVolumeRequest{VolumeGuestPath: tt.path, Size: tt.size})
 		v.wantCode(err, tt.code, tt.text)
 	}
-	v.Do("block_resize", map[string]any{"node-name": "volume", "size": 64 << 20})
+	v.growDisk("volume", 64<<20)
 	_, err = v.Agent.ResizeVolume(v.Call(), &agentpb.ResizeVolumeRequest{VolumeGuestPath: path, Size: 64 << 20})
 	v.wantCode(err, ttrpc.FailedPrecondition, "read-only")
 }

@@ -49,7 +49,8 @@ func (c *command) arguments() []string {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", consoleFD), "-serial", "chardev:console",
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng,"+c.slots.fix(""),
 	)
-	return append(args, c.devices()...)
+	args = append(args, c.devices()...)
+	return append(args, c.cfg.ExtraArgs...)
 }
 
 // memory returns the guest's memory: shared, because vhost-user back-ends map it,

@@ -40,6 +40,9 @@ type Config struct {
 	// own seccomp filter. Empty means all that QEMU offers and this build takes;
 	// "off" means none.
 	Sandbox string
+	// ExtraArgs are appended to the command line, for devices that a Spec does not
+	// describe. No operator's: tests of the guest use it.
+	ExtraArgs []string
 	// TBSizeMiB bounds TCG's cache of translated code; 0 means 64. A boot up to
 	// the first container translates about 50 MiB: with 16 the cache is thrown
 	// away on the way, which costs 300 ms of 1500 and saves 38 MB.

@@ -38,6 +38,10 @@ func (m *Machine) running() (*qmp.Client, error) {
 	return m.control, nil
 }
 
+// Control returns the control channel of a machine that runs, for what is no power
+// of it: a test's SCSI disk, a look at QEMU's own books.
+func (m *Machine) Control() (*qmp.Client, error) { return m.running() }
+
 // part is one step of plugging a device, and how it is taken back. All names in
 // QEMU are made from the device's serial number, which is never used again.
 type part struct {
