@@ -12,7 +12,8 @@ type Batch struct {
 // Next takes the next buffer the driver offers. It returns nil if there is
 // none, or if one Do has taken as many as the queue has entries, so that a busy
 // driver cannot keep others from the queue; in both cases [Device.Available]
-// is called once there is one. Every chain taken must be given back by Done.
+// is called once there is one. Every chain taken must be given back by Done, or
+// taken out of the batch by Take.
 // An error wraps [ErrDriver] or [ErrFrontend] and
 // must be returned from the Do.
 func (b *Batch) Next() (c *Chain, err error) {
@@ -31,6 +32,9 @@ func (b *Batch) Next() (c *Chain, err error) {
 				return nil, err
 			}
 		}
+	}
+	if err := q.checkTaken(); err != nil {
+		return nil, err
 	}
 	head := q.windows.avail.Load16(ringEntries + 2*(int(q.lastAvail)%q.num))
 	if err := q.walker.walk(head, &b.chain); err != nil {

@@ -134,7 +134,7 @@ func TestHostileRings(t *testing.T) {
 		"used ring outside memory":       func(q *vhostusertest.Queue) { q.UsedAddr = 0x4000_0000 },
 		"used ring misaligned":           func(q *vhostusertest.Queue) { q.UsedAddr += 2 },
 		"used ring event past the end":   func(q *vhostusertest.Queue) { q.UsedAddr = vhostusertest.LowSize - 4 - 8*8 },
-		"used ring that wraps around":    func(q *vhostusertest.Queue) { q.UsedAddr = ^uint64(0) - 0x7f00_0000_0003 },
+		"used ring that wraps around":    func(q *vhostusertest.Queue) { q.UsedAddr = ^uint64(0) - vhostusertest.User(3) },
 		"used ring at the last position": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -253,7 +253,7 @@ func TestHostileFrontEnds(t *testing.T) {
 		},
 		"memory that overlaps in user": func(s *served) bool {
 			s.ShareMemory()
-			return s.Try(vhostusertest.AddMemReg, reg(1<<40, 4096, 0x7f00_0000_1000, 0), mem(s))
+			return s.Try(vhostusertest.AddMemReg, reg(1<<40, 4096, vhostusertest.User(0x1000), 0), mem(s))
 		},
 		"configuration of absurd size": func(s *served) bool {
 			b := make([]byte, 12)

@@ -81,36 +81,30 @@ func newMapped(maps []*mapping) *mapped {
 	return &mapped{maps: maps}
 }
 
-// with returns a new table that has m as well. It takes over m, also beside
-// an error.
-func (t *mapped) with(m *mapping) (*mapped, error) {
-	i, _ := slices.BinarySearchFunc(t.maps, m.Guest, func(a *mapping, addr uint64) int {
-		if a.Guest < addr {
-			return -1
-		}
-		return 1
-	})
-	for _, o := range t.maps {
-		if m.Guest < o.Guest+o.Size && o.Guest < m.Guest+m.Size ||
-			m.User < o.User+o.Size && o.User < m.User+m.Size {
-			m.release()
-			return nil, fmt.Errorf("%w: %v overlaps %v", ErrFrontend, m.Region, o.Region)
-		}
+// with implements table.
+func (t *mapped) with(r Region, fd int) (table, error) {
+	if err := checkNew(r, t.list()); err != nil {
+		return nil, err
 	}
-	maps := slices.Insert(slices.Clone(t.maps), i, m)
+	m, err := mapRegion(r, fd)
+	if err != nil {
+		return nil, err
+	}
 	for _, o := range t.maps {
 		o.refs.Add(1)
 	}
-	return newMapped(maps), nil
+	at := slices.IndexFunc(t.maps, func(o *mapping) bool { return o.Guest > r.Guest })
+	if at < 0 {
+		at = len(t.maps)
+	}
+	return newMapped(slices.Insert(slices.Clone(t.maps), at, m)), nil
 }
 
-// without returns a new table that lacks r.
-func (t *mapped) without(r Region) (*mapped, error) {
-	i := slices.IndexFunc(t.maps, func(m *mapping) bool {
-		return m.Guest == r.Guest && m.Size == r.Size && m.User == r.User
-	})
-	if i < 0 {
-		return nil, fmt.Errorf("%w: removed %v that was never added", ErrFrontend, r)
+// without implements table.
+func (t *mapped) without(r Region) (table, error) {
+	i, err := findOld(r, t.list())
+	if err != nil {
+		return nil, err
 	}
 	maps := slices.Delete(slices.Clone(t.maps), i, i+1)
 	for _, o := range maps {
@@ -118,6 +112,20 @@ func (t *mapped) without(r Region) (*mapped, error) {
 	}
 	return newMapped(maps), nil
 }
+
+func (t *mapped) list() []Region {
+	list := make([]Region, len(t.maps))
+	for i, m := range t.maps {
+		list[i] = m.Region
+	}
+	return list
+}
+
+func (t *mapped) regions() int { return len(t.maps) }
+
+// retire implements table. The file stays mapped, and nothing else comes to be
+// there: accesses do no harm.
+func (t *mapped) retire(table) {}
 
 func (t *mapped) close() {
 	for _, m := range t.maps {

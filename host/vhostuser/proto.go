@@ -204,6 +204,27 @@ func (r Region) check() error {
 	return nil
 }
 
+// checkNew refuses a region that overlaps one of a table.
+func checkNew(r Region, old []Region) error {
+	for _, o := range old {
+		if r.Guest < o.Guest+o.Size && o.Guest < r.Guest+r.Size ||
+			r.User < o.User+o.Size && o.User < r.User+r.Size {
+			return fmt.Errorf("%w: %v overlaps %v", ErrFrontend, r, o)
+		}
+	}
+	return nil
+}
+
+// findOld finds a region that is to be removed from a table.
+func findOld(r Region, old []Region) (int, error) {
+	for i, o := range old {
+		if o.Guest == r.Guest && o.Size == r.Size && o.User == r.User {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: removed %v that was never added", ErrFrontend, r)
+}
+
 func parseRegion(p []byte) (Region, error) {
 	r := Region{
 		Guest:  binary.LittleEndian.Uint64(p[0:]),

@@ -65,6 +65,9 @@ type Queue struct {
 	}
 	running bool
 
+	taken int           // requests that are not done
+	idle  chan struct{} // closed when none is left; nil unless somebody waits
+
 	walker walker
 	batch  Batch
 }
@@ -140,6 +143,11 @@ func (q *Queue) Do(f func(b *Batch) error) error {
 	if !q.running {
 		return ErrStopped
 	}
+	return q.work(f)
+}
+
+// work runs f on the queue, with mu held.
+func (q *Queue) work(f func(b *Batch) error) error {
 	p := q.space.acquire()
 	defer q.space.release(p)
 	err := q.look(p)
@@ -187,7 +195,7 @@ func (q *Queue) look(p *picture) error {
 		return fmt.Errorf("used ring: %w", err)
 	}
 	q.windows.of, q.windows.desc, q.windows.avail, q.windows.used = p, desc, avail, used
-	q.walker.mem, q.walker.table, q.walker.num = p.Memory, desc, q.num
+	q.walker.mem, q.walker.table, q.walker.num = p.table, desc, q.num
 	q.walker.indirect = q.features&featureIndirect != 0
 	return nil
 }
@@ -228,12 +236,22 @@ func (q *Queue) start() (err error) {
 }
 
 // halt stops Do, waiting for one in progress, and returns where it stopped.
-// It reports whether the queue was running.
-func (q *Queue) halt() (base uint16, was bool) {
+// It reports whether the queue was running. Requests that were taken from it are
+// waited for, after cancel was called: the driver gets them back before it is told
+// that the queue has stopped.
+func (q *Queue) halt(cancel func()) (base uint16, was bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	was = q.running
 	q.running = false
+	if q.taken > 0 {
+		idle := make(chan struct{})
+		q.idle = idle
+		q.mu.Unlock()
+		cancel()
+		<-idle
+		q.mu.Lock()
+	}
 	q.late.Stop()
 	q.windows.of = nil
 	if was {

@@ -20,7 +20,8 @@ type session struct {
 	conn *net.UnixConn
 
 	space  *space
-	memory *mapped // the current content of space
+	memory table // the current content of space
+	empty  table // one without regions
 	queues []*Queue
 
 	features uint64 // acknowledged
@@ -35,14 +36,28 @@ type session struct {
 // the VMM breaks a rule (an error that wraps [ErrDriver] or [ErrFrontend]) or
 // something here fails. All goroutines, descriptors and mappings of the
 // session are released when it returns; every queue is stopped.
+//
+// Guest memory is mapped: the VMM must share it (memfd or file, share=on).
 func Serve(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger) error {
+	return run(ctx, conn, dev, log, newMapped(nil))
+}
+
+// ServeRemote is [Serve] with remote memory: that of the process pid, the VMM,
+// which must not be reaped before ServeRemote has returned. It is what a guest
+// needs whose memory is a private copy of a file. This process needs the right to
+// trace the VMM (ptrace(2), PTRACE_MODE_ATTACH).
+func ServeRemote(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger, pid int) error {
+	return run(ctx, conn, dev, log, newRemote(pid, nil))
+}
+
+func run(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger, empty table) error {
 	defer conn.Close()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		return errors.New("serve vhost-user device: big-endian hosts are not supported")
 	}
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	s := &session{dev: dev, log: log, conn: conn, space: newSpace(), memory: newMapped(nil), fail: fail}
+	s := &session{dev: dev, log: log, conn: conn, space: newSpace(empty), memory: empty, empty: empty, fail: fail}
 	for i := range dev.Queues() {
 		s.queues = append(s.queues, newQueue(i, s.space, fail))
 	}
@@ -81,7 +96,7 @@ func (s *session) release() {
 		q.setCall(-1)
 	}
 	s.kickers.Wait()
-	s.space.replace(newMapped(nil))
+	s.space.replace(s.empty)
 }
 
 func (s *session) loop() error {
@@ -212,21 +227,16 @@ func (s *session) setMemTable(m *message) error {
 	if err := m.wantFDs(len(regions)); err != nil {
 		return err
 	}
-	table := newMapped(nil)
+	next := s.empty
 	for i, r := range regions {
-		mp, err := mapRegion(r, m.fds[i])
-		if err == nil {
-			var next *mapped
-			if next, err = table.with(mp); err == nil {
-				table.close()
-				table = next
-				continue
-			}
+		more, err := next.with(r, m.fds[i])
+		next.close()
+		if err != nil {
+			return err
 		}
-		table.close()
-		return err
+		next = more
 	}
-	return s.setMemory(table)
+	return s.setMemory(next)
 }
 
 func (s *session) addMemReg(m *message) error {
@@ -237,18 +247,14 @@ func (s *session) addMemReg(m *message) error {
 	if err := m.wantFDs(1); err != nil {
 		return err
 	}
-	if len(s.memory.maps) >= maxSlots {
+	if s.memory.regions() >= maxSlots {
 		return fmt.Errorf("%w: more than %d memory regions", ErrFrontend, maxSlots)
 	}
-	mp, err := mapRegion(r, m.fds[0])
+	next, err := s.memory.with(r, m.fds[0])
 	if err != nil {
 		return err
 	}
-	table, err := s.memory.with(mp)
-	if err != nil {
-		return err
-	}
-	return s.setMemory(table)
+	return s.setMemory(next)
 }
 
 func (s *session) remMemReg(m *message) error {
@@ -257,19 +263,19 @@ func (s *session) remMemReg(m *message) error {
 		return err
 	}
 	// Some front-ends send the region's descriptor along; it is of no use.
-	table, err := s.memory.without(r)
+	next, err := s.memory.without(r)
 	if err != nil {
 		return err
 	}
-	return s.setMemory(table)
+	return s.setMemory(next)
 }
 
-// setMemory makes table the guest's memory. The previous one is unused and
-// unmapped when it returns. The rings of running queues must be in it.
-func (s *session) setMemory(table *mapped) error {
-	s.log.Debug("guest memory changed", "regions", len(table.maps))
-	s.memory = table
-	s.space.replace(table)
+// setMemory makes t the guest's memory. No batch uses the previous one when it
+// returns. The rings of running queues must be in it.
+func (s *session) setMemory(t table) error {
+	s.log.Debug("guest memory changed", "regions", t.regions())
+	s.memory = t
+	s.space.replace(t)
 	for _, q := range s.queues {
 		if err := q.recheck(); err != nil {
 			return err

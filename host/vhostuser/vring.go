@@ -112,13 +112,20 @@ func (s *session) dropKick(k *kicker) {
 // stop stops q as GET_VRING_BASE wants it: it starts again with a new kick
 // descriptor. It returns the next entry of the available ring to take.
 func (s *session) stop(q *Queue) uint16 {
-	base, was := q.halt()
+	base, was := q.halt(func() { s.cancel(q.index) })
 	s.dropKick(q.kick.Swap(nil))
 	if was {
 		s.log.Debug("virtqueue stopped", "queue", q.index, "base", base)
 		s.dev.Stopped(q.index)
 	}
 	return base
+}
+
+// cancel asks the device to be done with what it has taken from a queue.
+func (s *session) cancel(i int) {
+	if c, ok := s.dev.(Canceler); ok {
+		c.Cancel(i)
+	}
 }
 
 // update starts and stops queues after a message changed what they have.
@@ -135,7 +142,7 @@ func (s *session) update() error {
 				return err
 			}
 		case running && !ready:
-			q.halt()
+			q.halt(func() { s.cancel(q.index) })
 			s.dev.Stopped(q.index)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"os"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,14 +66,36 @@ const needReply = 0x8
 // Timeout bounds every wait for the device.
 const Timeout = 20 * time.Second
 
+// MapUser maps the guest's memory at the VMM's addresses, for a process that is to
+// be the VMM whose address space a device reaches. Private memory is a copy on
+// write, which the file does not see.
+func MapUser(fd int, private bool) (low, high []byte, err error) {
+	flags := unix.MAP_SHARED
+	if private {
+		flags = unix.MAP_PRIVATE
+	}
+	place := func(user uintptr, size, offset int) []byte {
+		var p unsafe.Pointer
+		if err == nil {
+			p, err = unix.MmapPtr(fd, int64(offset), unsafe.Add(nil, user), uintptr(size), unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_FIXED_NOREPLACE)
+		}
+		if err != nil {
+			return nil
+		}
+		return unsafe.Slice((*byte)(p), size)
+	}
+	low, high = place(userLow, LowSize, 0), place(userHigh, HighSize, LowSize)
+	return low, high, err
+}
+
 // Guest memory: two regions with a hole between them, in one file.
 const (
 	LowBase  = 0x0
 	LowSize  = 8 << 20
 	HighBase = 0x1_0000_0000
 	HighSize = 8 << 20
-	userLow  = 0x7f00_0000_0000
-	userHigh = 0x7f10_0000_0000
+	userLow  = 0x1000_0000_0000
+	userHigh = 0x1010_0000_0000
 	memSize  = LowSize + HighSize
 )
 
