@@ -3,7 +3,8 @@
 // The schema is in proto/: the agent's services with upstream's names and
 // numbers (agent, health) and what their messages are made of (oci, types,
 // csi). The packages agentpb, healthpb, ocipb, typespb and csipb hold the
-// messages generated from it, package wire is their encoding, package ttrpc
+// messages generated from it, package wire is their encoding,
+// package schema the compiled .proto files for programs with reflection, package ttrpc
 // carries them. This package holds the rest of what both sides have to agree on:
 // ports, the tag of the share, paths in the guest. Both wings import these packages and nothing of each other.
 //

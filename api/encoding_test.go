@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/healthpb"
+	"kata/api/schema"
 	"kata/api/ttrpc"
 )
 
@@ -53,12 +53,8 @@ func TestEncoding(t *testing.T) {
 
 func loadSchema(t *testing.T) *protoregistry.Files {
 	t.Helper()
-	b, err := os.ReadFile("testdata/schema.binpb")
-	if err != nil {
-		t.Fatal(err)
-	}
 	set := new(descriptorpb.FileDescriptorSet)
-	if err := proto.Unmarshal(b, set); err != nil {
+	if err := proto.Unmarshal(schema.Compiled(), set); err != nil {
 		t.Fatal(err)
 	}
 	files, err := protodesc.NewFiles(set)

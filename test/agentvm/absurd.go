@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"kata/api/ttrpc"
-	"kata/cli/agentctl/message"
 )
 
 // Absurd makes requests that nobody should send. It is not safe for concurrent
@@ -57,13 +56,13 @@ func (a *Absurd) Message(m ttrpc.Message) ttrpc.Message {
 func (a *Absurd) Change(m ttrpc.Message) string {
 	v, path := reflect.ValueOf(m).Elem(), ""
 	for depth := 0; ; depth++ {
-		fields := message.Fields(v.Interface())
+		fields := fieldsOf(v.Type())
 		if len(fields) == 0 {
 			return path
 		}
 		field := fields[a.rand.IntN(len(fields))]
-		f := v.Field(field.Index())
-		path += "." + field.Name
+		f := v.Field(field.index)
+		path += "." + field.name
 		// Deeper, where there is something.
 		if f.Kind() == reflect.Slice && f.Len() > 0 && f.Index(0).Kind() == reflect.Pointer && a.rand.IntN(3) > 0 {
 			f = f.Index(a.rand.IntN(f.Len()))
@@ -77,10 +76,27 @@ func (a *Absurd) Change(m ttrpc.Message) string {
 	}
 }
 
+// field is a field of a generated message.
+type field struct {
+	name  string // as in the .proto
+	index int    // as Go's reflection counts
+}
+
+// fieldsOf returns the fields of a generated struct, whose tags hold their names.
+func fieldsOf(t reflect.Type) []field {
+	var all []field
+	for i := range t.NumField() {
+		if name, ok := t.Field(i).Tag.Lookup("pb"); ok {
+			all = append(all, field{name, i})
+		}
+	}
+	return all
+}
+
 func (a *Absurd) fill(v reflect.Value, depth int) {
-	for _, field := range message.Fields(v.Interface()) {
+	for _, field := range fieldsOf(v.Type()) {
 		if a.rand.IntN(3) > 0 {
-			a.value(v.Field(field.Index()), depth)
+			a.value(v.Field(field.index), depth)
 		}
 	}
 }

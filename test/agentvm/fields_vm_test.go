@@ -13,7 +13,6 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/cli/agentctl/message"
 	"kata/test/pace"
 )
 
@@ -62,15 +61,15 @@ func attempts(m Method) []attempt {
 	}
 	var walk func(t reflect.Type, path []string, reach func(ttrpc.Message) reflect.Value)
 	walk = func(t reflect.Type, path []string, reach func(ttrpc.Message) reflect.Value) {
-		for _, field := range message.Fields(reflect.New(t).Interface()) {
-			at := append(slices.Clip(path), field.Name)
-			get := func(req ttrpc.Message) reflect.Value { return reach(req).Field(field.Index()) }
+		for _, field := range fieldsOf(t) {
+			at := append(slices.Clip(path), field.name)
+			get := func(req ttrpc.Message) reflect.Value { return reach(req).Field(field.index) }
 			add := func(what string, set func(reflect.Value)) {
 				req := model()
 				set(get(req))
 				all = append(all, attempt{m, at, what, req})
 			}
-			ft := t.Field(field.Index()).Type
+			ft := t.Field(field.index).Type
 			for what, set := range absurdities[ft.Kind()] {
 				add(what, set)
 			}

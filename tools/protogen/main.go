@@ -29,9 +29,8 @@ const (
 	schemaDir = "api/proto"
 	sourceDir = "tools/protogen"
 	sumFile   = "api/generated.sum"
-	// The compiled schema, for tests that compare our encoding with that of
-	// the reference implementation.
-	descriptorFile = "api/testdata/schema.binpb"
+	// The compiled schema, for programs with reflection: package api/schema.
+	descriptorFile = "api/schema/schema.binpb"
 )
 
 // file is a generated file; name is relative to the repository's root.

@@ -157,7 +157,7 @@ func (m *method) takes(key string) bool {
 // keys returns all keys of a call: fields, then short ones.
 func (m *method) keys() []string {
 	var keys []string
-	for _, f := range message.Fields(m.newRequest()) {
+	for _, f := range m.desc.Request.Fields() {
 		keys = append(keys, f.Name)
 	}
 	for _, special := range []string{keySpec, keyArgs} {
@@ -182,7 +182,7 @@ func (m *method) hasField(name string) bool {
 // whether the call has that field.
 func (m *method) canonical(path string) (string, bool) {
 	first, rest, nested := strings.Cut(path, ".")
-	for _, f := range message.Fields(m.newRequest()) {
+	for _, f := range m.desc.Request.Fields() {
 		if f.Is(first) && nested {
 			return f.Name + "." + rest, true
 		}
@@ -208,7 +208,7 @@ func (m *method) unknownKey(key string) error {
 func (a *arguments) check(m *method) error {
 	request := m.newRequest()
 	if a.document != "" {
-		if err := message.DecodeJSON([]byte(a.document), request); err != nil {
+		if err := request.DecodeJSON([]byte(a.document)); err != nil {
 			return err
 		}
 	}

@@ -3,8 +3,6 @@ package command
 import (
 	"slices"
 	"strings"
-
-	"kata/cli/agentctl/message"
 )
 
 // Complete returns what the word at the end of a beginning of a line can
@@ -48,10 +46,10 @@ func (m *method) completions(word string) []string {
 		}
 		return all
 	}
-	path, fields := "", message.Fields(m.newRequest())
+	path, fields := "", m.desc.Request.Fields()
 	all := []string{jsonPrefix}
 	if dot := strings.LastIndexByte(word, '.'); dot >= 0 {
-		path, fields, all = word[:dot+1], message.FieldsAt(m.newRequest(), word[:dot]), nil
+		path, fields, all = word[:dot+1], m.desc.Request.FieldsAt(word[:dot]), nil
 	}
 	for _, f := range fields {
 		all = append(all, path+f.Name+"=")

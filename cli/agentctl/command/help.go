@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"kata/cli/agentctl/message"
 )
 
 // list returns all commands, a line each.
@@ -78,15 +76,15 @@ func (p *Parser) helpOn(name string) (string, error) {
 		return "", p.unknown(name)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s (%s): %s\n", m.name, m.service, p.about[m.name])
-	fields := message.Fields(m.newRequest())
+	fmt.Fprintf(&b, "%s (%s): %s\n", m.name, m.service(), p.about[m.name])
+	fields := m.desc.Request.Fields()
 	if len(fields) == 0 {
 		b.WriteString("  it takes no arguments\n")
 	}
 	var lines []pair
 	for _, f := range fields {
 		lines = append(lines, pair{f.Name, f.Type})
-		for _, inner := range message.FieldsAt(m.newRequest(), f.Name) {
+		for _, inner := range m.desc.Request.FieldsAt(f.Name) {
 			lines = append(lines, pair{"  " + f.Name + "." + inner.Name, inner.Type})
 		}
 	}

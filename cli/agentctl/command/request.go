@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -23,7 +24,7 @@ const (
 
 // request is a request that is ready to be sent.
 type request struct {
-	message   any
+	message   *message.Message
 	generated []pair // ids that nobody gave
 	shared    string // container whose files were shared for it
 }
@@ -65,13 +66,16 @@ func (s *Session) build(m *method, a *arguments) (*request, error) {
 		}
 	}
 	if !s.cfg.NoDefaults {
-		s.setDefaults(r.message, a)
+		if err := s.setDefaults(r.message, a); err != nil {
+			s.settle(r, false)
+			return nil, err
+		}
 	}
 	return r, nil
 }
 
 // decode sets the fields that JSON gives.
-func (a *arguments) decode(request any) error {
+func (a *arguments) decode(request *message.Message) error {
 	document := []byte(a.document)
 	if a.file != "" {
 		path := a.file
@@ -85,7 +89,7 @@ func (a *arguments) decode(request any) error {
 		if err != nil {
 			return fmt.Errorf("read the request: %w", err)
 		}
-		if err := message.DecodeJSON(data, request); err != nil {
+		if err := request.DecodeJSON(data); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		return nil
@@ -93,7 +97,7 @@ func (a *arguments) decode(request any) error {
 	if len(document) == 0 {
 		return nil
 	}
-	return message.DecodeJSON(document, request)
+	return request.DecodeJSON(document)
 }
 
 // identify sets the ids that the command line leaves out, and remembers those
@@ -111,8 +115,8 @@ func (s *Session) identify(r *request, a *arguments, assigner *message.Assigner)
 		}
 		return assigner.Set(field, value)
 	}
-	if q, ok := r.message.(interface{ GetSandboxId() string }); ok {
-		if q.GetSandboxId() == "" && !s.cfg.NoDefaults {
+	if id, ok := r.message.String(fieldSandbox); ok {
+		if id == "" && !s.cfg.NoDefaults {
 			made := s.sandbox == ""
 			if made {
 				s.sandbox = NewID()
@@ -121,14 +125,14 @@ func (s *Session) identify(r *request, a *arguments, assigner *message.Assigner)
 				return err
 			}
 		}
-		s.sandbox = q.GetSandboxId()
+		s.sandbox, _ = r.message.String(fieldSandbox)
 	}
-	q, ok := r.message.(interface{ GetContainerId() string })
+	id, ok := r.message.String(fieldContainer)
 	if !ok {
 		return nil
 	}
-	if q.GetContainerId() == "" && !s.cfg.NoDefaults {
-		_, create := r.message.(*agentpb.CreateContainerRequest)
+	if id == "" && !s.cfg.NoDefaults {
+		create := r.message.Name() == "CreateContainerRequest"
 		if create {
 			s.container = NewID()
 		}
@@ -136,8 +140,9 @@ func (s *Session) identify(r *request, a *arguments, assigner *message.Assigner)
 			return err
 		}
 	}
-	s.container = q.GetContainerId()
-	if q, ok := r.message.(*agentpb.ExecProcessRequest); ok && q.ExecId == "" && !s.cfg.NoDefaults {
+	s.container, _ = r.message.String(fieldContainer)
+	exec, _ := r.message.String(fieldExec)
+	if r.message.Name() == "ExecProcessRequest" && exec == "" && !s.cfg.NoDefaults {
 		const digits = 8
 		return set(fieldExec, "exec-"+NewID()[:digits], true)
 	}
@@ -145,45 +150,72 @@ func (s *Session) identify(r *request, a *arguments, assigner *message.Assigner)
 }
 
 // setDefaults sets what a request needs and nobody would want to type.
-func (s *Session) setDefaults(request any, a *arguments) {
-	switch q := request.(type) {
-	case *agentpb.CreateSandboxRequest:
-		if len(q.Storages) == 0 && !a.has("storages") {
-			q.Storages = s.cfg.Storages
-		}
-	case *agentpb.SignalProcessRequest:
-		if q.Signal == 0 && !a.has("signal") {
-			q.Signal = uint32(unix.SIGTERM)
-		}
-	case *agentpb.ReadStreamRequest:
-		if q.Len == 0 && !a.has("len") {
-			q.Len = defaultRead
-		}
-	case *agentpb.ListProcessesRequest:
-		if q.Format == "" {
-			q.Format = "table"
-		}
-	case *agentpb.GuestDetailsRequest:
-		if a.none() {
-			q.MemBlockSize, q.MemHotplugProbe = true, true
-		}
-	case *agentpb.ReseedRandomDevRequest:
-		if len(q.Data) == 0 && !a.has("data") {
-			q.Data = make([]byte, defaultEntropy)
-			_, _ = rand.Read(q.Data) // never fails (crypto/rand)
-		}
-	case *agentpb.SetGuestDateTimeRequest:
-		if a.none() {
-			now := time.Now()
-			q.Sec, q.Usec = now.Unix(), int64(now.Nanosecond()/1000)
-		}
-	case *agentpb.CopyFileRequest:
-		s.completeCopy(q, a)
+func (s *Session) setDefaults(request *message.Message, a *arguments) error {
+	switch request.Name() {
+	case "CreateSandboxRequest":
+		return message.Edit(request, func(q *agentpb.CreateSandboxRequest) error {
+			if len(q.Storages) == 0 && !a.has("storages") {
+				q.Storages = s.cfg.Storages
+			}
+			return nil
+		})
+	case "SignalProcessRequest":
+		return message.Edit(request, func(q *agentpb.SignalProcessRequest) error {
+			if q.Signal == 0 && !a.has("signal") {
+				q.Signal = uint32(unix.SIGTERM)
+			}
+			return nil
+		})
+	case "ReadStreamRequest":
+		return message.Edit(request, func(q *agentpb.ReadStreamRequest) error {
+			if q.Len == 0 && !a.has("len") {
+				q.Len = defaultRead
+			}
+			return nil
+		})
+	case "ListProcessesRequest":
+		return message.Edit(request, func(q *agentpb.ListProcessesRequest) error {
+			q.Format = cmp.Or(q.Format, "table")
+			return nil
+		})
+	case "CopyFileRequest":
+		return message.Edit(request, func(q *agentpb.CopyFileRequest) error { return completeCopy(q, a) })
 	}
+	return setInventions(request, a)
+}
+
+// setInventions sets what a request needs and nobody can know in advance.
+func setInventions(request *message.Message, a *arguments) error {
+	switch request.Name() {
+	case "GuestDetailsRequest":
+		return message.Edit(request, func(q *agentpb.GuestDetailsRequest) error {
+			if a.none() {
+				q.MemBlockSize, q.MemHotplugProbe = true, true
+			}
+			return nil
+		})
+	case "ReseedRandomDevRequest":
+		return message.Edit(request, func(q *agentpb.ReseedRandomDevRequest) error {
+			if len(q.Data) == 0 && !a.has("data") {
+				q.Data = make([]byte, defaultEntropy)
+				_, _ = rand.Read(q.Data) // never fails (crypto/rand)
+			}
+			return nil
+		})
+	case "SetGuestDateTimeRequest":
+		return message.Edit(request, func(q *agentpb.SetGuestDateTimeRequest) error {
+			if a.none() {
+				now := time.Now()
+				q.Sec, q.Usec = now.Unix(), int64(now.Nanosecond()/1000)
+			}
+			return nil
+		})
+	}
+	return nil
 }
 
 // completeCopy makes the whole of a file out of data alone.
-func (s *Session) completeCopy(q *agentpb.CopyFileRequest, a *arguments) {
+func completeCopy(q *agentpb.CopyFileRequest, a *arguments) error {
 	if q.FileSize == 0 && !a.has("file_size") && q.Offset == 0 {
 		q.FileSize = int64(len(q.Data))
 	}
@@ -193,24 +225,16 @@ func (s *Session) completeCopy(q *agentpb.CopyFileRequest, a *arguments) {
 	if q.DirMode == 0 && !a.has("dir_mode") {
 		q.DirMode = defaultDirMode
 	}
+	return nil
 }
 
 // ids returns the ids that the request names.
 func (r *request) ids() []pair {
 	var ids []pair
-	add := func(key, value string) {
-		if value != "" {
-			ids = append(ids, pair{key, value})
+	for _, field := range []string{fieldSandbox, fieldContainer, fieldExec} {
+		if id, _ := r.message.String(field); id != "" {
+			ids = append(ids, pair{field, id})
 		}
-	}
-	if q, ok := r.message.(interface{ GetSandboxId() string }); ok {
-		add(fieldSandbox, q.GetSandboxId())
-	}
-	if q, ok := r.message.(interface{ GetContainerId() string }); ok {
-		add(fieldContainer, q.GetContainerId())
-	}
-	if q, ok := r.message.(interface{ GetExecId() string }); ok {
-		add(fieldExec, q.GetExecId())
 	}
 	return ids
 }

@@ -14,7 +14,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/api/ttrpc"
-	"kata/cli/agentctl/render"
+	"kata/cli/agentctl/message"
 )
 
 // Config says what a session works with.
@@ -115,7 +115,9 @@ func (s *Session) call(ctx context.Context, m *method, a *arguments) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.name, err)
 	}
-	s.cfg.Log.Debug("call", "method", m.name, "request", string(render.JSON(r.message)))
+	if sent, err := r.message.JSON(); err == nil {
+		s.cfg.Log.Debug("call", "method", m.name, "request", string(sent))
+	}
 	if s.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.Timeout)
@@ -147,20 +149,27 @@ func (s *Session) callError(ctx context.Context, m *method, err error) error {
 }
 
 // answer writes what a call has returned.
-func (s *Session) answer(m *method, r *request, response any) error {
+func (s *Session) answer(m *method, r *request, response *message.Message) error {
 	if s.cfg.JSON {
+		answer, err := response.JSON()
+		if err != nil {
+			return fmt.Errorf("%s: the answer: %w", m.name, err)
+		}
 		var b bytes.Buffer
 		b.WriteString(`{"command":` + quote(m.name))
 		for _, id := range r.ids() {
 			b.WriteString("," + quote(id.key) + ":" + quote(id.value))
 		}
 		b.WriteString(`,"response":`)
-		b.Write(render.JSON(response))
+		b.Write(answer)
 		b.WriteString("}\n")
 		return s.write(b.Bytes())
 	}
-	text := render.Text(response)
-	if _, empty := response.(*agentpb.Empty); empty {
+	text, err := response.Text()
+	if err != nil {
+		return fmt.Errorf("%s: the answer: %w", m.name, err)
+	}
+	if response.Name() == "Empty" {
 		text = "ok"
 		for _, id := range r.generated {
 			text += " " + id.key + "=" + id.value

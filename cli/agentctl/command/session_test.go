@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +21,7 @@ import (
 	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
-	"kata/cli/agentctl/render"
+	"kata/cli/agentctl/message"
 )
 
 // agent is a fake agent that writes down what it is asked.
@@ -34,13 +35,38 @@ type agent struct {
 }
 
 // handle answers a call with a fixed answer.
-func handle[Req, Resp any](a *agent, name string, answer *Resp, err error) func(context.Context, *Req) (*Resp, error) {
-	return func(_ context.Context, req *Req) (*Resp, error) {
+func handle[Req, Resp any, P interface {
+	*Req
+	ttrpc.Message
+}](a *agent, name string, answer *Resp, err error) func(context.Context, P) (*Resp, error) {
+	return func(_ context.Context, req P) (*Resp, error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.asked = append(a.asked, name+" "+string(render.JSON(req)))
+		a.asked = append(a.asked, name+" "+asJSON(a.T, req))
 		return answer, err
 	}
+}
+
+// asJSON shows a request as it came in.
+func asJSON(t *testing.T, req ttrpc.Message) string {
+	t.Helper()
+	typ, err := message.New().Type("grpc." + reflect.TypeOf(req).Elem().Name())
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	m, data := typ.New(), make([]byte, req.SizeVT())
+	if _, err := req.MarshalToSizedBufferVT(data); err != nil {
+		t.Error(err)
+	}
+	if err := m.UnmarshalVT(data); err != nil {
+		t.Error(err)
+	}
+	text, err := m.JSON()
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
 }
 
 // newAgent starts a fake agent and a session on it, that configure changes.
@@ -161,8 +187,8 @@ func TestDefaultsGiveWay(t *testing.T) {
 		`GetGuestDetails {"mem_block_size":false,"mem_hotplug_probe":false}`,
 		`ReadStdout {"container_id":"c","exec_id":"","len":65536}`, `ReadStdout {"container_id":"c","exec_id":"","len":0}`,
 		`SignalProcess {"container_id":"c","exec_id":"","signal":0,"all":false}`,
-		`CopyFile {"path":"/x","file_size":3,"file_mode":33188,"dir_mode":493,"uid":0,"gid":0,"offset":0,"data":"YWJj"}`,
-		`CopyFile {"path":"/x","file_size":6,"file_mode":33152,"dir_mode":448,"uid":0,"gid":0,"offset":3,"data":"YWJj"}`)
+		`CopyFile {"path":"/x","file_size":"3","file_mode":33188,"dir_mode":493,"uid":0,"gid":0,"offset":"0","data":"YWJj"}`,
+		`CopyFile {"path":"/x","file_size":"6","file_mode":33152,"dir_mode":448,"uid":0,"gid":0,"offset":"3","data":"YWJj"}`)
 }
 
 func TestRequestsFromFiles(t *testing.T) {
@@ -186,7 +212,7 @@ func TestRequestsFromFiles(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		"StartContainer /does/not/exist":                "no such file",
-		"StartContainer " + write("wrong", `{"x": 1}`):  dir + `/wrong: unknown field "x"`,
+		"StartContainer " + write("wrong", `{"x": 1}`):  dir + `/wrong: (line 1:2): unknown field "x"`,
 		"CopyFile path=/x data=file://" + data:          "larger than 4194304 bytes",
 		"CopyFile path=/x data=file:///does/not/exist":  "no such file",
 		"CreateContainer":                               "there is no spec",

@@ -12,31 +12,36 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ocipb"
+	"kata/cli/agentctl/message"
 	"kata/host/sandbox/guestspec"
 )
 
 // applySpec sets what a request takes from an OCI config.json.
 func (s *Session) applySpec(r *request, a *arguments) error {
-	switch q := r.message.(type) {
-	case *agentpb.CreateContainerRequest:
-		return s.createFromSpec(r, q, a)
-	case *agentpb.ExecProcessRequest:
-		return s.execFromSpec(q, a)
-	case *agentpb.UpdateContainerRequest:
+	switch r.message.Name() {
+	case "CreateContainerRequest":
+		return message.Edit(r.message, func(q *agentpb.CreateContainerRequest) error { return s.createFromSpec(r, q, a) })
+	case "ExecProcessRequest":
+		return message.Edit(r.message, func(q *agentpb.ExecProcessRequest) error { return s.execFromSpec(q, a) })
+	case "UpdateContainerRequest":
 		if a.spec == "" {
 			return nil
 		}
-		spec, _, err := s.loadSpec(a)
-		if err != nil {
-			return err
-		}
-		if spec.Linux == nil || spec.Linux.Resources == nil {
-			return fmt.Errorf("%s has no linux.resources", a.spec)
-		}
-		q.Resources, err = guestspec.ConvertResources(spec.Linux.Resources)
-		return err
+		return message.Edit(r.message, func(q *agentpb.UpdateContainerRequest) error { return s.updateFromSpec(q, a) })
 	}
 	return nil
+}
+
+func (s *Session) updateFromSpec(q *agentpb.UpdateContainerRequest, a *arguments) error {
+	spec, _, err := s.loadSpec(a)
+	if err != nil {
+		return err
+	}
+	if spec.Linux == nil || spec.Linux.Resources == nil {
+		return fmt.Errorf("%s has no linux.resources", a.spec)
+	}
+	q.Resources, err = guestspec.ConvertResources(spec.Linux.Resources)
+	return err
 }
 
 // createFromSpec fills in the container that a bundle describes.
@@ -181,12 +186,12 @@ func (s *Session) loadSpec(a *arguments) (spec *specs.Spec, bundle string, err e
 // that it was removed.
 func (s *Session) settle(r *request, ok bool) {
 	container := r.shared
-	switch q := r.message.(type) {
-	case *agentpb.RemoveContainerRequest:
-		container = q.ContainerId
-	case *agentpb.CreateContainerRequest:
-		if ok && q.OCI != nil && q.OCI.Process != nil {
-			s.processes[q.ContainerId] = q.OCI.Process
+	switch r.message.Name() {
+	case "RemoveContainerRequest":
+		container, _ = r.message.String(fieldContainer)
+	case "CreateContainerRequest":
+		if ok {
+			s.remember(r.message)
 		}
 		ok = !ok
 	default:
@@ -201,5 +206,18 @@ func (s *Session) settle(r *request, ok bool) {
 	}
 	if err := s.cfg.Share.RemoveContainer(container); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.cfg.Log.Warn("stop sharing the container's files", "container", container, "error", err)
+	}
+}
+
+// remember keeps the process of a container that was created.
+func (s *Session) remember(request *message.Message) {
+	err := message.Edit(request, func(q *agentpb.CreateContainerRequest) error {
+		if q.OCI != nil && q.OCI.Process != nil {
+			s.processes[q.ContainerId] = q.OCI.Process
+		}
+		return nil
+	})
+	if err != nil {
+		s.cfg.Log.Warn("remember the container's process", "error", err)
 	}
 }

@@ -51,7 +51,7 @@ func TestContainerFromABundle(t *testing.T) {
 	a := newAgent(t, func(c *Config) { c.BundleDir = dir })
 	a.must("CreateContainer cid=c")
 	a.has(`"container_id":"c"`, `"Args":["sh"]`, `"Path":"`+dir+`/rootfs","Readonly":true`, `"source":"/srv/data"`, `"Terminal":true`)
-	a.has(`"Poststop":[{"Path":"/bin/last","Args":["last","word"],"Env":[],"Timeout":3}]`)
+	a.has(`"Poststop":[{"Path":"/bin/last","Args":["last","word"],"Env":[],"Timeout":"3"}]`)
 	a.has(`"Seccomp":{"DefaultAction":"SCMP_ACT_ALLOW"`, `"errnoret":30`, `"Filters":["`)
 	a.must(`CreateContainer cid=d args="echo 'a b'" OCI.Process.Terminal=false OCI.Process.Env=B=2 OCI.Root.Readonly=false`)
 	a.has(`"container_id":"d"`, `"Args":["echo","a b"]`, `"Env":["B=2"]`, `"Readonly":false`, `"Terminal":false`, `"UID":7`)
@@ -62,7 +62,7 @@ func TestContainerFromABundle(t *testing.T) {
 	a.must("ExecProcess exec_id=f spec=" + dir + "/config.json")
 	a.has(`"Args":["sh"]`, `"UID":7`)
 	a.must("UpdateContainer spec=file://" + dir + "/config.json")
-	a.has(`"Pids":{"Limit":5}`)
+	a.has(`"Pids":{"Limit":"5"}`)
 	a.must(`CreateContainer cid=x json://{"OCI":{"Root":{"Path":"/r"}}} args=id`) // the spec is JSON's
 	a.has(`"Path":"/r"`, `"Args":["id"]`)
 
