@@ -32,6 +32,7 @@ func (s *Service) onlineCPUMem(ctx context.Context, req *agentpb.OnlineCPUMemReq
 		if err := s.machine.OnlineCPUs(ctx, int(req.NbCpus)); err != nil {
 			return nil, hotplugged(fmt.Errorf("nb_cpus %d: %w", req.NbCpus, err))
 		}
+		s.cfg.Sandbox.RefitCPUs()
 	}
 	if req.CpuOnly {
 		return &agentpb.Empty{}, nil

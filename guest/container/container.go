@@ -206,7 +206,7 @@ func (c *Container) specialExec(init int) *nsexec.Program {
 func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job, stdio Stdio) error {
 	process := job.Spec.Process
 	if list := process.ExecCPUAffinity.GetInitial(); list != "" {
-		if err := stage.SetAffinity(p.PID(), list); err != nil {
+		if err := c.setAffinity(p, list); err != nil {
 			return err
 		}
 	}

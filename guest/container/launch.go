@@ -56,9 +56,19 @@ func (c *Container) enter(p *Process) error {
 		return ErrNotRunning
 	}
 	if p.affinity != "" { // the move has set it to the container's
-		return stage.SetAffinity(p.PID(), p.affinity)
+		return c.setAffinity(p, p.affinity)
 	}
 	return nil
+}
+
+// setAffinity keeps a process on processors of a list, as far as the container has
+// them.
+func (c *Container) setAffinity(p *Process, list string) error {
+	have, err := c.group.CPUs()
+	if err != nil {
+		return err
+	}
+	return stage.SetAffinity(p.PID(), list, have)
 }
 
 // tracer waits for a process to execute a program.

@@ -3,6 +3,7 @@
 package container
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -140,9 +141,60 @@ func TestUpdate(t *testing.T) {
 	if want := "33554432\n10000 100000\n10\n"; err != nil || got.output != want {
 		t.Errorf("got %+v, %v; want %q", got, err, want)
 	}
-	err = c.Update(&ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Cpus: "4000"}})
-	if err == nil || !strings.Contains(err.Error(), "write 4000 to cpuset.cpus") {
-		t.Errorf("error %v", err)
+}
+
+// The guest has processors 0 and 1. Others are the host's: what is asked for is
+// kept, and set anew when the guest has got more.
+func TestProcessorsOfAHost(t *testing.T) {
+	rt := testRuntime(t)
+	const script = "cd /sys/fs/cgroup; cat cpuset.cpus cpuset.cpus.effective cpuset.mems.effective"
+	placed := func(cpus, mems string) *ocipb.LinuxResources {
+		return &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Cpus: cpus, Mems: mems}}
+	}
+	c := sleeper(t, rt, limits(placed("2-3", "1")))
+	look := func(want string) {
+		t.Helper()
+		if got, err := execIn(t, c, execProcess(script)); err != nil || got.output != want {
+			t.Errorf("got %+v, %v; want %q", got, err, want)
+		}
+	}
+	look("0-1\n0-1\n0\n")
+	if err := c.Update(placed("700", "")); err != nil {
+		t.Fatal(err)
+	}
+	look("0\n0\n0\n")
+	for name, r := range map[string]*ocipb.LinuxResources{
+		"unified": {Unified: map[string]string{"cpuset.cpus": "1,5"}}, "of the guest": placed("1", "0"),
+	} {
+		if err := c.Update(r); err != nil {
+			t.Fatal(name, err)
+		}
+		look("1\n1\n0\n")
+	}
+	if err := c.Update(placed("2", "")); err != nil {
+		t.Fatal(err)
+	}
+	// One processor less, and it is back.
+	online := func(n string) {
+		t.Helper()
+		if err := os.WriteFile("/sys/devices/system/cpu/cpu1/online", []byte(n), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Cgroup().Refit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Update(placed("1,3", "")); err != nil {
+		t.Fatal(err)
+	}
+	online("0")
+	look("0\n0\n0\n")
+	online("1")
+	look("1\n1\n0\n")
+	for list, want := range map[string]string{"1-": "is not a list", "8192": "goes beyond"} {
+		if err := c.Update(placed(list, "")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %s", list, err, want)
+		}
 	}
 }
 

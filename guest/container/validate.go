@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"kata/api/ocipb"
+	"kata/guest/container/cpulist"
 	"kata/guest/container/hooks"
 	"kata/guest/container/seccomp"
 	"kata/guest/container/stage"
@@ -148,7 +149,7 @@ func validatePriorities(p *ocipb.Process) error {
 		if list == "" {
 			continue
 		}
-		if _, err := stage.CPUSet(list); err != nil {
+		if _, err := cpulist.Parse(list); err != nil {
 			return specErrorf("process.execCPUAffinity: %v", err)
 		}
 	}

@@ -211,6 +211,26 @@ func (s *Sandbox) Container(id string) (*Container, error) {
 	return c, nil
 }
 
+// RefitCPUs tells the containers' cgroups that the machine has other processors or
+// memory nodes. Containers that are being created or removed need not be told.
+func (s *Sandbox) RefitCPUs() {
+	s.mu.Lock()
+	all := make([]*Container, 0, len(s.containers))
+	for _, c := range s.containers {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		r, err := c.Runtime()
+		if err != nil {
+			continue
+		}
+		if err := r.Cgroup().Refit(); err != nil {
+			s.cfg.Log.Warn("container keeps the processors it has", "container", c.id, "error", err)
+		}
+	}
+}
+
 // add makes c known, if there may be one more of its name.
 func (s *Sandbox) add(c *Container) error {
 	s.mu.Lock()

@@ -128,3 +128,24 @@ func TestExecAfterAPidsLimitWasHit(t *testing.T) {
 		execs(t, "(while sleep 1000 & do :; done) 2>/dev/null; echo ready; exec sleep 1000")
 	})
 }
+
+// The numbers of processors and memory nodes are the host's.
+func TestACpusetOfTheHostIsPassedOn(t *testing.T) {
+	both(t, func(t *test) {
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"echo", "started"}
+			s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0-1", Mems: "0"}
+		})
+		t.wantOutput(t.succeed(c), "started\n", "")
+	})
+	kata(t, "as far as the guest has them", func(t *test) {
+		limit := map[string]string{"default_vcpus": "2", "default_maxvcpus": "2"}
+		for cpus, want := range map[string]string{"0-1": "0-1", "6": "0", "5": "1", "2-7": "0-1"} {
+			c := t.withConfig(t.fromSpec(func(s *specs.Spec) {
+				s.Process.Args = []string{"/bin/sh", "-c", "grep -e Cpus_allowed_list -e Mems_allowed_list /proc/self/status | cut -f 2"}
+				s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: cpus, Mems: "0-1"}
+			}), limit)
+			t.wantOutput(t.succeed(c), want+"\n0\n", "")
+		}
+	})
+}

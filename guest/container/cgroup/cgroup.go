@@ -35,7 +35,8 @@ type Group struct {
 
 	oomBefore uint64 // OOM kills of a group that was taken over
 
-	devices deviceFilter
+	devices   deviceFilter
+	placement placement
 
 	destroy sync.Mutex // held by Destroy only
 	gone    bool       // under destroy

@@ -17,6 +17,8 @@ import (
 // setting is one value to write to one file of a group.
 type setting struct {
 	file, value string
+	// asked is the value that value stands for, of a placement.
+	asked string
 	// field is what asked for it, below linux.resources.
 	field string
 	// optional values are left out where the kernel does not have the file.
@@ -55,6 +57,9 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 		return nil
 	}
 	settings, err := g.settings(r)
+	if err == nil {
+		settings, err = g.fitAll(settings)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,13 +72,13 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 		}
 		undo = append(undo, before)
 	}
-	if len(r.Devices) == 0 {
-		return nil
+	if len(r.Devices) > 0 {
+		if err := g.dir.Use(func(dir int) error { return g.devices.apply(dir, r.Devices) }); err != nil {
+			g.undo(undo)
+			return err
+		}
 	}
-	if err := g.dir.Use(func(dir int) error { return g.devices.apply(dir, r.Devices) }); err != nil {
-		g.undo(undo)
-		return err
-	}
+	g.keep(settings)
 	return nil
 }
 

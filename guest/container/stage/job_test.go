@@ -7,8 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
-
 	"kata/api/ocipb"
 )
 
@@ -45,25 +43,6 @@ func TestJobs(t *testing.T) {
 func FuzzJob(f *testing.F) {
 	f.Add("true\x00false\x00ann\x00wheel\x00\x00-1\x00")
 	f.Fuzz(func(_ *testing.T, rest string) { _ = new(Job).unmarshalRest(rest) })
-}
-
-func TestCPUSet(t *testing.T) {
-	set, err := CPUSet("0-2, 5,63-64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want unix.CPUSet
-	for _, n := range []int{0, 1, 2, 5, 63, 64} {
-		want.Set(n)
-	}
-	if set != want {
-		t.Errorf("got %v, want %v", set, want)
-	}
-	for _, bad := range []string{"", ",", "1-", "-1", "2-1", "a", "1024", "0-4294967295", "1;2"} {
-		if _, err := CPUSet(bad); err == nil {
-			t.Errorf("%q was accepted", bad)
-		}
-	}
 }
 
 // The files of users are the container's and hold anything.

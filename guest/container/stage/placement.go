@@ -1,55 +1,31 @@
 package stage
 
 import (
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/cpulist"
 	"kata/lib/fmt"
 )
 
-// CPUSet is the set of processors in a list such as "0-3,7" (cpuset(7), "List
-// format").
-func CPUSet(list string) (set unix.CPUSet, err error) {
-	err = numbers(list, len(set)*64, func(n int) { set.Set(n) })
-	return set, err
-}
-
-// numbers calls f for each number of a list such as "0-3,7"; all are below
-// limit.
-func numbers(list string, limit int, f func(n int)) error {
-	for part := range strings.SplitSeq(list, ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		if !isRange {
-			last = first
-		}
-		from, err1 := strconv.ParseUint(first, 10, 32)
-		to, err2 := strconv.ParseUint(last, 10, 32)
-		if err1 != nil || err2 != nil || from > to {
-			return fmt.Errorf("%q is not a list of numbers and ranges", list)
-		}
-		if to >= uint64(limit) {
-			return fmt.Errorf("%q goes beyond %d", list, limit-1)
-		}
-		for n := from; n <= to; n++ {
-			f(int(n))
-		}
-	}
-	return nil
-}
-
 // SetAffinity keeps the thread pid, 0 for the calling one, on the processors of
-// a list.
-func SetAffinity(pid int, list string) error {
-	set, err := CPUSet(list)
-	if err == nil {
-		err = unix.SchedSetaffinity(pid, &set)
-	}
+// a list that are among have, the list of those that there are, or on others in
+// their place (cpulist.Set.Onto).
+func SetAffinity(pid int, list, have string) error {
+	set, err := cpulist.Parse(list)
 	if err != nil {
 		return fmt.Errorf("run on processors %s: %w", list, err)
+	}
+	there, err := cpulist.Parse(have)
+	if err != nil {
+		return err
+	}
+	set = set.Onto(there)
+	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, uintptr(pid), unsafe.Sizeof(*set), uintptr(unsafe.Pointer(set)))
+	if errno != 0 {
+		return fmt.Errorf("run on processors %s, which are %s here: %w", list, set.String(), errno)
 	}
 	return nil
 }
@@ -81,7 +57,7 @@ func memoryPolicy(p *ocipb.LinuxMemoryPolicy) (mode uintptr, nodes [maxNodes / 6
 		mode |= flag
 	}
 	if p.Nodes != "" {
-		err = numbers(p.Nodes, maxNodes, func(n int) { nodes[n/64] |= 1 << (n % 64) })
+		err = cpulist.Each(p.Nodes, maxNodes, func(n int) { nodes[n/64] |= 1 << (n % 64) })
 	}
 	if err != nil {
 		return 0, nodes, fmt.Errorf("nodes %w", err)

@@ -5,10 +5,10 @@
 // CPUs come online in ascending order, whatever order they were plugged in, so
 // that the machine looks the same each time. Waiting for those that have been
 // plugged in but not noticed yet is by the kernel's announcements (package
-// uevent). Containers whose CPUs are not limited use new ones at once, and so do
-// those whose limit names them: with cgroup v2 the kernel sees to that before a
-// CPU counts as online (cpu_up_down_serialize_trainwrecks), and no container's
-// set of CPUs has to be written anew.
+// uevent). Containers whose CPUs are not limited use new ones at once: with cgroup v2
+// the kernel sees to that before a CPU counts as online
+// (cpu_up_down_serialize_trainwrecks). Sets of CPUs that containers ask for by the
+// host's numbers are the caller's to write anew.
 //
 // The package does not plug anything, does not find devices (package device) and
 // takes nothing out of use.
