@@ -31,7 +31,7 @@ FUZZTIME    ?= 20s
 # kernel, and to test.
 RUN_PACKAGES    := busybox-static containerd qemu-system-common qemu-system-x86 runc
 KERNEL_PACKAGES := bc bison build-essential cpio flex libelf-dev linux-source-6.1 lz4 xz-utils
-TEST_PACKAGES   := e2fsprogs erofs-utils git iproute2 iptables libseccomp-dev mmdebstrap xfsprogs
+TEST_PACKAGES   := containernetworking-plugins e2fsprogs erofs-utils git iproute2 iptables libseccomp-dev mmdebstrap xfsprogs
 PACKAGES        := $(RUN_PACKAGES) $(KERNEL_PACKAGES) $(TEST_PACKAGES)
 
 # The demo's kernel: auto is the purpose-built one if the cache has it, else the

@@ -333,3 +333,31 @@ func (t *Terminal) Wait() Result {
 	r.Stdout = t.Stdout.String()
 	return r
 }
+
+// RunOnTerminal runs a command on a terminal of its own and returns how it ended,
+// with all that came out as Stdout.
+func RunOnTerminal(cmd *exec.Cmd) Result {
+	r := Result{Args: cmd.Args[1:], Code: -1}
+	master, slave, err := openPTY(24, 80)
+	if err != nil {
+		r.Err = err
+		return r
+	}
+	defer master.Close()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	read := make(chan string, 1)
+	err = cmd.Start()
+	_ = slave.Close()
+	if err != nil {
+		r.Err = err
+		return r
+	}
+	go func() {
+		b, _ := io.ReadAll(master) // its end is EIO
+		read <- string(b)
+	}()
+	r.Err = cmd.Wait()
+	r.Code, r.Stdout = cmd.ProcessState.ExitCode(), <-read
+	return r
+}
