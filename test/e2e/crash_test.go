@@ -4,7 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -241,4 +245,54 @@ func TestContainerdKilledDuringAStartLeavesNothingThatItDoesNotKnow(t *testing.T
 		}
 		t.clear(c.ID)
 	})
+}
+
+// Clean-up after a crash releases what the journal lists and removes nothing else:
+// least of all what is in a volume.
+func TestVolumesKeepTheirFilesWhenAPartOfThePodIsKilled(t *testing.T) {
+	for _, victim := range victims {
+		kata(t, victim.name, func(t *test) {
+			volume := t.TempDir()
+			kept := filepath.Join(volume, "kept")
+			if err := os.WriteFile(kept, []byte("precious"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			c := t.sh("echo guest >/data/from; exec sleep 1000")
+			c.Flags = []string{"--mount", "type=bind,src=" + volume + ",dst=/data,options=rbind:rw"}
+			if r := node.Detach(t.ctx, c); r.Err != nil {
+				t.Fatal(r.Failure())
+			}
+			err := harness.Await(t.ctx, "the guest to write", func() (bool, error) {
+				b, err := os.ReadFile(filepath.Join(volume, "from"))
+				return err == nil && string(b) == "guest\n", nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			state := filepath.Join("/run/kata", c.ID)
+			if _, err := os.Stat(filepath.Join(state, "journal")); err != nil {
+				t.Errorf("the pod has no journal: %v", err)
+			}
+			t.kill(c.ID, victim.program)
+			err = harness.Await(t.ctx, "the task to stop", func() (bool, error) {
+				status, err := node.Status(t.ctx, c.ID)
+				return status != "RUNNING", err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			t.clear(c.ID)
+			err = harness.Await(t.ctx, "the pod's state to go", func() (bool, error) {
+				_, err := os.Stat(state)
+				return errors.Is(err, fs.ErrNotExist), nil
+			})
+			if err != nil {
+				journal, _ := os.ReadFile(filepath.Join(state, "journal"))
+				t.Errorf("%v: %s", err, journal)
+			}
+			if b, err := os.ReadFile(kept); err != nil || string(b) != "precious" {
+				t.Errorf("the volume's file holds %q, %v", b, err)
+			}
+		})
+	}
 }
