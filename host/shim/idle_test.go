@@ -26,14 +26,14 @@ func TestAServerWithoutTaskAndClientIsIdleAfterAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := make(conns, 1)
 		hold := make(chan struct{})
-		s := &server{listener: newCountingListener(l), tasks: task.New(task.Config{
+		s := &server{listener: newCountingListener(l), requests: newRequests(), tasks: task.New(task.Config{
 			Boot: func(ctx context.Context, _ task.BootRequest) (task.Sandbox, error) {
 				<-hold
 				return nil, errors.New("no sandbox")
 			},
 			Publish: func(string, proto.Message) {}, Log: slog.New(slog.DiscardHandler),
 		})}
-		idle, stop := s.watchIdle(idleTimeout)
+		idle, stop := s.watchIdle()
 		defer stop()
 		isIdle := func() bool {
 			synctest.Wait()
@@ -51,7 +51,7 @@ func TestAServerWithoutTaskAndClientIsIdleAfterAWhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * idleTimeout)
+		time.Sleep(forgottenTimeout / 4)
 		if isIdle() {
 			t.Fatal("idle with a client")
 		}
@@ -79,5 +79,43 @@ func TestAServerWithoutTaskAndClientIsIdleAfterAWhile(t *testing.T) {
 			t.Fatal("not idle")
 		}
 		_ = far.Close()
+	})
+}
+
+func TestAServerThatNobodyToldToEndEndsWhoeverIsConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := make(conns, 1)
+		s := &server{listener: newCountingListener(l), requests: newRequests(), tasks: task.New(task.Config{
+			Publish: func(string, proto.Message) {}, Log: slog.New(slog.DiscardHandler),
+		})}
+		idle, stop := s.watchIdle()
+		defer stop()
+		near, far := net.Pipe()
+		defer far.Close()
+		l <- near
+		client, err := s.listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		answer := make(chan struct{})
+		go func() {
+			_, _ = s.requests.intercept(t.Context(), nil, nil, func(context.Context, func(any) error) (any, error) {
+				<-answer
+				return nil, nil
+			})
+		}()
+		time.Sleep(time.Hour)
+		select {
+		case <-idle:
+			t.Fatal("it ends while a request is under way")
+		default:
+		}
+		close(answer)
+		begun := time.Now()
+		<-idle
+		if took := time.Since(begun); took > time.Minute || took < idleTimeout {
+			t.Errorf("it ended after %s, want within a minute", took)
+		}
 	})
 }

@@ -100,6 +100,7 @@ type server struct {
 	tasks    *task.Service
 	events   *event.Publisher
 	trim     *trimmer
+	requests *requests
 }
 
 func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
@@ -113,7 +114,8 @@ func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
 		return nil, err
 	}
 	trim := newTrimmer()
-	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(trim.intercept))
+	requests := newRequests()
+	rpc, err := ttrpc.NewServer(ttrpc.WithChainUnaryServerInterceptor(requests.intercept, trim.intercept))
 	if err != nil {
 		return nil, fmt.Errorf("prepare the ttRPC server: %w", err)
 	}
@@ -127,7 +129,7 @@ func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
 	}
 	events := event.New(inv.Namespace, forwarder, log.Logger)
 	s := &server{
-		inv: inv, log: log, listener: newCountingListener(listener), ttrpc: rpc, events: events, trim: trim,
+		inv: inv, log: log, listener: newCountingListener(listener), ttrpc: rpc, events: events, trim: trim, requests: requests,
 		tasks: task.New(task.Config{
 			Namespace: inv.Namespace, PID: uint32(os.Getpid()), ConfigPath: inv.Config,
 			Boot: p.Boot(BootEnv{
@@ -145,7 +147,7 @@ func (p *Program) newServer(inv bootstrap.Invocation) (*server, error) {
 func (s *server) run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.ttrpc.Serve(context.Background(), s.listener) }()
-	idle, stopWatch := s.watchIdle(idleTimeout)
+	idle, stopWatch := s.watchIdle()
 	defer s.trim.start()()
 	s.log.Debug("shim serves", "sandbox", s.inv.ID, "namespace", s.inv.Namespace, "pid", os.Getpid())
 	var failure error
@@ -154,7 +156,7 @@ func (s *server) run(ctx context.Context) error {
 	case <-ctx.Done():
 		s.log.Info("shim was told to end", "sandbox", s.inv.ID)
 	case <-idle:
-		s.log.Info("shim ends: it has no task and no client", "sandbox", s.inv.ID)
+		s.log.Info("shim ends: it has no task, and nobody asks for anything", "sandbox", s.inv.ID)
 	case err := <-served:
 		failure = fmt.Errorf("serve: %w", err)
 	}

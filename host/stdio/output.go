@@ -5,11 +5,28 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 )
 
-// writeSize is how much is written at once, so that a slow reader is seen to
-// make progress.
-const writeSize = 16 << 10
+// writeSize is how much is written at once, and drainSize how much after the
+// process has ended, so that a slow reader is seen to make progress: a page, which is
+// what a fifo takes in when that much was read.
+const (
+	writeSize = 16 << 10
+	drainSize = 4 << 10
+)
+
+// What is left of an output after the process has ended is known to be under way:
+// in the pipe, in the agent, in the buffers of the connection. It comes at once, if
+// the agent wants. Time that is spent on a slow reader does not count here.
+const (
+	// MaxUnderWay is more than lies between a process and the shim; what is said to
+	// have been written beyond that was not.
+	MaxUnderWay = 8 << 20
+	// drainGrace and drainRate bound the wait for it: a time, and more for much.
+	drainGrace = 10 * time.Second
+	drainRate  = 1 << 20 // bytes a second
+)
 
 // output is one output stream: from the process to containerd's end.
 type output struct {
@@ -21,6 +38,10 @@ type output struct {
 	ended  bool
 	copied uint64
 	limit  uint64
+
+	draining bool
+	patience time.Duration // left for waiting for the source, once draining
+	since    time.Time     // when the wait for the source began
 }
 
 func newOutput(sink *os.File) *output {
@@ -38,9 +59,11 @@ func (o *output) copyFrom(source net.Conn) {
 	for {
 		buf := b.next(n)
 		var err error
+		o.beginRead(source)
 		n, err = source.Read(buf)
+		size := o.endRead()
 		for rest := buf[:n]; len(rest) > 0; {
-			part := rest[:min(len(rest), writeSize)]
+			part := rest[:min(len(rest), size)]
 			rest = rest[len(part):]
 			if !drop {
 				_, werr := o.sink.Write(part)
@@ -88,10 +111,52 @@ func (o *output) total() uint64 {
 	return o.copied
 }
 
+// beginRead bounds the read that follows, if the output is being drained.
+func (o *output) beginRead(source net.Conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.since = time.Now()
+	if o.draining && o.copied < o.limit {
+		_ = source.SetReadDeadline(o.since.Add(o.patience))
+	}
+}
+
+// endRead counts the time that the read took, and returns how much is written at
+// once.
+func (o *output) endRead() (size int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.draining {
+		return writeSize
+	}
+	o.patience -= time.Since(o.since)
+	return drainSize
+}
+
+// drainTo lets copying end once n bytes have been copied in all, or the source has
+// taken too long for what is left of them.
+func (o *output) drainTo(n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n = min(n, o.copied+MaxUnderWay)
+	if n > o.copied {
+		o.draining, o.since = true, time.Now()
+		o.patience = drainGrace + time.Duration(n-o.copied)*time.Second/drainRate
+		if o.source != nil {
+			_ = o.source.SetReadDeadline(o.since.Add(o.patience))
+		}
+	}
+	o.limitLocked(n)
+}
+
 // limitTo lets copying end once n bytes have been copied in all.
 func (o *output) limitTo(n uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.limitLocked(n)
+}
+
+func (o *output) limitLocked(n uint64) {
 	o.limit = min(o.limit, n)
 	switch {
 	case o.source == nil:

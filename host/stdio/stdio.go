@@ -168,10 +168,12 @@ func (s *Set) CloseStdin() error {
 // bytes as given, counted from the start, or have ended, or the Set is closed;
 // their far ends are closed then. It is called after the process has exited,
 // with the counts of what the process wrote: another process that still holds
-// the stream neither delays Drain nor is heard any more.
+// the stream neither delays Drain nor is heard any more. The counts are the guest's
+// word: no more than MaxUnderWay is waited for, and for that no longer than it can
+// take, not counting the time that its reader takes.
 func (s *Set) Drain(stdoutBytes, stderrBytes uint64) {
-	s.stdout.limitTo(stdoutBytes)
-	s.stderr.limitTo(stderrBytes)
+	s.stdout.drainTo(stdoutBytes)
+	s.stderr.drainTo(stderrBytes)
 	<-s.stdout.done
 	<-s.stderr.done
 }

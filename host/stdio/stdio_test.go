@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,7 +130,7 @@ func TestOutputReachesTheReaderWhole(t *testing.T) {
 	host, guest := pair(t)
 	r := reader(t, path)
 	s.Copy(Streams{Stdout: host})
-	want := make([]byte, 20<<20)
+	want := make([]byte, 5<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(want)
 	go func() { _, _ = guest.Write(want) }()
 	drained := make(chan struct{})
@@ -504,4 +507,79 @@ func loggerMain(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// trickle is a stream that gives a byte every second, for ever.
+type trickle struct {
+	net.Conn
+	mu       sync.Mutex
+	deadline time.Time
+}
+
+func (c *trickle) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	return nil
+}
+
+func (c *trickle) Read(b []byte) (int, error) {
+	time.Sleep(time.Second)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.deadline.IsZero() && time.Now().After(c.deadline) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return copy(b, "x"), nil
+}
+
+func TestATricklingAgentHoldsNoDrainUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutput(nil)
+		source := new(trickle)
+		o.begin(source)
+		go o.copyFrom(source)
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		o.drainTo(math.MaxUint64)
+		<-o.done
+		bound := drainGrace + MaxUnderWay*time.Second/drainRate
+		if took := time.Since(begun); took < drainGrace || took > bound+2*time.Second {
+			t.Errorf("the drain took %s, at most %s may it", took, bound)
+		}
+	})
+}
+
+// flood is a stream that gives bytes for ever, as fast as they are taken.
+type flood struct{ trickle }
+
+func (c *flood) Read(b []byte) (int, error) { return len(b), nil }
+
+func TestAnAgentThatNeverEndsIsHeardNoFurtherThanWhatCanBeUnderWay(t *testing.T) {
+	o := newOutput(nil)
+	source := new(flood)
+	o.begin(source)
+	o.drainTo(math.MaxUint64)
+	o.copyFrom(source)
+	if got := o.total(); got < MaxUnderWay || got > MaxUnderWay+largeBuffer {
+		t.Errorf("%d bytes were copied, want %d", got, MaxUnderWay)
+	}
+}
+
+func TestATimeThatAReaderTakesIsNotTheAgents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutput(nil)
+		o.begin(new(trickle))
+		o.drainTo(100)
+		o.beginRead(o.source)
+		time.Sleep(time.Second)
+		o.endRead()
+		left := o.patience
+		time.Sleep(time.Hour) // it is written
+		o.beginRead(o.source)
+		o.endRead()
+		if o.patience != left {
+			t.Errorf("the agent has %s left, want %s", o.patience, left)
+		}
+	})
 }

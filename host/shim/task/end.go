@@ -76,6 +76,9 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 		return nil, err
 	}
 	defer p.ops.release()
+	if err := p.awaitExitTold(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.check(remove); err != nil {
 		return nil, err
 	}
@@ -89,6 +92,23 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 	}
 	_, e := p.snapshot()
 	return &api.DeleteResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At), Pid: p.hostPID()}, nil
+}
+
+// awaitExitTold waits, when a process has run and ended, until that is told. Kill
+// says already that there is no such process; Delete must not say that it runs.
+func (p *process) awaitExitTold(ctx context.Context) error {
+	switch state, _ := p.snapshot(); state {
+	case running, pausing, paused:
+	default:
+		return nil
+	}
+	if !p.ended() {
+		return nil
+	}
+	if err := p.awaitGone(ctx); err != nil {
+		return fmt.Errorf("wait for the output of %s: %w", p, err)
+	}
+	return nil
 }
 
 // abandonCreation ends the creation of the container, if it is under way, and

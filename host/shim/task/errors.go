@@ -3,24 +3,25 @@ package task
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"kata/api/ttrpc"
+	"kata/host/untrusted"
 )
 
 // toStatus gives an error the code by which containerd's clients tell what it
-// is, and makes it one line. An error of the agent keeps its code only where
+// is, and makes it one line that every client can show: its text may be the guest's, the
+// VMM's or the file server's. An error of the agent keeps its code only where
 // that cannot be mistaken for a statement about the task itself: "not found"
 // would say that there is no such task, when a command is missing.
 func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	return status.Error(codeOf(err), oneLine(err.Error()))
+	return status.Error(codeOf(err), untrusted.Line(err.Error(), untrusted.MaxLine))
 }
 
 func codeOf(err error) codes.Code {
@@ -55,12 +56,4 @@ func codeOf(err error) codes.Code {
 		return codes.Canceled
 	}
 	return codes.Unknown
-}
-
-func oneLine(s string) string {
-	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
-	}
-	return strings.Join(lines, "; ")
 }

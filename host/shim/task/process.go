@@ -134,34 +134,35 @@ func (p *process) awaitGone(ctx context.Context) error {
 	}
 }
 
-// flush waits until what the process wrote before its exit is copied, or the
-// reader takes nothing for flushTimeout: one that does not read must not hide
-// the exit. Clients of containerd 1.6 stop reading when they are told of the
-// exit, and more is under way between guest and host than in a pipe: told at
-// once, the last of 256 MiB are lost every few runs. What another process
-// writes that holds the stream is not waited for.
+// flush waits until what the process wrote before its exit is copied, or its
+// reader does not read: one that does not must not hide the exit. Clients of
+// containerd 1.6 stop reading when they are told of the exit, and more is under way
+// between guest and host than in a pipe: told at once, the last of 256 MiB are lost
+// every few runs. What another process writes that holds the stream is not waited
+// for, and an agent that holds the rest back is not waited for either (package
+// stdio, Drain).
 func (p *process) flush() {
 	_ = p.awaitDrained(context.Background(), flushTimeout)
 }
 
-// awaitDrained waits until the output is copied, as long as some of it is
-// within each span of patience.
+// awaitDrained waits until the output is copied. A reader that takes nothing at all
+// has patience, one that has taken something slowReader from then on.
 func (p *process) awaitDrained(ctx context.Context, patience time.Duration) error {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for copied := p.guest.Copied(); ; {
+	ticker := time.NewTicker(progressInterval)
+	defer ticker.Stop()
+	copied, since := p.guest.Copied(), time.Now()
+	for {
 		select {
 		case <-p.guest.Drained():
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-timer.C:
+		case <-ticker.C:
 		}
-		now := p.guest.Copied()
-		if now == copied {
+		if now := p.guest.Copied(); now != copied {
+			copied, since, patience = now, time.Now(), slowReader
+		} else if time.Since(since) >= patience {
 			return fmt.Errorf("nobody has read for %s", patience)
 		}
-		copied = now
-		timer.Reset(patience)
 	}
 }

@@ -21,6 +21,10 @@ const (
 	drainTimeout = 10 * time.Second
 	// flushTimeout is how long the news of an exit waits for such a reader.
 	flushTimeout = 5 * time.Second
+	// slowReader is how long both wait after the last progress of a reader that has
+	// read since, and progressInterval how often they look.
+	slowReader       = 30 * time.Second
+	progressInterval = 250 * time.Millisecond
 	// stopTimeout bounds the end of the sandbox.
 	stopTimeout = 20 * time.Second
 	// killTimeout bounds the wait for a process after SIGKILL.

@@ -12,9 +12,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"kata/host/shim/task"
@@ -444,5 +446,37 @@ func TestASandboxThatCouldNotBeReleasedIsStoppedAgain(t *testing.T) {
 	w.StopErr = nil
 	if err := w.Close(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestKillAndDeleteNeverContradictEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.Drained = make(chan struct{}) // the output is under way
+		w.create("c1")
+		w.start("c1", "")
+		w.process("c1", "").End(0)
+		synctest.Wait()
+		if _, err := w.Kill(t.Context(), &api.KillRequest{ID: "c1", Signal: 15}); !errdefs.IsNotFound(err) {
+			t.Errorf("kill of a process that has ended: %v", err)
+		}
+		deleted := make(chan error)
+		go func() {
+			_, err := w.Delete(t.Context(), &api.DeleteRequest{ID: "c1"})
+			deleted <- err
+		}()
+		synctest.Wait()
+		close(w.Drained)
+		if err := <-deleted; err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	})
+}
+
+func TestAnErrorOfTheGuestIsOneLineThatEveryClientCanShow(t *testing.T) {
+	err := task.ToStatus(errors.New("exec: \xff\x1b[2Jno\nsuch\r\nfile " + strings.Repeat("x", 1<<20)))
+	text := status.Convert(err).Message()
+	if len(text) > 4<<10 || !utf8.ValidString(text) || strings.ContainsAny(text, "\x1b\n\r") || !strings.HasPrefix(text, "exec: ") {
+		t.Errorf("%d bytes: %.80q", len(text), text)
 	}
 }
