@@ -24,6 +24,11 @@ type Config struct {
 	Socket string
 	// GuestCID is the guest's context id, from 3. It need not be unique.
 	GuestCID uint64
+	// VMM, unless nil, returns the process id of the VMM, when it has connected:
+	// the guest's memory is then reached in its address space, which a guest
+	// needs whose memory is a private copy (vhostuser.ServeRemote). It is slower:
+	// a system call an access.
+	VMM func() int
 	// Log receives what is odd but not an error of this process, at debug
 	// level. Default none.
 	Log *slog.Logger
@@ -161,13 +166,22 @@ func (d *Device) Run(ctx context.Context) error {
 	conn, err := d.listener.Accept(ctx)
 	if err == nil {
 		d.log.Debug("VMM connected to vsock device")
-		err = vhostuser.Serve(ctx, conn, backend{d}, d.log)
+		err = d.serve(ctx, conn)
 	}
 	if err != nil {
 		err = fmt.Errorf("vsock device: %w", err)
 	}
 	d.fail(err)
 	return err
+}
+
+// serve answers the VMM on conn, with the kind of memory that the configuration
+// says.
+func (d *Device) serve(ctx context.Context, conn *net.UnixConn) error {
+	if d.cfg.VMM == nil {
+		return vhostuser.Serve(ctx, conn, backend{d}, d.log)
+	}
+	return vhostuser.ServeRemote(ctx, conn, backend{d}, d.log, d.cfg.VMM())
 }
 
 // Close ends Run, fails everything that uses the device and removes its

@@ -200,29 +200,38 @@ func testShare(t *testing.T, s *Suite) {
 
 func testVsock(t *testing.T, s *Suite) {
 	m, await := s.watched(t, nil)
+	plugged := plugVsock(t, m, nil)
+	await("test: vmw_vsock_virtio_transport at %s\r", plugged)
+	if err := m.(vmm.VsockPlugger).Unplug(deadline(t, Limit), vmm.VsockID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plugVsock plugs a vsock device and wants the guest's kernel to answer through
+// it. The function returns the VMM's process id where the device is to reach the
+// guest's memory in its address space.
+func plugVsock(t *testing.T, m vmm.Machine, pid func() int) vmm.PCIPath {
+	t.Helper()
 	socket := filepath.Join(shortDir(t), "vsock.sock")
-	device, err := vsock.New(vsock.Config{Socket: socket, GuestCID: 3, Log: slog.New(slog.DiscardHandler)})
+	device, err := vsock.New(vsock.Config{Socket: socket, GuestCID: 3, Log: slog.New(slog.DiscardHandler), VMM: pid})
 	if err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- device.Run(context.Background()) }()
-	defer func() {
+	t.Cleanup(func() {
 		_ = device.Close()
 		<-served
-	}()
+	})
 	path, err := m.(vmm.VsockPlugger).PlugVsock(deadline(t, Limit), vmm.Vsock{Socket: socket})
 	if err != nil {
 		t.Fatal(err)
 	}
-	await("test: vmw_vsock_virtio_transport at %s\r", path)
-	// The guest's kernel answers: nobody listens there.
+	// Nobody listens there, and the kernel says so.
 	if conn, err := device.Dial(deadline(t, Limit), 999); !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("Dial of a port that nobody listens to: %v, %v", conn, err)
 	}
-	if err := m.(vmm.VsockPlugger).Unplug(deadline(t, Limit), vmm.VsockID); err != nil {
-		t.Fatal(err)
-	}
+	return path
 }
 
 // shortDir returns a folder whose name leaves room for that of a socket.

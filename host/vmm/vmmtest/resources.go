@@ -123,7 +123,7 @@ func ticks(t *testing.T, m vmm.Machine) int {
 	return sum
 }
 
-// testSnapshot saves a guest that counts, and lets two copies count on.
+// testSnapshot saves a guest that counts, and lets two copies count on, and talk.
 func testSnapshot(t *testing.T, s *Suite) {
 	spec := s.Spec(t, "test.do=tick")
 	spec.MemoryFile = memoryFile(t, spec.MemoryMiB)
@@ -160,6 +160,10 @@ func testSnapshot(t *testing.T, s *Suite) {
 		}
 		if strings.Contains(string(text), Ready) || strings.Contains(string(text), "tick 1.") {
 			t.Errorf("the restored guest has booted:\n%s", text)
+		}
+		// Its memory is its own: a back-end that maps the file would not see it.
+		if has[vmm.VsockPlugger](m) {
+			plugVsock(t, m, func() int { return m.Pids()[0].PID })
 		}
 	}
 }
