@@ -6,11 +6,34 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/api/ocipb"
 	"kata/guest/agent/reaper"
 	"kata/guest/container/hooks"
 	"kata/guest/container/stage"
 	"kata/lib/fmt"
 )
+
+// withoutHostsHooks returns spec without those createContainer hooks whose program
+// the guest does not have. Their paths are of the runtime's namespaces, which
+// clients take for the host's; the driver of a device there has no business here.
+// (startContainer's are of the container: one that is missing is an error.)
+func (r *Runtime) withoutHostsHooks(id string, spec *ocipb.Spec) *ocipb.Spec {
+	all := hooks.Of(spec.Hooks, hooks.CreateContainer)
+	var kept []*ocipb.Hook
+	for _, h := range all {
+		if err := unix.Access(h.Path, unix.F_OK); err == unix.ENOENT || err == unix.ENOTDIR {
+			r.config.Log.Warn("hook skipped: the guest does not have its program", "container", id, "hook", "createContainer", "path", h.Path)
+			continue
+		}
+		kept = append(kept, h)
+	}
+	if len(kept) == len(all) {
+		return spec
+	}
+	copied, h := *spec, *spec.Hooks
+	h.CreateContainer, copied.Hooks = kept, &h
+	return &copied
+}
 
 // createHooks runs the hooks of a container whose environment is there.
 func (c *Container) createHooks(ctx context.Context) error {

@@ -263,3 +263,29 @@ func TestHooksThatCannotBeRunAreRefused(t *testing.T) {
 		t.Errorf("%v, want %s", err, want)
 	}
 }
+
+// Only a createContainer hook may be one of the host's, by its path.
+func TestAHookThatTheGuestDoesNotHave(t *testing.T) {
+	rt := testRuntime(t)
+	missing := []*ocipb.Hook{{Path: "/usr/bin/of-the-host"}}
+	dir := t.TempDir()
+	spec := in(makeRootfs(t), "echo runs", func(s *ocipb.Spec) {
+		s.Hooks = &ocipb.Hooks{CreateContainer: append(missing, script(t, "echo there >"+dir+"/hook"))}
+	})
+	if got := run(t, rt, spec); got != (result{0, "runs\n"}) {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := os.Stat(dir + "/hook"); err != nil {
+		t.Error(err)
+	}
+	if len(spec.Hooks.CreateContainer) != 2 {
+		t.Error("the caller's spec was changed")
+	}
+	c, _, err := create(t, rt, in(makeRootfs(t), "echo runs", func(s *ocipb.Spec) { s.Hooks = &ocipb.Hooks{StartContainer: missing} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(testContext(t)); err == nil || !strings.Contains(err.Error(), "startContainer hook /usr/bin/of-the-host: no such file") {
+		t.Errorf("error %v", err)
+	}
+}

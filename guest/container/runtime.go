@@ -134,7 +134,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 		return nil, err
 	}
 	r.warn(id, spec)
-	spec = withCgroupNamespace(spec)
+	spec = r.withoutHostsHooks(id, withCgroupNamespace(spec))
 	path, err := cgroup.Path(spec.Linux.GetCgroupsPath(), id)
 	if err != nil {
 		return nil, specErrorf("linux.cgroupsPath: %v", err)

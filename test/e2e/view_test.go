@@ -149,3 +149,33 @@ func TestACpusetOfTheHostIsPassedOn(t *testing.T) {
 		}
 	})
 }
+
+// createContainer and startContainer are the hooks that run where the container
+// is; the guest has no programs of the host's.
+func TestHooksOfTheContainersNamespaces(t *testing.T) {
+	both(t, func(t *test) {
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"cat", "/noted"}
+			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{
+				Path: "/bin/sh", Args: []string{"sh", "-c", `sed 's/.*"status":"\([^"]*\)".*/\1/' >/noted`}, Env: []string{"PATH=/bin"},
+			}}}
+		})
+		t.wantOutput(t.succeed(c), "created", "")
+	})
+	both(t, func(t *test) {
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"echo", "started"}
+			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/no/such/hook"}}}
+		})
+		if r := node.Run(t.ctx, c); r.Code == 0 || r.Stdout != "" || !strings.Contains(r.Stderr, "/no/such/hook: no such file or directory") {
+			t.Errorf("status %d, %q, %q", r.Code, r.Stdout, r.Stderr)
+		}
+	})
+	kata(t, "a program of the host", func(t *test) {
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"echo", "started"}
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/usr/bin/false"}}}
+		})
+		t.wantOutput(t.succeed(c), "started\n", "")
+	})
+}
