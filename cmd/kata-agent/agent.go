@@ -334,10 +334,6 @@ func (a *agent) watchKills(kills *oom.Watcher) {
 func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, kills *oom.Watcher, ready <-chan struct{}) *sandbox.Sandbox {
 	devices := device.NewFinder(a.params.HotplugTimeout)
 	cfg := sandbox.Config{
-		Runtime:    container.NewRuntime(container.Config{Exe: a.executable(), Reaper: children, CgroupRoot: boot.CgroupRoot, Log: a.log}),
-		Storages:   storage.NewManager(storage.Root, devices),
-		Devices:    devices,
-		Hub:        hub,
 		Buffers:    stream.NewBuffers(a.idle.Used),
 		OOM:        kills,
 		PipeSize:   a.params.PipeSize,
@@ -345,6 +341,8 @@ func (a *agent) newSandbox(children *reaper.Reaper, hub *stream.Hub, kills *oom.
 		ResolvConf: storage.Root + "/sandbox/resolv.conf",
 		Log:        a.log,
 	}
+	cfg.Real(container.NewRuntime(container.Config{Exe: a.executable(), Reaper: children, CgroupRoot: boot.CgroupRoot, Log: a.log}),
+		storage.NewManager(storage.Root, devices), devices, hub)
 	if a.init {
 		cfg.SetHostname = func(name string) error { return unix.Sethostname([]byte(name)) }
 	}

@@ -43,15 +43,6 @@ func (s *Service) container(id string) (*sandbox.Container, error) {
 	return s.sandbox.Container(id)
 }
 
-// runtime returns the container called id as the container runtime has it.
-func (s *Service) runtime(id string) (*container.Container, error) {
-	c, err := s.container(id)
-	if err != nil {
-		return nil, err
-	}
-	return c.Runtime()
-}
-
 func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContainerRequest) (*agentpb.Empty, error) {
 	if err := checkID("container_id", req.ContainerId); err != nil {
 		return nil, err
@@ -79,6 +70,11 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 	// what is right.
 	if err := container.Validate(req.ContainerId, req.OCI); err != nil {
 		return nil, err
+	}
+	if !req.SandboxPidns {
+		if err := container.ValidatePIDs(req.OCI); err != nil {
+			return nil, err
+		}
 	}
 	if err := sandbox.CheckSharedMounts(req.ContainerId, req.OCI, req.SharedMounts); err != nil {
 		return nil, err
@@ -152,38 +148,42 @@ func (s *Service) removeContainer(ctx context.Context, req *agentpb.RemoveContai
 }
 
 func (s *Service) pauseContainer(ctx context.Context, req *agentpb.PauseContainerRequest) (*agentpb.Empty, error) {
-	c, err := s.runtime(req.ContainerId)
+	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
 	}
-	return empty(c.Pause(ctx))
+	return empty(c.With(ctx, func(ctx context.Context, r sandbox.Instance) error { return r.Pause(ctx) }))
 }
 
 func (s *Service) resumeContainer(ctx context.Context, req *agentpb.ResumeContainerRequest) (*agentpb.Empty, error) {
-	c, err := s.runtime(req.ContainerId)
+	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
 	}
-	return empty(c.Resume(ctx))
+	return empty(c.With(ctx, func(ctx context.Context, r sandbox.Instance) error { return r.Resume(ctx) }))
 }
 
-func (s *Service) updateContainer(_ context.Context, req *agentpb.UpdateContainerRequest) (*agentpb.Empty, error) {
-	c, err := s.runtime(req.ContainerId)
+func (s *Service) updateContainer(ctx context.Context, req *agentpb.UpdateContainerRequest) (*agentpb.Empty, error) {
+	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
 	}
 	if req.Resources == nil {
 		return nil, invalid("resources", "", "is missing")
 	}
-	return empty(c.Update(req.Resources))
+	return empty(c.With(ctx, func(_ context.Context, r sandbox.Instance) error { return r.Update(req.Resources) }))
 }
 
-func (s *Service) statsContainer(_ context.Context, req *agentpb.StatsContainerRequest) (*agentpb.StatsContainerResponse, error) {
-	c, err := s.runtime(req.ContainerId)
+func (s *Service) statsContainer(ctx context.Context, req *agentpb.StatsContainerRequest) (*agentpb.StatsContainerResponse, error) {
+	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
 	}
-	stats, err := c.Stats()
+	var stats *agentpb.CgroupStats
+	err = c.With(ctx, func(_ context.Context, r sandbox.Instance) (err error) {
+		stats, err = r.Stats()
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %s: %w", req.ContainerId, err)
 	}

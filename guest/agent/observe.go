@@ -7,10 +7,10 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
-	"kata/guest/container"
 	"kata/guest/container/oom"
 	"kata/guest/observe/diagnostic"
 	"kata/guest/observe/metrics"
+	"kata/guest/sandbox"
 )
 
 // registerObservation registers the calls that tell what happens in the guest.
@@ -36,14 +36,17 @@ func (s *Service) registerObservation(server *ttrpc.Server, agent agentpb.AgentS
 	agent.GetDiagnosticData(s.getDiagnosticData)
 }
 
-func (s *Service) getDiagnosticData(_ context.Context, req *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+func (s *Service) getDiagnosticData(ctx context.Context, req *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
 	var data string
 	var err error
 	switch req.LogType {
 	case "termination-log":
-		var c *container.Container
-		if c, err = s.runtime(req.ContainerId); err == nil {
-			data, err = diagnostic.TerminationMessage(c.Spec())
+		var c *sandbox.Container
+		if c, err = s.container(req.ContainerId); err == nil {
+			err = c.With(ctx, func(_ context.Context, r sandbox.Instance) (err error) {
+				data, err = diagnostic.TerminationMessage(r.Spec())
+				return err
+			})
 		}
 	case "kernel-log":
 		if req.ContainerId != "" {

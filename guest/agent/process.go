@@ -57,23 +57,23 @@ func (s *Service) execProcess(ctx context.Context, req *agentpb.ExecProcessReque
 	return empty(c.Exec(ctx, sandbox.ExecOptions{ID: req.ExecId, Process: req.Process, Ports: ports, Names: names}))
 }
 
-func (s *Service) signalProcess(_ context.Context, req *agentpb.SignalProcessRequest) (*agentpb.Empty, error) {
+func (s *Service) signalProcess(ctx context.Context, req *agentpb.SignalProcessRequest) (*agentpb.Empty, error) {
 	// Signal 0 asks whether the process is there, as in kill(2).
 	if req.Signal > maxSignal {
 		return nil, invalid("signal", req.Signal, "is not a signal, 0 to 64")
 	}
 	if req.All {
-		c, err := s.runtime(req.ContainerId)
+		c, err := s.container(req.ContainerId)
 		if err != nil {
 			return nil, err
 		}
-		return empty(c.SignalAll(unix.Signal(req.Signal)))
+		return empty(c.With(ctx, func(_ context.Context, r sandbox.Instance) error { return r.SignalAll(unix.Signal(req.Signal)) }))
 	}
 	p, err := s.process(req.ContainerId, req.ExecId)
 	if err != nil {
 		return nil, err
 	}
-	return empty(p.Signal(unix.Signal(req.Signal)))
+	return empty(p.Signal(ctx, unix.Signal(req.Signal)))
 }
 
 func (s *Service) waitProcess(ctx context.Context, req *agentpb.WaitProcessRequest) (*agentpb.WaitProcessResponse, error) {
@@ -91,7 +91,7 @@ func (s *Service) waitProcess(ctx context.Context, req *agentpb.WaitProcessReque
 	}, nil
 }
 
-func (s *Service) ttyWinResize(_ context.Context, req *agentpb.TtyWinResizeRequest) (*agentpb.Empty, error) {
+func (s *Service) ttyWinResize(ctx context.Context, req *agentpb.TtyWinResizeRequest) (*agentpb.Empty, error) {
 	if req.Row > math.MaxUint16 {
 		return nil, invalid("row", req.Row, "is more than 65535")
 	}
@@ -102,7 +102,7 @@ func (s *Service) ttyWinResize(_ context.Context, req *agentpb.TtyWinResizeReque
 	if err != nil {
 		return nil, err
 	}
-	return empty(p.Resize(req.Row, req.Column))
+	return empty(p.Resize(ctx, req.Row, req.Column))
 }
 
 func (s *Service) writeStdin(ctx context.Context, req *agentpb.WriteStreamRequest) (*agentpb.WriteStreamResponse, error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"kata/api/agentpb"
+	"kata/guest/sandbox"
 	"kata/lib/fmt"
 )
 
@@ -20,8 +21,8 @@ const ticks = 100
 // listProcesses answers the container's processes by their guest numbers: as a
 // JSON array of numbers, or as the table of ps -ef. It exists for upstream's
 // tools of 2.0.0.
-func (s *Service) listProcesses(_ context.Context, req *agentpb.ListProcessesRequest) (*agentpb.ListProcessesResponse, error) {
-	c, err := s.runtime(req.ContainerId)
+func (s *Service) listProcesses(ctx context.Context, req *agentpb.ListProcessesRequest) (*agentpb.ListProcessesResponse, error) {
+	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +34,11 @@ func (s *Service) listProcesses(_ context.Context, req *agentpb.ListProcessesReq
 			return nil, invalid("args", arg, "is not possible: the table is that of ps -ef")
 		}
 	}
-	pids, err := c.Pids()
+	var pids []int
+	err = c.With(ctx, func(_ context.Context, r sandbox.Instance) (err error) {
+		pids, err = r.Pids()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -142,9 +142,22 @@ func TestManyContainersAtOnce(t *testing.T) {
 // The exit is known although a child holds the output.
 func TestExitDoesNotWaitForOutput(t *testing.T) {
 	rt := testRuntime(t)
-	c, out := started(t, rt, in(makeRootfs(t), "sleep 100000 & echo started; exit 5", func(s *ocipb.Spec) {
-		s.Linux.Namespaces = s.Linux.Namespaces[1:] // without a pid namespace the child outlives it
-	}))
+	out := newOutput(t)
+	// In another's pid namespace the child outlives it.
+	c, err := rt.Create(testContext(t), "parent", defaultSpec(makeRootfs(t), "sleep 100000 & echo started; exit 5"),
+		Stdio{Stdout: out.write}, Options{JoinPID: sleeper(t, rt)})
+	out.write.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Destroy(testContext(t)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Start(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
 	if status := wait(t, c.Init()); status != 5 {
 		t.Errorf("status %d, want 5", status)
 	}
@@ -175,6 +188,41 @@ func TestSharedPIDNamespace(t *testing.T) {
 	}
 	if first.Status() != Running {
 		t.Error("the first container has ended too")
+	}
+}
+
+// Nobody is in the agent's own pid namespace.
+func TestTheAgentsPIDsAreNotShared(t *testing.T) {
+	rt := testRuntime(t)
+	for name, change := range map[string]func(*ocipb.Spec){
+		"no pid namespace":    func(s *ocipb.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
+		"no linux section":    func(s *ocipb.Spec) { s.Linux = nil },
+		"the agent's by path": func(s *ocipb.Spec) { s.Linux.Namespaces[0].Path = fmt.Sprintf("/proc/%d/ns/pid", os.Getpid()) },
+	} {
+		_, _, err := create(t, rt, in(makeRootfs(t), "true", change))
+		if refused := (*SpecError)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "linux.namespaces") {
+			t.Errorf("%s: %v, want one that names linux.namespaces", name, err)
+		}
+	}
+}
+
+// A spec without device rules gets those of runc, not none.
+func TestDevicesWithoutRules(t *testing.T) {
+	rt := testRuntime(t)
+	script := `echo x >/dev/null && echo null
+head -c 1 /dev/zero >/dev/null && echo zero
+mknod /tmp/kmsg c 1 11 && mknod /tmp/loop b 7 0 && echo made
+head -c 1 /tmp/kmsg 2>&1 | grep -o "not permitted"
+head -c 1 /tmp/loop 2>&1 | grep -o "not permitted"
+`
+	for name, change := range map[string]func(*ocipb.Spec){
+		"no rules":     func(s *ocipb.Spec) { s.Linux.Resources.Devices = nil },
+		"no resources": func(s *ocipb.Spec) { s.Linux.Resources = nil },
+	} {
+		got := run(t, rt, in(makeRootfs(t), script, change))
+		if want := "null\nzero\nmade\nnot permitted\nnot permitted\n"; got.output != want {
+			t.Errorf("%s: %q, want %q", name, got.output, want)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -125,13 +126,20 @@ const cleanupTime = 10 * time.Second
 // not be changed afterwards.
 //
 // The error is a *SpecError, a *StageError, or of a system call. Nothing is
-// left of a container that was not created, or the error says what.
+// left of a container that was not created, unless it is returned beside the
+// error: then its processes have been killed and hang in the kernel, and Destroy
+// is to be called until it succeeds.
 func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio Stdio, opts Options) (*Container, error) {
 	if opts.JoinPID != nil {
 		spec = withoutPIDNamespace(spec)
 	}
 	if err := Validate(id, spec); err != nil {
 		return nil, err
+	}
+	if opts.JoinPID == nil {
+		if err := ValidatePIDs(spec); err != nil {
+			return nil, err
+		}
 	}
 	r.warn(id, spec)
 	spec = r.withoutHostsHooks(id, withCgroupNamespace(spec))
@@ -153,7 +161,10 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 	if err := c.create(ctx, trees, stdio, opts); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
-		return nil, errors.Join(err, c.Destroy(cleanup)) // kills the stage, if there is one
+		if left := c.Destroy(cleanup); left != nil { // kills the stage, if there is one
+			return c, errors.Join(err, left)
+		}
+		return nil, err
 	}
 	return c, nil
 }
@@ -224,7 +235,7 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 	}
 	// Only now: the stage has more threads and uses more time and memory than
 	// the container may be allowed.
-	return c.group.Apply(c.spec.Linux.GetResources())
+	return c.group.Confine(c.spec.Linux.GetResources())
 }
 
 // begin gives a stage its job.
@@ -288,9 +299,25 @@ func pidNamespace(spec *ocipb.Spec, opts Options) (fd int, owner bool, err error
 		if err != nil {
 			return -1, false, fmt.Errorf("pid namespace %s: %w", n.Path, err)
 		}
+		if own, err := isOwn(fd); own || err != nil {
+			unix.Close(fd)
+			return -1, false, cmp.Or(err, specErrorf("linux.namespaces: path %q is the agent's own pid namespace", n.Path))
+		}
 		return fd, false, nil
 	}
 	return -1, false, nil
+}
+
+// isOwn says whether a descriptor is that of the agent's own pid namespace.
+func isOwn(fd int) (bool, error) {
+	var there, own unix.Stat_t
+	if err := unix.Fstat(fd, &there); err != nil {
+		return false, os.NewSyscallError("fstat", err)
+	}
+	if err := unix.Stat("/proc/self/ns/pid", &own); err != nil {
+		return false, os.NewSyscallError("stat", err)
+	}
+	return there.Dev == own.Dev && there.Ino == own.Ino, nil
 }
 
 func withoutPIDNamespace(spec *ocipb.Spec) *ocipb.Spec {

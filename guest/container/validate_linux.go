@@ -86,6 +86,17 @@ func overlap(a, aSize, b, bSize uint32) bool {
 	return uint64(a) < uint64(b)+uint64(bSize) && uint64(b) < uint64(a)+uint64(aSize)
 }
 
+// ValidatePIDs refuses a container, unless it joins the pod's pid namespace, that
+// would be in the agent's: it could signal and trace what runs the whole pod.
+func ValidatePIDs(spec *ocipb.Spec) error {
+	for _, n := range spec.Linux.GetNamespaces() {
+		if n.GetType() == "pid" {
+			return nil
+		}
+	}
+	return specErrorf("linux.namespaces has none of type %q: the container would be in the agent's own", "pid")
+}
+
 func validateLinux(spec *ocipb.Spec) error {
 	linux := spec.Linux
 	if linux == nil {

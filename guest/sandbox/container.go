@@ -7,15 +7,11 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/guest/container"
 	"kata/guest/container/oom"
 	"kata/guest/container/stream"
-	"kata/guest/machine/device/assign"
-	"kata/guest/storage"
 	"kata/lib/fmt"
 )
 
@@ -28,25 +24,24 @@ type Container struct {
 	alive context.Context
 	kill  context.CancelCauseFunc
 
-	oom *oom.Container // set before there is a process
+	// waits are the goroutines that await the exits of its processes.
+	waits sync.WaitGroup
 
-	devices *assign.Set // set before anybody can see the Container
-
-	mu         sync.Mutex
-	removing   bool
-	operations int
-	idle       chan struct{} // made and closed when removal waits for operations
-	started    bool
-	runtime    *container.Container
-	storages   *storage.Set
-	init       *Process
-	processes  map[string]*Process
-	order      []*Process    // in the order added, init included
-	past       []past        // execs that have ended, at most keepExited
-	removal    chan struct{} // capacity 1: who removes holds it
+	mu        sync.Mutex
+	gate      gate
+	started   bool
+	created   bool           // its creation succeeded
+	oom       *oom.Container // set with runtime
+	runtime   Instance       // nil while it is being created
+	devices   Assigned
+	storages  Mounts
+	init      *Process
+	processes map[string]*Process
+	order     []*Process // in the order added, init included
+	past      []past     // execs that have ended, at most keepExited
+	removal   *attempt   // the last one, nil before
+	waitsFor  string     // what the removal waits for
 }
-
-var errRemoved = errors.New("the container is being removed")
 
 // ContainerOptions are what a container is made with.
 type ContainerOptions struct {
@@ -69,99 +64,122 @@ type ContainerOptions struct {
 }
 
 // CreateContainer adds a container whose first process waits to be started. If
-// anything fails nothing of it is left.
-func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) (err error) {
-	c := &Container{id: o.ID, sandbox: s, processes: make(map[string]*Process), removal: make(chan struct{}, 1)}
+// anything fails nothing of it is left, or the error says what: that is removed
+// in the background, as [Container.Remove] does.
+func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) error {
+	c := &Container{id: o.ID, sandbox: s, processes: make(map[string]*Process)}
 	c.alive, c.kill = context.WithCancelCause(context.Background())
 	// It is not known to anybody before begin: nobody can remove it then.
-	ctx, end, err := c.begin(ctx)
+	within, end, err := c.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
 	if err := s.add(c); err != nil {
+		end()
 		return err
 	}
-	defer func() {
-		if err != nil {
-			s.cfg.Storages.LetGo()
-			s.forget(c)
-		}
-	}()
-	select {
-	case <-s.cfg.Ready:
-	case <-ctx.Done():
-		return fmt.Errorf("container %s: wait for the machine: %w", c.id, context.Cause(ctx))
+	err = c.create(within, o)
+	end()
+	if err == nil {
+		return nil
 	}
-	devices, err := assign.Assign(ctx, s.cfg.Devices, o.Devices, o.Spec)
-	if err != nil {
-		return fmt.Errorf("container %s: %w", c.id, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, devices.Release())
-		}
-	}()
-	c.devices = devices
-	storages, err := s.cfg.Storages.Mount(ctx, o.Storages)
-	if err != nil {
-		return fmt.Errorf("container %s: %w", c.id, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, storages.Unmount())
-		}
-	}()
-	return c.create(ctx, o, storages)
+	return errors.Join(fmt.Errorf("container %s: %w", c.id, err), c.Remove(context.WithoutCancel(ctx)))
 }
 
-// create makes the container itself and its first process.
-func (c *Container) create(ctx context.Context, o ContainerOptions, storages *storage.Set) error {
-	shared, err := c.sharedMounts(o.SharedMounts)
+// create makes the container with everything it needs. What it has made so far is
+// in c, for a removal to find.
+func (c *Container) create(ctx context.Context, o ContainerOptions) error {
+	cfg := &c.sandbox.cfg
+	select {
+	case <-cfg.Ready:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the machine: %w", context.Cause(ctx))
+	}
+	devices, err := cfg.Devices.Assign(ctx, o.Devices, o.Spec)
 	if err != nil {
 		return err
 	}
-	options := container.Options{Names: o.Names, Shared: shared}
+	c.has(func() { c.devices = devices })
+	storages, err := cfg.Storages.Mount(ctx, o.Storages)
+	if err != nil {
+		return err
+	}
+	c.has(func() { c.storages = storages })
+	ctx, shared, release, err := c.sharedMounts(ctx, o.SharedMounts)
+	if err != nil {
+		return err
+	}
+	defer release()
+	options := RuntimeOptions{Names: o.Names, Shared: shared}
 	if o.SandboxPidns {
-		if options.JoinPID, err = c.joinPIDs(o.Spec); err != nil {
+		var end func()
+		if ctx, options.JoinPID, end, err = c.joinPIDs(ctx, o.Spec); err != nil {
 			return err
 		}
+		defer end()
 	}
+	return c.run(ctx, o, options)
+}
+
+// has notes what the container has from now on.
+func (c *Container) has(set func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set()
+}
+
+// run makes the container's first process.
+func (c *Container) run(ctx context.Context, o ContainerOptions, options RuntimeOptions) error {
+	cfg := &c.sandbox.cfg
 	p, err := c.openStreams(ctx, o.ExecID, o.Ports, o.Spec.GetProcess().GetTerminal())
 	if err != nil {
-		return fmt.Errorf("container %s: %w", c.id, err)
-	}
-	c.sandbox.addHooks(o.Spec)
-	created, err := c.sandbox.cfg.Runtime.Create(ctx, c.id, o.Spec, p.child(), options)
-	if err != nil {
-		p.close()
 		return err
 	}
-	c.oom = c.sandbox.cfg.OOM.Watch(c.id, created.Cgroup())
-	if err := p.run(created.Init()); err != nil {
-		c.oom.Close()
-		err = errors.Join(err, created.Destroy(context.WithoutCancel(ctx)))
+	c.sandbox.addHooks(o.Spec)
+	made, err := cfg.Runtime.Create(ctx, c.id, o.Spec, p.child(), options)
+	if err != nil {
 		p.close()
+		c.failed(made)
+		return err
+	}
+	watched := cfg.OOM.Watch(c.id, made.Cgroup())
+	c.has(func() { c.oom = watched })
+	if err := p.run(made.Init()); err != nil {
+		p.close()
+		c.failed(made)
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.runtime, c.storages, c.init = created, storages, p
+	if c.created = !c.gate.closed; !c.created {
+		// Whoever removes it waits for this operation.
+		c.runtime, c.order = made, append(c.order, p)
+		return errRemoved
+	}
+	c.runtime, c.init = made, p
 	c.order = append(c.order, p)
 	c.processes[""] = p
 	c.processes[cmp.Or(o.ExecID, o.ID)] = p
 	return nil
 }
 
-// joinPIDs returns the container whose pid namespace is the pod's. If that is c
-// itself spec gets a pid namespace.
-func (c *Container) joinPIDs(spec *ocipb.Spec) (*container.Container, error) {
+// failed leaves what was made of a container, nil for nothing, to its removal.
+func (c *Container) failed(made Instance) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gate.closed = true // for calls: there is nothing to do to it
+	c.runtime = made
+}
+
+// joinPIDs returns the container whose pid namespace is the pod's, and holds it
+// until end. If that is c itself spec gets a pid namespace.
+func (c *Container) joinPIDs(ctx context.Context, spec *ocipb.Spec) (_ context.Context, joined Instance, end func(), err error) {
 	if owner := c.sandbox.sharePIDs(c); owner != c {
-		r, err := owner.Runtime()
+		within, r, end, err := owner.use(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("join the pod's pid namespace: %w", err)
+			return nil, nil, nil, fmt.Errorf("join the pod's pid namespace: %w", err)
 		}
-		return r, nil
+		return within, r, end, nil
 	}
 	if spec.Linux == nil {
 		spec.Linux = new(ocipb.Linux)
@@ -170,132 +188,19 @@ func (c *Container) joinPIDs(spec *ocipb.Spec) (*container.Container, error) {
 	if !slices.ContainsFunc(spec.Linux.Namespaces, isPID) {
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, &ocipb.LinuxNamespace{Type: "pid"})
 	}
-	return nil, nil
-}
-
-// begin starts an operation on the container. The context it returns ends with
-// ctx and with the container; end has to be called when the operation is over.
-func (c *Container) begin(ctx context.Context) (_ context.Context, end func(), err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.removing {
-		return nil, nil, fmt.Errorf("container %q: %w: %w", c.id, ErrNotFound, errRemoved)
-	}
-	c.operations++
-	ctx, cancel := context.WithCancelCause(ctx)
-	unhook := context.AfterFunc(c.alive, func() { cancel(errRemoved) })
-	return ctx, func() {
-		unhook()
-		cancel(context.Canceled)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.operations--; c.operations == 0 && c.idle != nil {
-			close(c.idle)
-			c.idle = nil
-		}
-	}, nil
-}
-
-// Runtime returns the container as the container runtime has it, for what needs
-// no more than that.
-func (c *Container) Runtime() (*container.Container, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.removing:
-		return nil, fmt.Errorf("container %q: %w: %w", c.id, ErrNotFound, errRemoved)
-	case c.runtime == nil:
-		return nil, fmt.Errorf("container %q is being created: %w", c.id, ErrState)
-	}
-	return c.runtime, nil
+	return ctx, nil, func() {}, nil
 }
 
 // Start lets the container's first process run, once.
 func (c *Container) Start(ctx context.Context) error {
-	ctx, end, err := c.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	r, err := c.Runtime()
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	again := c.started
-	c.started = true
-	c.mu.Unlock()
-	if again {
-		return fmt.Errorf("container %q has been started before: %w", c.id, ErrState)
-	}
-	return r.Start(ctx)
-}
-
-// Remove kills what is left of the container, waits until ctx ends for it to be
-// gone, and releases everything the container had. If it fails it can be called
-// again; nothing else can be done to the container then.
-func (c *Container) Remove(ctx context.Context) error {
-	select {
-	case c.removal <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("remove container %s: %w", c.id, ctx.Err())
-	}
-	defer func() { <-c.removal }()
-	if err := c.remove(ctx); err != nil {
-		return fmt.Errorf("remove container %s: %w", c.id, err)
-	}
-	return nil
-}
-
-func (c *Container) remove(ctx context.Context) error {
-	select {
-	case <-c.stop():
-	case <-ctx.Done():
-		return fmt.Errorf("wait for calls to end: %w", ctx.Err())
-	}
-	if known, err := c.sandbox.Container(c.id); err != nil || known != c {
-		return ErrNotFound // its creation failed, or somebody else has removed it
-	}
-	c.mu.Lock()
-	r, processes, storages := c.runtime, slices.Clone(c.order), c.storages
-	c.mu.Unlock()
-	// After this nothing can be killed for want of memory any more.
-	if err := r.SignalAll(unix.SIGKILL); err != nil {
-		return err
-	}
-	c.oom.Close()
-	if err := r.Destroy(ctx); err != nil {
-		return err
-	}
-	for _, p := range processes {
-		select {
-		case <-p.exited:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s to exit: %w", p.String(), ctx.Err())
+	return c.With(ctx, func(ctx context.Context, r Instance) error {
+		c.mu.Lock()
+		again := c.started
+		c.started = true
+		c.mu.Unlock()
+		if again {
+			return fmt.Errorf("container %q has been started before: %w", c.id, ErrState)
 		}
-		p.close()
-	}
-	err := errors.Join(storages.Release(), c.devices.Release())
-	c.sandbox.cfg.Storages.LetGo()
-	c.sandbox.cfg.Storages.LetGo()
-	c.sandbox.forget(c)
-	return err
-}
-
-// stop refuses new operations and cancels those that run. The channel is closed
-// when there is none any more.
-func (c *Container) stop() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.removing = true
-	c.kill(errRemoved)
-	none := make(chan struct{})
-	switch {
-	case c.operations == 0:
-		close(none)
-		return none
-	case c.idle == nil:
-		c.idle = none
-	}
-	return c.idle
+		return r.Start(ctx)
+	})
 }

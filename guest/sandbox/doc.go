@@ -16,10 +16,28 @@
 // # Locks
 //
 // Sandbox.mu and Container.mu guard fields and are never held across anything
-// that blocks; neither is taken while the other one is held. What takes
-// time on a container runs in an operation (Container.begin); removal refuses
-// new ones, cancels those that run and waits for them. So a container that is
-// stuck delays nobody but those who ask for that container.
+// that blocks; neither is taken while the other one is held. So a container that
+// is stuck delays nobody but those who ask for that container.
+//
+// # The gate
+//
+// Every call on a container is an operation (Container.begin, Container.With),
+// the short ones too. Removal refuses new operations, cancels those that run and
+// waits for them, and for every goroutine of the container: nothing uses what it
+// releases. A container whose namespace or files another one is to share is held
+// by an operation until that one has been created. To wait for an exit is no
+// operation: it uses nothing, and an exit is told while the container is being
+// removed.
+//
+// # Removal
+//
+// A removal runs in the background, owned by the sandbox, and its caller waits for
+// it for at most ten seconds: a process in an uninterruptible sleep (state D)
+// cannot be killed before the kernel lets go of it. The answer then is an error
+// of kind ErrState that says which processes are left, not success: the host
+// must not take a root file system away that they may still use. The removal goes
+// on, is repeated after a failure, and the container's ID stays taken until it is
+// done. A creation that failed is cleaned up the same way.
 package sandbox
 
 import (

@@ -11,6 +11,7 @@ import (
 
 	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/guest/container/oom"
 	"kata/guest/container/stream"
 	"kata/lib/fmt"
 )
@@ -52,7 +53,7 @@ type Process struct {
 
 // running is what a process needs until its end.
 type running struct {
-	process *container.Process // set by run, before anybody can see the Process
+	process Task // set by run, before anybody can see the Process
 	streams *stream.Set
 }
 
@@ -69,7 +70,7 @@ func (c *Container) openStreams(ctx context.Context, execID string, ports stream
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	cfg := &c.sandbox.cfg
-	streams, err := stream.Open(ctx, cfg.Hub, stream.Config{
+	streams, err := cfg.Streams.Open(ctx, stream.Config{
 		Ports: ports, Terminal: terminal, PipeSize: cfg.PipeSize, Buffers: cfg.Buffers,
 	})
 	if err != nil {
@@ -88,7 +89,7 @@ func (p *Process) child() container.Stdio {
 
 // run connects the streams of a process that has been made, and awaits its exit
 // in the background. After an error its streams are still to be closed.
-func (p *Process) run(process *container.Process) error {
+func (p *Process) run(process Task) error {
 	r := p.running.Load()
 	r.process = process
 	r.streams.CloseChild()
@@ -98,7 +99,7 @@ func (p *Process) run(process *container.Process) error {
 		}
 	}
 	r.streams.Start()
-	go p.await(r)
+	p.container.waits.Go(func() { p.await(r) })
 	return nil
 }
 
@@ -111,7 +112,7 @@ func (p *Process) await(r *running) {
 	exit := r.process.Exit()
 	p.exit = Exit{Status: exit.Status, Time: exit.Time}
 	p.exit.Stdout, p.exit.Stderr = r.streams.Written()
-	p.exit.OOMEvents = p.container.oom.Exited()
+	p.exit.OOMEvents = p.container.watched().Exited()
 	close(p.exited)
 	if r.streams.Connected() {
 		r.streams.Wait()
@@ -138,6 +139,13 @@ func (p *Process) close() {
 	}
 }
 
+// watched is what counts the container's OOM kills.
+func (c *Container) watched() *oom.Container {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.oom
+}
+
 // forgettable reports whether the process has exited, with all its output gone
 // and, if waited, somebody having got the exit.
 func (p *Process) forgettable(waited bool) bool {
@@ -147,15 +155,11 @@ func (p *Process) forgettable(waited bool) bool {
 // Exec adds a process to a running container. If anything fails nothing of it
 // is left.
 func (c *Container) Exec(ctx context.Context, o ExecOptions) error {
-	ctx, end, err := c.begin(ctx)
+	ctx, r, end, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	r, err := c.Runtime()
-	if err != nil {
-		return err
-	}
 	if err := c.reserve(o.ID); err != nil {
 		return err
 	}
@@ -171,7 +175,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) error {
 	return nil
 }
 
-func (c *Container) exec(ctx context.Context, r *container.Container, o ExecOptions) (*Process, error) {
+func (c *Container) exec(ctx context.Context, r Instance, o ExecOptions) (*Process, error) {
 	p, err := c.openStreams(ctx, o.ID, o.Ports, o.Process.GetTerminal())
 	if err != nil {
 		return nil, fmt.Errorf("process %q of container %q: %w", o.ID, c.id, err)
@@ -251,7 +255,8 @@ func (c *Container) Process(execID string) (*Process, error) {
 }
 
 // Wait waits until ctx ends for the exit of the process. Any number of callers
-// may wait, also when it has exited.
+// may wait, also when it has exited. It is no operation on the container: an exit
+// is told to those who wait for it while the container is being removed, too.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.exited:
@@ -264,7 +269,8 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	return p.exit, nil
 }
 
-// Streams returns the process's standard streams; one that has ended has none.
+// Streams returns the process's standard streams; one that has ended has none, and
+// removal closes them: who reads or writes one sees its end.
 func (p *Process) Streams() *stream.Set {
 	if r := p.running.Load(); r != nil {
 		return r.streams
@@ -273,12 +279,17 @@ func (p *Process) Streams() *stream.Set {
 }
 
 // Signal sends a signal to this process alone.
-func (p *Process) Signal(signal unix.Signal) error {
+func (p *Process) Signal(ctx context.Context, signal unix.Signal) error {
+	_, end, err := p.container.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	r := p.running.Load()
 	if r == nil {
 		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)
 	}
-	err := r.process.Signal(signal)
+	err = r.process.Signal(signal)
 	if errors.Is(err, container.ErrNotRunning) {
 		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)
 	}
@@ -286,7 +297,12 @@ func (p *Process) Signal(signal unix.Signal) error {
 }
 
 // Resize sets the size of the process's terminal in characters.
-func (p *Process) Resize(rows, columns uint32) error {
+func (p *Process) Resize(ctx context.Context, rows, columns uint32) error {
+	_, end, err := p.container.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	r := p.running.Load()
 	if r == nil {
 		return fmt.Errorf("%s has exited: %w", p.String(), ErrNotFound)

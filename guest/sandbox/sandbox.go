@@ -11,22 +11,20 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ocipb"
 	"kata/guest/agent/log"
-	"kata/guest/container"
 	"kata/guest/container/hooks"
 	"kata/guest/container/oom"
 	"kata/guest/container/stream"
-	"kata/guest/machine/device"
-	"kata/guest/storage"
 	"kata/lib/fmt"
 )
 
 // Config is what a sandbox works with. All of it is shared and outlives it.
 type Config struct {
-	Runtime  *container.Runtime
-	Storages *storage.Manager
-	// Devices finds the devices of containers.
-	Devices *device.Finder
-	Hub     *stream.Hub
+	// Real sets these four.
+	Runtime  Runtime
+	Storages Storages
+	Devices  Devices
+	Streams  Streams
+
 	Buffers *stream.Buffers
 	// OOM watches the containers; nil for none.
 	OOM *oom.Watcher
@@ -45,11 +43,15 @@ type Config struct {
 // Sandbox is the pod. The zero value is not usable: see New.
 type Sandbox struct {
 	cfg Config
+	// work are the removals, which go on in the background until background ends.
+	work       sync.WaitGroup
+	background context.Context
+	end        context.CancelFunc
 
 	mu         sync.Mutex
 	state      state
 	id         string
-	storages   *storage.Set
+	storages   Mounts
 	hooks      *ocipb.Hooks // of every container, after its own
 	containers map[string]*Container
 	pidns      *Container // whose pid namespace is the pod's, nil as long as none is
@@ -68,7 +70,9 @@ const (
 
 // New returns a sandbox that has not been created yet.
 func New(cfg Config) *Sandbox {
-	return &Sandbox{cfg: cfg, containers: make(map[string]*Container)}
+	s := &Sandbox{cfg: cfg, containers: make(map[string]*Container)}
+	s.background, s.end = context.WithCancel(context.Background())
+	return s
 }
 
 // Options are what a sandbox is created with.
@@ -92,7 +96,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 	if err := s.enter(empty, creating); err != nil {
 		return err
 	}
-	var storages *storage.Set
+	var storages Mounts
 	var found *ocipb.Hooks
 	defer func() {
 		s.mu.Lock()
@@ -197,7 +201,15 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	s.mu.Lock()
 	storages := s.storages
 	s.mu.Unlock()
-	return errors.Join(errors.Join(errs...), s.cfg.Storages.Close(), storages.Unmount())
+	err := errors.Join(errors.Join(errs...), s.cfg.Storages.Close())
+	if storages != nil {
+		err = errors.Join(err, storages.Unmount())
+	}
+	if errors.Join(errs...) == nil {
+		s.end() // nothing is left to be removed
+		s.work.Wait()
+	}
+	return err
 }
 
 // Container returns the container called id.
@@ -221,11 +233,8 @@ func (s *Sandbox) RefitCPUs() {
 	}
 	s.mu.Unlock()
 	for _, c := range all {
-		r, err := c.Runtime()
-		if err != nil {
-			continue
-		}
-		if err := r.Cgroup().Refit(); err != nil {
+		err := c.With(s.background, func(_ context.Context, r Instance) error { return r.Cgroup().Refit() })
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrState) {
 			s.cfg.Log.Warn("container keeps the processors it has", "container", c.id, "error", err)
 		}
 	}

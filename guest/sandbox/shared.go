@@ -1,12 +1,12 @@
 package sandbox
 
 import (
+	"context"
 	"path"
 	"strings"
 
 	"kata/api/agentpb"
 	"kata/api/ocipb"
-	"kata/guest/container"
 	"kata/lib/fmt"
 )
 
@@ -38,21 +38,29 @@ func CheckSharedMounts(id string, spec *ocipb.Spec, mounts []*agentpb.SharedMoun
 	return nil
 }
 
-// sharedMounts finds the containers that the shared mounts come from.
-func (c *Container) sharedMounts(mounts []*agentpb.SharedMount) ([]container.SharedMount, error) {
-	var shared []container.SharedMount
-	for i, m := range mounts {
-		source, err := c.sandbox.named(m.SrcCtr)
-		if err != nil {
-			return nil, fmt.Errorf("shared_mounts[%d].src_ctr: %w", i, err)
+// sharedMounts finds the containers that the shared mounts come from, and holds
+// them until release. The context it returns ends with any of them.
+func (c *Container) sharedMounts(ctx context.Context, mounts []*agentpb.SharedMount) (_ context.Context, shared []SharedMount, release func(), err error) {
+	var held []func()
+	release = func() {
+		for _, end := range held {
+			end()
 		}
-		shared = append(shared, container.SharedMount{Name: m.Name, Source: source, Path: m.SrcPath, Destination: m.DstPath})
 	}
-	return shared, nil
+	for i, m := range mounts {
+		within, source, end, err := c.sandbox.named(ctx, m.SrcCtr)
+		if err != nil {
+			release()
+			return nil, nil, nil, fmt.Errorf("shared_mounts[%d].src_ctr: %w", i, err)
+		}
+		ctx, held = within, append(held, end)
+		shared = append(shared, SharedMount{Name: m.Name, Source: source, Path: m.SrcPath, Destination: m.DstPath})
+	}
+	return ctx, shared, release, nil
 }
 
-// named returns the container with an ID or a name.
-func (s *Sandbox) named(name string) (*container.Container, error) {
+// named returns the container with an ID or a name, and holds it until end.
+func (s *Sandbox) named(ctx context.Context, name string) (_ context.Context, _ Instance, end func(), err error) {
 	s.mu.Lock()
 	all := make([]*Container, 0, len(s.containers))
 	for _, c := range s.containers {
@@ -60,13 +68,14 @@ func (s *Sandbox) named(name string) (*container.Container, error) {
 	}
 	s.mu.Unlock()
 	for _, c := range all {
-		r, err := c.Runtime()
+		within, r, end, err := c.use(ctx)
 		if err != nil {
 			continue // being made or removed
 		}
 		if c.id == name || r.Spec().Annotations[nameAnnotation] == name {
-			return r, nil
+			return within, r, end, nil
 		}
+		end()
 	}
-	return nil, fmt.Errorf("container %q: %w", name, ErrNotFound)
+	return nil, nil, nil, fmt.Errorf("container %q: %w", name, ErrNotFound)
 }

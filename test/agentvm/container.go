@@ -48,6 +48,16 @@ func Spec(p *ocipb.Process) *ocipb.Spec {
 	}
 }
 
+// SeeGuest makes the guest's own /proc that of the container, for a look at the
+// agent through /proc/1.
+func SeeGuest(spec *ocipb.Spec) {
+	for _, m := range spec.Mounts {
+		if m.Destination == "/proc" {
+			m.Type, m.Source, m.Options = "bind", "/proc", []string{"bind"}
+		}
+	}
+}
+
 // Streams are the host's ends of a process's stream connections; nil ones are
 // /dev/null in the guest, and with all nil the streams are served by calls.
 type Streams struct{ Stdin, Stdout, Stderr net.Conn }

@@ -3,7 +3,6 @@ package agentvm
 import (
 	"bufio"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -41,8 +40,7 @@ func (v *VM) Probe() *Probe {
 	v.Helper()
 	p := &Probe{v: v, streams: Streams{Stdin: v.Stream(), Stdout: v.Stream()}}
 	spec := Spec(Shell(look))
-	// The guest's own pid namespace, with all powers over PID 1.
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n *ocipb.LinuxNamespace) bool { return n.Type == "pid" })
+	SeeGuest(spec) // with all powers over PID 1
 	all := []string{"CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"}
 	spec.Process.Capabilities = &ocipb.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
 	v.Run("probe", spec, p.streams)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"kata/api/agentpb"
@@ -104,7 +103,11 @@ func (v *VM) Remove(id string) {
 func (v *VM) Shell(script string) string {
 	v.Helper()
 	spec := Spec(script)
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n *ocipb.LinuxNamespace) bool { return n.Type == "pid" })
+	for _, m := range spec.Mounts {
+		if m.Destination == "/proc" {
+			m.Type, m.Source, m.Options = "bind", "/proc", []string{"bind"}
+		}
+	}
 	spec.Linux.Resources.Devices = []*ocipb.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	v.probes++
 	id := fmt.Sprintf("probe%d", v.probes)

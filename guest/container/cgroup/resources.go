@@ -82,6 +82,16 @@ func (g *Group) Apply(r *ocipb.LinuxResources) error {
 	return nil
 }
 
+// Confine is Apply for the first limits of a group: without device rules it gets
+// those that every container has, and no other device (runc's AllowedDevices, and
+// deny for the rest).
+func (g *Group) Confine(r *ocipb.LinuxResources) error {
+	if err := g.Apply(r); err != nil || len(r.GetDevices()) > 0 {
+		return err
+	}
+	return g.dir.Use(func(dir int) error { return g.devices.apply(dir, nil) })
+}
+
 // set writes one setting.
 func (g *Group) set(s setting) error {
 	err := g.write(s.file, s.value)
