@@ -3,14 +3,16 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"kata/api"
 	"kata/host/guestvm"
+	"kata/host/journal"
 	"kata/host/undo"
 )
 
-// consoleFile is the name of the console's copy in the sandbox's folder.
+// consoleFile is the name of the console's copy.
 const consoleFile = "console.log"
 
 // boot brings up the guest, with all of it on the undo stack, and returns when it
@@ -19,7 +21,11 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.BootTimeout,
 		fmt.Errorf("the guest was not up within %s", s.cfg.BootTimeout))
 	defer cancel()
-	guest, err := guestvm.Boot(ctx, s.guestConfig(o), o.Parts, s.undo)
+	cfg, err := s.guestConfig(o)
+	if err != nil {
+		return fmt.Errorf("boot the sandbox: %w", err)
+	}
+	guest, err := guestvm.Boot(ctx, cfg, o.Parts, s.undo)
 	if err != nil {
 		return fmt.Errorf("boot the sandbox: %w", err)
 	}
@@ -35,15 +41,35 @@ func (s *Sandbox) boot(ctx context.Context, o Options) error {
 	return s.startAgentSocket()
 }
 
-func (s *Sandbox) guestConfig(o Options) guestvm.Config {
+func (s *Sandbox) guestConfig(o Options) (guestvm.Config, error) {
 	cfg := o.Guest
 	cfg.Log = s.log
 	cfg.Machine.ID, cfg.Machine.Dir, cfg.Share = s.id, s.Dir(), true
 	cfg.Machine.OOMScoreAdj = o.Pod.OOMScoreAdj
 	if cfg.Machine.Debug {
-		cfg.Machine.ConsoleFile = filepath.Join(s.Dir(), consoleFile)
+		dir, err := s.consoleDir(o.ConsoleRoot)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Machine.ConsoleFile = filepath.Join(dir, consoleFile)
 	}
-	return cfg
+	return cfg, nil
+}
+
+// consoleDir makes the folder of the console's copy below root; "" is the sandbox's
+// own folder.
+func (s *Sandbox) consoleDir(root string) (string, error) {
+	if root == "" {
+		return s.Dir(), nil
+	}
+	dir := filepath.Join(root, filepath.Base(s.Dir()))
+	if _, err := s.undo.Hold(journal.Directory{Path: dir}, undo.Plain); err != nil {
+		return "", fmt.Errorf("folder of the console: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("folder of the console: %w", err)
+	}
+	return dir, nil
 }
 
 // connectAgent opens the connection for calls.

@@ -22,6 +22,7 @@ import (
 	"kata/host/rootfs"
 	"kata/host/sandbox/guestspec"
 	"kata/host/stdio"
+	"kata/host/taskpid"
 	"kata/host/undo"
 )
 
@@ -49,9 +50,11 @@ type Container struct {
 	// it belongs to the creation and then to the undo stack.
 	hooked bool
 
-	created   chan struct{} // closed when CreateContainer has ended, either way
-	removed   chan struct{} // closed when it was taken out of the guest
-	abandoned bool          // its creation failed; guarded by Sandbox.mu
+	created chan struct{} // closed when CreateContainer has ended, either way
+	// hostCgroup is that of the process on the host; nil if the spec names none.
+	hostCgroup *taskpid.Cgroup
+	removed    chan struct{} // closed when it was taken out of the guest
+	abandoned  bool          // its creation failed; guarded by Sandbox.mu
 
 	mu    sync.Mutex
 	execs map[string]*Process
@@ -441,6 +444,9 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	_, err = c.sandbox.agent.service.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: resources})
+	if err == nil {
+		c.limitOnHost(r)
+	}
 	return agentError(err)
 }
 

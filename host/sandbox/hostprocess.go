@@ -26,6 +26,7 @@ func (c *Container) startHostProcess(ctx context.Context, spec *specs.Spec, root
 	if linux := spec.Linux; linux != nil {
 		o.NetNS = namespacePath(linux.Namespaces, specs.NetworkNamespace)
 		o.Cgroup = taskpid.NewCgroup(linux.CgroupsPath)
+		c.hostCgroup = o.Cgroup
 	}
 	if process := spec.Process; process != nil && process.OOMScoreAdj != nil {
 		o.OOMScoreAdj = *process.OOMScoreAdj
@@ -35,6 +36,10 @@ func (c *Container) startHostProcess(ctx context.Context, spec *specs.Spec, root
 			return err
 		}
 		o.Cgroup.Make()
+		// Others' cgroups, such as a pod's that was there, keep their limits.
+		if linux := spec.Linux; linux != nil {
+			c.limitOnHost(linux.Resources)
+		}
 	}
 	entry := journal.Process{Name: "container " + c.id}
 	held, err := c.undo.Hold(entry, undo.Plain)
@@ -53,6 +58,14 @@ func (c *Container) startHostProcess(ctx context.Context, spec *specs.Spec, root
 	c.init.host = p
 	entry.ID = p.ID()
 	return held.Amend(entry)
+}
+
+// limitOnHost shows a container's memory limit on the host, where clients look for
+// it by the container's pid; the one that counts is in the guest.
+func (c *Container) limitOnHost(r *specs.LinuxResources) {
+	if r != nil && r.Memory != nil && r.Memory.Limit != nil && len(c.hostCgroup.Dirs()) > 0 {
+		c.hostCgroup.LimitMemory(*r.Memory.Limit)
+	}
 }
 
 func namespacePath(namespaces []specs.LinuxNamespace, kind specs.LinuxNamespaceType) string {

@@ -49,6 +49,10 @@ type Options struct {
 	Bundle string
 	// StateRoot is the folder that holds a folder for each sandbox, as /run/kata.
 	StateRoot string
+	// ConsoleRoot is the folder that holds a folder for the console's copy of each
+	// sandbox, if it is to be kept: a disk, where StateRoot is memory. It is removed
+	// with the sandbox. "" is the sandbox's folder below StateRoot.
+	ConsoleRoot string
 	// Pod is what the pod itself is to be, apart from its containers.
 	Pod pod.Spec
 	// Guest says what to boot. New sets ID, Dir and ConsoleFile of the machine,

@@ -350,3 +350,24 @@ func TestCallsWaitForEachOther(t *testing.T) {
 	all.Wait()
 	f.nothingIsLeft()
 }
+
+func TestTheConsolesCopyIsOnDiskAndGoesWithTheSandbox(t *testing.T) {
+	f := newFixture(t)
+	o := f.options()
+	o.ConsoleRoot, o.Guest.Machine.Debug = t.TempDir(), true
+	s, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(o.ConsoleRoot, filepath.Base(s.Dir()))
+	if err := os.WriteFile(filepath.Join(dir, "console.log"), []byte("hello"), 0o600); err != nil {
+		t.Errorf("it has no folder: %v", err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(o.ConsoleRoot); err != nil || len(entries) != 0 {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+	f.nothingIsLeft()
+}

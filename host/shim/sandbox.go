@@ -28,7 +28,7 @@ func bootSandbox(env BootEnv) Boot {
 			return nil, err
 		}
 		s, err := sandbox.New(ctx, sandbox.Options{
-			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot, Pod: r.Pod,
+			ID: r.ID, Namespace: env.Namespace, Bundle: r.Bundle, StateRoot: StateRoot, ConsoleRoot: ConsoleRoot, Pod: r.Pod,
 			Guest: guestvm.FromConfig(cfg.Machine, cfg.Driver, cfg.FileShare, cfg.Agent, env.Log),
 			Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, env.Log), Spawner: spawner, Hooks: hook.Runner{Mounts: env.HostMounts},
 			Agent: sandbox.Agent{

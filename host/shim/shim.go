@@ -22,6 +22,10 @@ import (
 // StateRoot is the folder that holds a folder for each sandbox.
 const StateRoot = "/run/kata"
 
+// ConsoleRoot is the folder that holds the consoles of sandboxes with enable_debug,
+// a folder each, of 8 MiB at most. It is on disk, since /run is memory.
+const ConsoleRoot = "/var/log/kata"
+
 // Program is one call of the shim.
 type Program struct {
 	Build  bootstrap.Build

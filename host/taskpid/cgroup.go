@@ -12,9 +12,9 @@ import (
 )
 
 // Cgroup is the cgroup of a container on the host, in each hierarchy that is
-// mounted: one for cgroup v2, several for v1. It has no limits: the guest has
-// them. It is there for who looks a container up by its cgroup, or a pod's
-// processes. Where a cgroup cannot be made the process stays in the shim's.
+// mounted: one for cgroup v2, several for v1. The guest enforces a container's limits;
+// that of memory stands here too, for who looks a container up by its cgroup, or a
+// pod's processes, and asks what it may use. Where a cgroup cannot be made the process stays in the shim's.
 type Cgroup struct {
 	dirs    []string // one a hierarchy
 	missing []string // what is to be made, parents first
@@ -65,6 +65,22 @@ func (c *Cgroup) add(pid int) {
 	}
 	for _, dir := range c.dirs {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0)
+	}
+}
+
+// LimitMemory sets the memory limit in bytes, where that can be; what is not a limit
+// is left alone.
+func (c *Cgroup) LimitMemory(limit int64) {
+	if c == nil || limit <= 0 {
+		return
+	}
+	value := strconv.AppendInt(nil, limit, 10)
+	for _, dir := range c.dirs {
+		for _, file := range []string{"memory.max", "memory.limit_in_bytes"} {
+			if path := filepath.Join(dir, file); unix.Access(path, unix.W_OK) == nil {
+				_ = os.WriteFile(path, value, 0)
+			}
+		}
 	}
 }
 

@@ -30,6 +30,10 @@ func PrintInfo(b Build, stdin io.Reader, stdout io.Writer) error {
 		Name:    RuntimeName,
 		Version: &types.RuntimeVersion{Version: b.Version, Revision: b.Commit},
 	}
+	var err error
+	if info.Features, err = packedFeatures(); err != nil {
+		return err
+	}
 	data, err := io.ReadAll(io.LimitReader(stdin, maxStdin))
 	if err != nil {
 		return fmt.Errorf("read standard input: %w", err)

@@ -16,33 +16,85 @@ import (
 const (
 	consoleKept  = 32 << 10 // bytes of the console that are kept
 	consoleLines = 25       // last lines that go into an error
-	drainDelay   = 500 * time.Millisecond
+	// consoleFileSize is how much one of the two files on disk holds.
+	consoleFileSize = 4 << 20
+	drainDelay      = 500 * time.Millisecond
 )
 
 // console reads the guest's serial port to its end.
 type console struct {
 	conn net.Conn
 	tail *process.Tail
-	file *os.File // all output; nil unless asked for
+	file *consoleFile // all output; nil unless asked for
 	done chan struct{}
 }
 
-// openConsoleFile opens the file for all output; "" means none. The guest
-// writes what it likes into it, so it must be nobody else's file: it is never
-// followed through a link.
-func openConsoleFile(path string) (*os.File, error) {
+// consoleFile is a console's copy on disk: two files that take turns, so that a
+// guest that never stops talking fills no disk. The older one has ".1" after its
+// name. The guest writes what it likes into them, so they must be nobody else's
+// files: they are never followed through a link. A full disk does not stop the
+// console.
+type consoleFile struct {
+	path string
+	file *os.File // nil after a turn that failed: the rest is dropped
+	size int64
+}
+
+// openConsoleFile opens the file for all output; "" means none.
+func openConsoleFile(path string) (*consoleFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	file, err := openOwn(path)
 	if err != nil {
 		return nil, fmt.Errorf("console file: %w", err)
 	}
-	return file, nil
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("console file: %w", err)
+	}
+	return &consoleFile{path: path, file: file, size: info.Size()}, nil
+}
+
+func openOwn(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+}
+
+// Write never fails.
+func (c *consoleFile) Write(p []byte) (int, error) {
+	if c.size > 0 && c.size+int64(len(p)) > consoleFileSize {
+		c.turn()
+	}
+	if c.file != nil {
+		n, _ := c.file.Write(p[:min(len(p), consoleFileSize)])
+		c.size += int64(n)
+	}
+	return len(p), nil
+}
+
+// turn makes the file the older one, and begins another.
+func (c *consoleFile) turn() {
+	if c.file == nil {
+		return
+	}
+	c.file.Close()
+	c.file, c.size = nil, 0
+	if err := os.Rename(c.path, c.path+".1"); err != nil {
+		return
+	}
+	c.file, _ = openOwn(c.path)
+}
+
+// Close closes the file, which may be nil.
+func (c *consoleFile) Close() {
+	if c != nil && c.file != nil {
+		c.file.Close()
+	}
 }
 
 // newConsole owns conn and file from here.
-func newConsole(conn net.Conn, tail *process.Tail, file *os.File) *console {
+func newConsole(conn net.Conn, tail *process.Tail, file *consoleFile) *console {
 	c := &console{conn: conn, tail: tail, file: file, done: make(chan struct{})}
 	go c.read()
 	return c
@@ -52,7 +104,7 @@ func (c *console) read() {
 	defer close(c.done)
 	var out io.Writer = c.tail
 	if c.file != nil {
-		out = io.MultiWriter(c.tail, dropErrors{c.file})
+		out = io.MultiWriter(c.tail, c.file)
 		defer c.file.Close()
 	}
 	// The end, or an error, is QEMU's end; who waits for that knows why.
@@ -65,14 +117,6 @@ func (c *console) Close() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(drainDelay))
 	<-c.done
 	c.conn.Close()
-}
-
-// dropErrors keeps a full disk from stopping the console.
-type dropErrors struct{ io.Writer }
-
-func (w dropErrors) Write(p []byte) (int, error) {
-	_, _ = w.Writer.Write(p)
-	return len(p), nil
 }
 
 // printable makes a guest's output safe to show: no control sequences.

@@ -183,7 +183,7 @@ func (m *Machine) publish(child *process.Child, control *qmp.Client) bool {
 type channels struct {
 	qmp     *net.UnixConn
 	console *net.UnixConn
-	file    *os.File
+	file    *consoleFile
 }
 
 func (c *channels) close() {
@@ -192,9 +192,7 @@ func (c *channels) close() {
 			conn.Close()
 		}
 	}
-	if c.file != nil {
-		c.file.Close()
-	}
+	c.file.Close()
 }
 
 // launch starts QEMU with its channels and the files that it inherits.
