@@ -81,6 +81,9 @@ func checkKernel(path string) error {
 		return err
 	}
 	defer file.Close()
+	if err := checkMode("guest kernel", file); err != nil {
+		return err
+	}
 	const magicAt = 0x202 // Documentation/arch/x86/boot.rst, header
 	head := make([]byte, magicAt+4)
 	n, err := io.ReadFull(file, head)
@@ -101,7 +104,8 @@ func checkReadable(what, path string) error {
 	if err != nil {
 		return err
 	}
-	return file.Close()
+	defer file.Close()
+	return checkMode(what, file)
 }
 
 func openRegular(what, path string) (*os.File, error) {
@@ -122,6 +126,31 @@ func openRegular(what, path string) (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return file, nil
+}
+
+// checkMode reports a file that QEMU opens anew and may not read.
+func checkMode(what string, file *os.File) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if !readableWithoutPrivileges(stat.Uid, stat.Gid, stat.Mode) {
+		return fmt.Errorf("%s: QEMU, which runs without privileges, may not read %s, of user %d with mode %04o", what, file.Name(), stat.Uid, stat.Mode&0o7777)
+	}
+	return nil
+}
+
+// readableWithoutPrivileges reports whether this process's user may read a file
+// without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, which QEMU has not. Folders
+// on the way do not matter: QEMU gets a descriptor.
+func readableWithoutPrivileges(uid, gid, mode uint32) bool {
+	switch {
+	case uid == uint32(os.Geteuid()):
+		return mode&0o400 != 0
+	case gid == uint32(os.Getegid()):
+		return mode&0o040 != 0
+	}
+	return mode&0o004 != 0
 }
 
 // readPartitioned reports whether an image has a partition table (as

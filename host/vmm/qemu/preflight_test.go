@@ -176,3 +176,20 @@ func TestNeedsOneThread(t *testing.T) {
 		})
 	}
 }
+
+// TestReadableWithoutPrivileges: root reads every file, QEMU's root does not.
+func TestReadableWithoutPrivileges(t *testing.T) {
+	me, mine, other := uint32(os.Geteuid()), uint32(os.Getegid()), uint32(54321)
+	for _, tt := range []struct {
+		uid, gid, mode uint32
+		want           bool
+	}{
+		{me, mine, 0o400, true}, {me, mine, 0o044, false},
+		{other, mine, 0o040, true}, {other, mine, 0o404, false},
+		{other, other, 0o004, true}, {other, other, 0o660, false},
+	} {
+		if got := readableWithoutPrivileges(tt.uid, tt.gid, tt.mode); got != tt.want {
+			t.Errorf("%d:%d mode %04o: %v, want %v", tt.uid, tt.gid, tt.mode, got, tt.want)
+		}
+	}
+}
