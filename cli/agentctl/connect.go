@@ -17,6 +17,7 @@ import (
 	"kata/cli/agentctl/dial"
 	"kata/cli/agentctl/vm"
 	"kata/host/config"
+	"kata/host/guestvm"
 	"kata/host/process"
 	"kata/host/sandbox"
 )
@@ -123,8 +124,11 @@ func (r *runner) bootAndRun(ctx context.Context) (err error) {
 	}
 	spawner := process.NewSpawner()
 	defer spawner.Close()
+	guest := guestvm.FromConfig(cfg.Machine, cfg.Driver, cfg.FileShare, cfg.Agent, r.log)
+	guest.Share, guest.AgentDebug, guest.DebugConsole = r.share, r.level.Level < 0, false
 	machine, err := vm.Boot(ctx, vm.Config{
-		Runtime: cfg, Share: r.share, Debug: r.level.Level < 0, Spawner: spawner, Log: r.log,
+		Guest: guest, Timeout: cfg.Agent.DialTimeout,
+		Parts: guestvm.HostFromConfig(cfg.Driver, cfg.FileShare, spawner, r.log),
 	})
 	if err != nil {
 		return err

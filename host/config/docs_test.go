@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // Every key of the schema stands in docs/configuration.md, and the ones that
@@ -20,6 +22,13 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 	for _, k := range all {
 		if !strings.Contains(string(text), "`"+k.name+"`") {
 			t.Errorf("docs/configuration.md lacks %s", k.name)
+		}
+	}
+	tables := documentedTables(string(text))
+	for table, keys := range map[string][]key{"hypervisor.qemu": hypervisorKeys(), "agent.kata": agentKeys(), "runtime": runtimeKeys()} {
+		got, want := slices.Sorted(slices.Values(tables[table])), slices.Sorted(slices.Values(names(keys)))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("docs/configuration.md's table of [%s] is not the list of keys that take effect:\n%s", table, diff)
 		}
 	}
 	d := Default()
@@ -43,4 +52,21 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 			t.Errorf("docs/configuration.md lacks %s", p)
 		}
 	}
+}
+
+// documentedTables returns the keys that stand in the tables of keys which take
+// effect, by the name of the table in the file.
+func documentedTables(text string) map[string][]string {
+	tables := make(map[string][]string)
+	section := ""
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "##") { // a heading below it ends a table, too
+			section = strings.Trim(line, "#`[] \n")
+		}
+		if name, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ = strings.Cut(name, "`")
+			tables[section] = append(tables[section], name)
+		}
+	}
+	return tables
 }

@@ -11,28 +11,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
+	"time"
 
 	"kata/api"
-	"kata/host/config"
 	"kata/host/guestvm"
 	"kata/host/journal"
-	"kata/host/process"
 	"kata/host/undo"
 )
 
 // Config says what to boot.
 type Config struct {
-	// Runtime holds the values of configuration.toml, checked.
-	Runtime *config.Config
-	// Share attaches a virtio-fs share, for files of containers. It needs a
-	// private mount namespace (Isolate).
-	Share bool
-	// Debug makes the agent log at debug level.
-	Debug   bool
-	Spawner *process.Spawner
-	Log     *slog.Logger
+	// Guest says what to boot; Boot sets ID and Dir of its machine. A share of
+	// files needs a private mount namespace (Isolate).
+	Guest guestvm.Config
+	// Parts are what the guest is made of.
+	Parts guestvm.Parts
+	// Timeout bounds the boot, until the agent listens.
+	Timeout time.Duration
 }
 
 // VM is a running machine.
@@ -41,8 +37,8 @@ type VM struct {
 	stack *undo.Stack
 }
 
-// Boot boots a machine and waits until its agent listens. The configured dial
-// timeout bounds it, and ctx. On failure nothing is left, and the error carries
+// Boot boots a machine and waits until its agent listens. The time-out
+// bounds it, and ctx. On failure nothing is left, and the error carries
 // the console's last lines.
 func Boot(ctx context.Context, cfg Config) (*VM, error) {
 	v := &VM{stack: undo.New(new(undo.Memory))}
@@ -53,8 +49,7 @@ func Boot(ctx context.Context, cfg Config) (*VM, error) {
 }
 
 func (v *VM) boot(ctx context.Context, cfg Config) error {
-	limit := cfg.Runtime.Agent.DialTimeout
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the agent was not up within %s", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("the agent was not up within %s", cfg.Timeout))
 	defer cancel()
 	dir, err := os.MkdirTemp("", "kata-agent-ctl-")
 	if err != nil {
@@ -63,11 +58,9 @@ func (v *VM) boot(ctx context.Context, cfg Config) error {
 	v.stack.Push("the machine's folder", undo.Last, func(ctx context.Context) error {
 		return journal.Release(ctx, journal.Directory{Path: dir}) // never through a mount
 	})
-	c := cfg.Runtime
-	guest := guestvm.FromConfig(c.Machine, c.Driver, c.FileShare, c.Agent, cfg.Log)
-	guest.Machine.ID, guest.Machine.Dir, guest.Share = "agent-ctl", dir, cfg.Share
-	guest.AgentDebug, guest.DebugConsole = cfg.Debug, false
-	v.guest, err = guestvm.Boot(ctx, guest, guestvm.HostFromConfig(c.Driver, c.FileShare, cfg.Spawner, cfg.Log), v.stack)
+	guest := cfg.Guest
+	guest.Machine.ID, guest.Machine.Dir = "agent-ctl", dir
+	v.guest, err = guestvm.Boot(ctx, guest, cfg.Parts, v.stack)
 	return err
 }
 
