@@ -45,7 +45,7 @@ func TestAGuestWithoutAShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Files() != nil || parts.Server_ != nil || len(parts.Spec.Shares) != 0 {
+	if v.Files() != nil || parts.FileServer != nil || len(parts.Spec.Shares) != 0 {
 		t.Errorf("it shares files: %+v", parts.Spec.Shares)
 	}
 	conn, err := v.Dial(t.Context(), api.PortAgent)
@@ -112,8 +112,8 @@ func TestAllProcessesOfTheMachineAreHeld(t *testing.T) {
 func TestAMachineThatDiesDuringTheBootEndsIt(t *testing.T) {
 	parts := guestvmtest.NewParts()
 	parts.Guest = func(ctx context.Context, _ guestvmtest.Guest) {
-		parts.Machine_.Say("no init found")
-		go parts.Machine_.Die(errors.New("the kernel panicked"))
+		parts.VMM.Say("no init found")
+		go parts.VMM.Die(errors.New("the kernel panicked"))
 		<-ctx.Done()
 	}
 	_, _, err := boot(t, parts, false)

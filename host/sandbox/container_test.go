@@ -93,7 +93,7 @@ func (f *fixture) noContainerIsLeft(s *Sandbox) {
 	if got := f.parts.Agent.Containers(); len(got) != 0 {
 		f.Errorf("the guest has %q", got)
 	}
-	if got := f.parts.Files_.Shared(); len(got) != 0 {
+	if got := f.parts.Tree.Shared(); len(got) != 0 {
 		f.Errorf("shared are %q", got)
 	}
 	if got := f.ofContainers(s); got != 0 {
@@ -258,13 +258,13 @@ func TestWhatTheGuestMayUseStaysUntilItIsOut(t *testing.T) {
 	f := newFixture(t)
 	s := f.boot()
 	c := f.create(s, "c1", "sleep")
-	shared, held := f.parts.Files_.Shared(), f.ofContainers(s)
+	shared, held := f.parts.Tree.Shared(), f.ofContainers(s)
 	f.parts.Faults.Fail("agent.RemoveContainer", 2, errInjected)
 	for range 2 {
 		if err := c.Delete(t.Context()); err == nil || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "may still use it") {
 			t.Errorf("delete gave %v", err)
 		}
-		if got := f.parts.Files_.Shared(); !slices.Equal(got, shared) || f.ofContainers(s) != held {
+		if got := f.parts.Tree.Shared(); !slices.Equal(got, shared) || f.ofContainers(s) != held {
 			t.Errorf("shared are %q, not %q; held are %v", got, shared, f.records(s))
 		}
 		if _, err := s.CreateContainer(t.Context(), f.container("c1", "sleep")); err == nil {

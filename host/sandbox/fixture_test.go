@@ -91,22 +91,22 @@ func (f *fixture) nothingIsLeft() {
 		f.Errorf("%s is left, with %v, %v", e.Name(), records, err)
 	}
 	p := f.parts
-	if p.Machine_ != nil {
+	if p.VMM != nil {
 		select {
-		case <-p.Machine_.Done():
+		case <-p.VMM.Done():
 		default:
 			f.Error("the machine runs")
 		}
 	}
-	if p.Server_ != nil {
+	if p.FileServer != nil {
 		select {
-		case <-p.Server_.Done():
+		case <-p.FileServer.Done():
 		default:
 			f.Error("the file server runs")
 		}
 	}
-	if p.Files_ != nil {
-		if shared := p.Files_.Shared(); len(shared) != 0 {
+	if p.Tree != nil {
+		if shared := p.Tree.Shared(); len(shared) != 0 {
 			f.Errorf("shared are %q", shared)
 		}
 	}

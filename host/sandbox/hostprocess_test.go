@@ -76,7 +76,7 @@ func TestPidsGoWithTheSandbox(t *testing.T) {
 	f := newFixture(t)
 	s := f.boot()
 	c := f.create(s, "c1", "sleep")
-	f.parts.Machine_.Die(errInjected)
+	f.parts.VMM.Die(errInjected)
 	if status := awaitExit(t, c.Init()); status != statusKilled || pidIsThere(c.Init().PID()) {
 		t.Errorf("status %d; its pid is there: %v", status, pidIsThere(c.Init().PID()))
 	}

@@ -180,7 +180,7 @@ func TestWhileTheMachineMayRunNothingIsUnshared(t *testing.T) {
 	f := newFixture(t)
 	s := f.boot()
 	f.create(s, "c1", "sleep")
-	shared := f.parts.Files_.Shared()
+	shared := f.parts.Tree.Shared()
 	f.parts.Faults.Fail("machine.stop", 1, errInjected)
 	// Its process cannot be shown to be dead, once.
 	stuck := errInjected
@@ -191,7 +191,7 @@ func TestWhileTheMachineMayRunNothingIsUnshared(t *testing.T) {
 	if err := s.Stop(t.Context()); err == nil || !strings.Contains(err.Error(), "the guest may still use it") {
 		t.Errorf("stop gave %v", err)
 	}
-	if got := f.parts.Files_.Shared(); !slices.Equal(got, shared) {
+	if got := f.parts.Tree.Shared(); !slices.Equal(got, shared) {
 		t.Errorf("shared are %q, not %q", got, shared)
 	}
 	if err := s.Stop(t.Context()); err != nil {
@@ -205,13 +205,13 @@ func TestTheEndOfAnyPartEndsTheSandbox(t *testing.T) {
 		end  func(f *fixture)
 		want string
 	}{
-		{"the machine", func(f *fixture) { f.parts.Machine_.Die(errors.New("QEMU died of it")) }, "QEMU died of it"},
+		{"the machine", func(f *fixture) { f.parts.VMM.Die(errors.New("QEMU died of it")) }, "QEMU died of it"},
 		{"the machine without a word", func(f *fixture) {
-			f.parts.Machine_.Say("Kernel panic: oh dear\n")
-			f.parts.Machine_.Die(nil)
+			f.parts.VMM.Say("Kernel panic: oh dear\n")
+			f.parts.VMM.Die(nil)
 		}, "Kernel panic: oh dear"},
-		{"the file server", func(f *fixture) { f.parts.Server_.Die() }, "file server of the sandbox ended: virtiofsd died"},
-		{"the vsock device", func(f *fixture) { f.parts.Link_.Break(errors.New("bad descriptor")) }, "bad descriptor"},
+		{"the file server", func(f *fixture) { f.parts.FileServer.Die() }, "file server of the sandbox ended: virtiofsd died"},
+		{"the vsock device", func(f *fixture) { f.parts.Vsock.Break(errors.New("bad descriptor")) }, "bad descriptor"},
 		{"the agent", func(f *fixture) { f.parts.Agent.HangUp() }, "the agent closed its connection"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestTheEndOfAnyPartEndsTheSandbox(t *testing.T) {
 				t.Errorf("the process is reported with %d", status)
 			}
 			select {
-			case <-f.parts.Machine_.Done():
+			case <-f.parts.VMM.Done():
 			case <-time.After(limit):
 				t.Error("the machine was not stopped")
 			}

@@ -40,6 +40,6 @@ func TestTheRealSandboxIsASandbox(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		return sandboxAdapter{s}, parts.Machine_.Die
+		return sandboxAdapter{s}, parts.VMM.Die
 	})
 }

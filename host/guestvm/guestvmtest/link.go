@@ -23,15 +23,13 @@ type Link struct {
 
 	gone chan struct{}
 
-	mu        sync.Mutex
-	broken    error
-	next      uint32
-	host      map[uint32]*listener // ports of the host
-	guest     map[uint32]*listener
-	conns     map[*conn]struct{}
-	attached  bool
-	hungUp    bool
-	closeOnce sync.Once
+	mu     sync.Mutex
+	broken error
+	next   uint32
+	host   map[uint32]*listener // ports of the host
+	guest  map[uint32]*listener
+	conns  map[*conn]struct{}
+	hungUp bool
 }
 
 // NewLink makes a link whose steps are "link.listen", "link.dial PORT" and

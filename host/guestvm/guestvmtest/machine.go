@@ -149,12 +149,14 @@ type Parts struct {
 	// Processes are those of the machine.
 	Processes []process.ID
 
-	Link_    *Link
-	Files_   *Files
-	Server_  *Server
-	Machine_ *Machine
-	Agent    *Agent
-	Spec     vmm.Spec
+	// What was made, nil before.
+	Vsock      *Link
+	Tree       *Files
+	FileServer *Server
+	VMM        *Machine
+	Agent      *Agent
+	// Spec is what the machine was asked to be.
+	Spec vmm.Spec
 }
 
 // NewParts returns parts without faults.
@@ -170,8 +172,8 @@ func (p *Parts) Link(string) (guestvm.Link, error) {
 	if err := p.Faults.at(context.Background(), "link"); err != nil {
 		return nil, err
 	}
-	p.Link_ = NewLink(p.Faults)
-	return p.Link_, nil
+	p.Vsock = NewLink(p.Faults)
+	return p.Vsock, nil
 }
 
 // Files implements guestvm.Parts.
@@ -179,8 +181,8 @@ func (p *Parts) Files(dir string) (guestvm.Files, error) {
 	if err := p.Faults.at(context.Background(), "files"); err != nil {
 		return nil, err
 	}
-	p.Files_ = NewFiles(dir, p.Faults)
-	return p.Files_, nil
+	p.Tree = NewFiles(dir, p.Faults)
+	return p.Tree, nil
 }
 
 // Serve implements guestvm.Parts.
@@ -188,8 +190,8 @@ func (p *Parts) Serve(ctx context.Context, _ guestvm.Files, _ string) (guestvm.S
 	if err := p.Faults.at(ctx, "serve"); err != nil {
 		return nil, err
 	}
-	p.Server_ = NewServer(p.Faults)
-	return p.Server_, nil
+	p.FileServer = NewServer(p.Faults)
+	return p.FileServer, nil
 }
 
 // Machine implements guestvm.Parts.
@@ -203,8 +205,8 @@ func (p *Parts) Machine(spec vmm.Spec) (guestvm.Machine, error) {
 		p.Agent = NewAgent(p.Faults)
 		guest = p.Agent.Run
 	}
-	link := p.Link_
-	p.Machine_ = NewMachine(p.Faults, func(ctx context.Context) { guest(ctx, link.Guest()) }, link.HangUp)
-	p.Machine_.Processes = p.Processes
-	return p.Machine_, nil
+	link := p.Vsock
+	p.VMM = NewMachine(p.Faults, func(ctx context.Context) { guest(ctx, link.Guest()) }, link.HangUp)
+	p.VMM.Processes = p.Processes
+	return p.VMM, nil
 }
