@@ -35,8 +35,8 @@ import (
 const (
 	// maxProcs bounds threads: the agent waits, it does not compute.
 	maxProcs = 2
-	// gcPercent makes the smallest heap that is collected 1 MiB instead of 4.
-	gcPercent = 25
+	// gcPercent makes the smallest heap that is collected 0.5 MiB instead of 4.
+	gcPercent = 12
 	// idleAfter is how long after the last call, or the last data of a stream,
 	// unused memory goes back.
 	idleAfter = time.Second

@@ -11,9 +11,11 @@
 //     spans there are, and there are four tables for each of some thirty classes
 //   - the chunks of mark bits, of which three are in turn, 64 KiB each, and each
 //     is cleared as a whole
+//   - the blocks of work of a collection, and the spans that stacks are cut from
 //
 // They are never given back; in the agent they are half a megabyte. The tables
-// grow as before where that is too little.
+// grow as before where that is too little. And debug.FreeOSMemory gives back what
+// the allocator's caches hold, too.
 //
 // Second, a panic with a value that is no error and no string is not asked for
 // its String any more: since it might be any type's, the linker keeps that method
@@ -46,11 +48,17 @@ type change struct{ file, from, to string }
 // changes for Go 1.26.
 var changes = []change{
 	// Sizes of tables.
-	{"runtime/mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 8 "},
+	{"runtime/mspanset.go", "spanSetBlockEntries = 512 ", "spanSetBlockEntries = 32 "},
 	{"runtime/mspanset.go", "spanSetInitSpineCap = 256 ", "spanSetInitSpineCap = 8 "},
+	{"runtime/tagptr.go", "const tagAlignBits = 9", "const tagAlignBits = 8"},
+	{"runtime/netpoll.go", "pad [tagAlign - unsafe.Sizeof(pollDesc{})]byte", "pad [2*tagAlign - unsafe.Sizeof(pollDesc{})]byte"},
 	{"runtime/mheap.go", "const gcBitsChunkBytes = uintptr(64 << 10)", "const gcBitsChunkBytes = uintptr(4 << 10)"},
 	{"runtime/mgcwork.go", "workbufAlloc = 32 << 10", "workbufAlloc = 8 << 10"},
 	{"runtime/malloc.go", "_StackCacheSize = 32 * 1024", "_StackCacheSize = 16 * 1024"},
+	// When memory is given back (debug.FreeOSMemory), so is that in the page caches of
+	// the processors, up to 512 KiB each, as when a processor is taken away
+	// (p.destroy).
+	{"runtime/mheap.go", "\tGC()\n\tsystemstack(func() { mheap_.scavengeAll() })", flushed},
 	// No signals to threads that run for long: each would touch a stack of its own.
 	// Compiled without inlining, code calls functions all the time, where it can be
 	// interrupted as well.
@@ -74,6 +82,18 @@ var changes = []change{
 	{"runtime/cgroup_linux.go", "\tc, err := cgroup.OpenCPU(cgroupScratch[:])", "\treturn\n\tc, err := cgroup.OpenCPU(cgroupScratch[:])"},
 	{"runtime/cgroup_linux.go", "if !cgroupOK {", "if true {"},
 }
+
+const flushed = `	GC()
+	stw := stopTheWorldGC(stwGOMAXPROCS)
+	systemstack(func() {
+		lock(&mheap_.lock)
+		for _, pp := range allp {
+			pp.pcache.flush(&mheap_.pages)
+		}
+		unlock(&mheap_.lock)
+	})
+	startTheWorldGC(stw)
+	systemstack(func() { mheap_.scavengeAll() })`
 
 func main() {
 	output := flag.String("output", "", "folder for the overlay, which is made")

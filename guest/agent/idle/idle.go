@@ -2,10 +2,10 @@
 // do: what its heap does not use, and, if asked, the pages of its own program,
 // which come back by themselves when they are executed.
 //
-// The runtime would give back its heap too, but some minutes later, and not what
-// lies in the allocator's own cache.
+// The runtime would give back its heap too, but some minutes later. (The agent's own
+// also gives back what lies in the allocator's cache: tools/agentruntime.)
 //
-// Giving back costs two collections of a small heap, milliseconds, so it is not
+// Giving back costs four collections of a small heap, milliseconds, so it is not
 // done each time a container prints a line: see Config.
 package idle
 
@@ -84,13 +84,11 @@ const (
 	// manyTouches is as many health checks as there are in two hours; each leaves
 	// about a kilobyte.
 	manyTouches = 256
+	// collections is how many there are after the first.
+	collections = 3
 	// much is how many uses may leave more than the agent likes to keep. One use
 	// takes 64 KiB at most.
 	much = 32
-	// cachedPages is how many pages of the heap the allocator may keep in its
-	// cache, free and yet not given back (pageCachePages in runtime/mpagecache.go).
-	cachedPages = 64
-	heapPage    = 8 << 10
 )
 
 // trim gives back, or puts it off.
@@ -102,10 +100,14 @@ func (i *Idle) trim() {
 		i.timer.Reset(max(wait, i.cfg.After))
 		return
 	}
-	shedThreads()
-	debug.FreeOSMemory() // a sync.Pool survives one collection
-	drainPageCache()
+	// New threads get stacks in memory that has been given back, not in what was
+	// written to before.
 	debug.FreeOSMemory()
+	shedThreads()
+	// A sync.Pool survives one collection, and each makes stacks half as big.
+	for range collections {
+		debug.FreeOSMemory()
+	}
 	for _, m := range i.text {
 		// A mapping that was there before is still there.
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.size, unix.MADV_DONTNEED)
@@ -113,13 +115,14 @@ func (i *Idle) trim() {
 	i.last, i.seen = time.Now(), uses
 }
 
-// keptThreads is how many threads an idle agent needs: the main one, the runtime's
-// monitor, one that waits for the network, one for what comes, and one in reserve.
-const keptThreads = 5
+// keptThreads are not ended: the main one and the runtime's monitor.
+const keptThreads = 2
 
 // shedThreads ends threads that have nothing to do. The runtime keeps as many as
-// were ever in system calls at a time, and each has some five pages of stacks. A
-// goroutine that ends while it is locked to its thread takes that with it.
+// were ever in system calls at a time, and each has some five pages of stacks,
+// twelve where those are in memory that was used before. A goroutine that ends while
+// it is locked to its thread takes that with it; the runtime starts another one when
+// there is none left.
 func shedThreads() {
 	for n := threads(); n > keptThreads; n-- {
 		ended := make(chan struct{})
@@ -140,22 +143,6 @@ func threads() int {
 	}
 	return int(info.Nlink) - 2
 }
-
-// drainPageCache takes the pages in the allocator's cache and drops them, so that
-// the next collection frees them for good: a forced release does not reach those
-// of the processor that it runs on.
-func drainPageCache() {
-	var pages [cachedPages]*[heapPage]byte
-	for n := range pages {
-		pages[n] = new([heapPage]byte)
-	}
-	keep(&pages)
-}
-
-// keep makes the compiler put what p points to on the heap.
-//
-//go:noinline
-func keep(*[cachedPages]*[heapPage]byte) {}
 
 // mapping is a part of the address space.
 type mapping struct{ start, size uintptr }
