@@ -133,3 +133,23 @@ func TestPoststopHooksRunWhenTheShimWasKilled(t *testing.T) {
 		}
 	})
 }
+
+// The hooks of the container's namespaces are the guest's: a program of the host runs
+// neither there nor on the host.
+func TestCreateContainerHooksDoNotRunOnTheHost(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		file := filepath.Join(t.TempDir(), "told")
+		name := t.file("of-the-host", []byte("#!/bin/sh\necho ran >>"+file+"\n"))
+		if err := os.Chmod(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c := t.fromSpec(func(s *specs.Spec) {
+			s.Process.Args = []string{"echo", "well"}
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: name}}}
+		})
+		t.wantOutput(t.succeed(c), "well\n", "")
+		if _, err := os.Stat(file); err == nil {
+			t.Error("they ran on the host")
+		}
+	})
+}
