@@ -21,22 +21,17 @@ import (
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 	"kata/guest/agent/log"
-	"kata/guest/container"
-	"kata/guest/container/cgroup"
 	"kata/guest/container/oom"
+	"kata/guest/fault"
 	"kata/guest/machine/device"
-	"kata/guest/machine/device/assign"
 	"kata/guest/machine/hotplug"
 	"kata/guest/machine/module"
 	"kata/guest/network/netdev"
 	"kata/guest/sandbox"
-	"kata/guest/storage"
-	"kata/guest/storage/mount"
 	"kata/guest/storage/sharedfile"
 	"kata/lib/fmt"
 )
 
-// APIVersion is the version of the agent API, as upstream's agent has it.
 const APIVersion = "0.0.1"
 
 // Config is what a Service works with.
@@ -138,35 +133,15 @@ func Coded(err error) error {
 	if status := (*ttrpc.Error)(nil); errors.As(err, &status) {
 		return err
 	}
-	if invalid := (*storage.InvalidError)(nil); errors.As(err, &invalid) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
-	if invalid := (*assign.InvalidError)(nil); errors.As(err, &invalid) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
-	if spec := (*container.SpecError)(nil); errors.As(err, &spec) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
-	if limit := (*cgroup.InvalidError)(nil); errors.As(err, &limit) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
-	if mounted := (*mount.InvalidError)(nil); errors.As(err, &mounted) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
-	if stage := (*container.StageError)(nil); errors.As(err, &stage) && stage.Command {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
 	for _, known := range [...]struct {
 		err  error
 		code ttrpc.Code
 	}{
-		{sandbox.ErrInvalid, ttrpc.InvalidArgument},
-		{sandbox.ErrNotFound, ttrpc.NotFound},
-		{sandbox.ErrExists, ttrpc.AlreadyExists},
-		{sandbox.ErrState, ttrpc.FailedPrecondition},
-		{sandbox.ErrLimit, ttrpc.ResourceExhausted},
-		{container.ErrNotRunning, ttrpc.FailedPrecondition},
-		{container.ErrPaused, ttrpc.FailedPrecondition},
+		{fault.Invalid, ttrpc.InvalidArgument},
+		{fault.NotFound, ttrpc.NotFound},
+		{fault.Exists, ttrpc.AlreadyExists},
+		{fault.State, ttrpc.FailedPrecondition},
+		{fault.Limit, ttrpc.ResourceExhausted},
 		{context.DeadlineExceeded, ttrpc.DeadlineExceeded},
 		{context.Canceled, ttrpc.Canceled},
 	} {
@@ -188,7 +163,7 @@ func invalid(field string, value any, reason string) error {
 			value = fmt.Sprintf("%v… (%d bytes)", value, len(text))
 		}
 	}
-	return ttrpc.Errorf(ttrpc.InvalidArgument, "%s %v %s", field, value, reason)
+	return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", fault.Field(field, fmt.Sprintf("%v", value), reason))
 }
 
 func (s *Service) check(context.Context, *healthpb.CheckRequest) (*healthpb.HealthCheckResponse, error) {

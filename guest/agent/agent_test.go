@@ -13,6 +13,7 @@ import (
 
 	"kata/api/ttrpc"
 	"kata/guest/container"
+	"kata/guest/fault"
 	"kata/guest/sandbox"
 	"kata/guest/storage"
 )
@@ -28,8 +29,8 @@ func TestErrorsGetTheCodeOfTheirKind(t *testing.T) {
 		{fmt.Errorf("container: %w", sandbox.ErrLimit), ttrpc.ResourceExhausted},
 		{fmt.Errorf("exec: %w", container.ErrPaused), ttrpc.FailedPrecondition},
 		{fmt.Errorf("exec: %w", container.ErrNotRunning), ttrpc.FailedPrecondition},
-		{fmt.Errorf("spec: %w", &container.SpecError{}), ttrpc.InvalidArgument},
-		{fmt.Errorf("storages[0]: %w", &storage.InvalidError{}), ttrpc.InvalidArgument},
+		{fmt.Errorf("spec: %w", &container.SpecError{Kind: fault.Invalid}), ttrpc.InvalidArgument},
+		{fmt.Errorf("storages[0]: %w", &storage.InvalidError{Kind: fault.Invalid}), ttrpc.InvalidArgument},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), ttrpc.DeadlineExceeded},
 		{fmt.Errorf("wait: %w", context.Canceled), ttrpc.Canceled},
 		{invalid("len", 0, "reads nothing"), ttrpc.InvalidArgument},

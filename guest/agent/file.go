@@ -29,17 +29,11 @@ func (s *Service) copyFile(ctx context.Context, req *agentpb.CopyFileRequest) (*
 
 // copied gives an error of package sharedfile its code.
 func copied(err error) error {
-	if senseless := (*sharedfile.InvalidError)(nil); errors.As(err, &senseless) {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", err)
-	}
 	for _, kind := range [...]struct {
 		err  error
 		code ttrpc.Code
 	}{
-		{sharedfile.ErrConflict, ttrpc.FailedPrecondition},
-		{sharedfile.ErrClosed, ttrpc.FailedPrecondition},
 		{unix.EROFS, ttrpc.FailedPrecondition},
-		{sharedfile.ErrLimit, ttrpc.ResourceExhausted},
 		{unix.ENOSPC, ttrpc.ResourceExhausted},
 		{unix.EDQUOT, ttrpc.ResourceExhausted},
 		{unix.ENAMETOOLONG, ttrpc.InvalidArgument},

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +29,7 @@ func (s *Service) onlineCPUMem(ctx context.Context, req *agentpb.OnlineCPUMemReq
 	}
 	if req.NbCpus != 0 {
 		if err := s.machine.OnlineCPUs(ctx, int(req.NbCpus)); err != nil {
-			return nil, hotplugged(fmt.Errorf("nb_cpus %d: %w", req.NbCpus, err))
+			return nil, fmt.Errorf("nb_cpus %d: %w", req.NbCpus, err)
 		}
 		s.cfg.Sandbox.RefitCPUs()
 	}
@@ -51,7 +50,7 @@ func (s *Service) memHotplugByProbe(_ context.Context, req *agentpb.MemHotplugBy
 		return nil, err
 	}
 	if err := s.machine.ProbeMemory(req.MemHotplugProbeAddr); err != nil {
-		return nil, hotplugged(fmt.Errorf("memHotplugProbeAddr: %w", err))
+		return nil, fmt.Errorf("memHotplugProbeAddr: %w", err)
 	}
 	return &agentpb.Empty{}, nil
 }
@@ -68,7 +67,7 @@ func (s *Service) addSwap(ctx context.Context, req *agentpb.AddSwapRequest) (*ag
 	if err != nil {
 		return nil, fmt.Errorf("PCIPath %s: %w", path.String(), err)
 	}
-	return empty(hotplugged(hotplug.Swap(block.Path)))
+	return empty(hotplug.Swap(block.Path))
 }
 
 func (s *Service) addSwapPath(_ context.Context, req *agentpb.AddSwapPathRequest) (*agentpb.Empty, error) {
@@ -78,31 +77,7 @@ func (s *Service) addSwapPath(_ context.Context, req *agentpb.AddSwapPathRequest
 	if err := s.needInit("add swap"); err != nil {
 		return nil, err
 	}
-	return empty(hotplugged(hotplug.Swap(req.Path)))
-}
-
-// hotplugged gives an error of package hotplug its code.
-func hotplugged(err error) error {
-	return kinds(err, hotplug.ErrInvalid, hotplug.ErrNotFound, hotplug.ErrExists, hotplug.ErrUnable)
-}
-
-// kinds gives err the code of the first of these that it is: InvalidArgument,
-// NotFound, AlreadyExists or FailedPrecondition. A kind that there is not is nil.
-func kinds(err, invalid, notFound, exists, unable error) error {
-	for _, kind := range [...]struct {
-		err  error
-		code ttrpc.Code
-	}{
-		{invalid, ttrpc.InvalidArgument},
-		{notFound, ttrpc.NotFound},
-		{exists, ttrpc.AlreadyExists},
-		{unable, ttrpc.FailedPrecondition},
-	} {
-		if kind.err != nil && errors.Is(err, kind.err) {
-			return ttrpc.Errorf(kind.code, "%w", err)
-		}
-	}
-	return err
+	return empty(hotplug.Swap(req.Path))
 }
 
 // checkPath refuses what is no absolute path.

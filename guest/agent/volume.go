@@ -45,7 +45,7 @@ func (s *Service) updateEphemeralMounts(_ context.Context, req *agentpb.UpdateEp
 	if err := s.needInit("change mounts"); err != nil {
 		return nil, err
 	}
-	return empty(mounted(volume.Limit(list)))
+	return empty(volume.Limit(list))
 }
 
 // getVolumeStats answers in the way of CSI's NodeGetVolumeStats.
@@ -55,7 +55,7 @@ func (s *Service) getVolumeStats(_ context.Context, req *agentpb.VolumeStatsRequ
 	}
 	stats, err := volume.Measure(req.VolumeGuestPath)
 	if err != nil {
-		return nil, mounted(err)
+		return nil, err
 	}
 	usage := func(u volume.Usage, unit csipb.VolumeUsage_Unit) *csipb.VolumeUsage {
 		return &csipb.VolumeUsage{Total: u.Total, Used: u.Used, Available: u.Available, Unit: unit}
@@ -86,7 +86,7 @@ func (s *Service) resizeVolume(ctx context.Context, req *agentpb.ResizeVolumeReq
 		return nil, err
 	}
 	err := volume.Resize(ctx, req.VolumeGuestPath, req.Size, s.cfg.Devices.Timeout())
-	return empty(mounted(err))
+	return empty(err)
 }
 
 // removeStaleVirtiofsShareMounts forgets what the host shared and no longer does.
@@ -95,9 +95,4 @@ func (s *Service) removeStaleVirtiofsShareMounts(ctx context.Context, _ *agentpb
 		return nil, err
 	}
 	return empty(volume.ForgetStale(ctx, sharedfile.Root))
-}
-
-// mounted gives an error of package volume its code.
-func mounted(err error) error {
-	return kinds(err, volume.ErrInvalid, volume.ErrNotFound, nil, volume.ErrUnable)
 }

@@ -10,6 +10,7 @@ import (
 
 	"kata/guest/agent/reaper"
 	"kata/guest/container/stage"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -140,7 +141,7 @@ func (p *Process) handle() error {
 		p.ready = true
 		return nil
 	case stage.Refused:
-		return &SpecError{m.text}
+		return fault.New(fault.Invalid, m.text)
 	case stage.Failed, stage.ExecFailed:
 		return &StageError{Text: m.text, Command: m.kind == stage.ExecFailed}
 	case 0:

@@ -19,6 +19,7 @@ import (
 	"kata/guest/container/cgroup"
 	"kata/guest/container/rootfs"
 	"kata/guest/container/stage"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -26,19 +27,17 @@ import (
 var (
 	// ErrNotRunning says that a process or container has ended, or has not
 	// been started yet.
-	ErrNotRunning = errors.New("not running")
+	ErrNotRunning = fault.New(fault.State, "not running")
 	// ErrPaused says that a container is paused.
-	ErrPaused = errors.New("the container is paused")
+	ErrPaused = fault.New(fault.State, "the container is paused")
 )
 
 // SpecError is a spec that is wrong or asks for what is not possible. The text
 // names the field and the value.
-type SpecError struct{ text string }
-
-func (e *SpecError) Error() string { return e.text }
+type SpecError = fault.Error
 
 func specErrorf(format string, args ...any) error {
-	return &SpecError{fmt.Sprintf(format, args...)}
+	return fault.New(fault.Invalid, fmt.Sprintf(format, args...))
 }
 
 // StageError is what a stage reported: a step of the set-up that failed, or,
@@ -49,6 +48,14 @@ type StageError struct {
 }
 
 func (e *StageError) Error() string { return e.Text }
+
+// Unwrap makes a command that cannot be executed an invalid request.
+func (e *StageError) Unwrap() error {
+	if e.Command {
+		return fault.Invalid
+	}
+	return nil
+}
 
 // Config is what a Runtime needs.
 type Config struct {
@@ -246,7 +253,7 @@ func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees)
 	sort.Stable(sort.IntSlice(job.Trees))
 	message, err := job.Marshal()
 	if err != nil {
-		return &SpecError{err.Error()}
+		return fault.New(fault.Invalid, err.Error())
 	}
 	err = p.stage.configure(ctx, message)
 	if err == nil && len(trees) > 0 {

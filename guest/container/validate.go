@@ -10,6 +10,7 @@ import (
 	"kata/guest/container/hooks"
 	"kata/guest/container/seccomp"
 	"kata/guest/container/stage"
+	"kata/guest/fault"
 )
 
 // maxID is the longest container ID: it becomes the name of a directory.
@@ -31,7 +32,7 @@ func Validate(id string, spec *ocipb.Spec) error {
 		return specErrorf("root.path %q is not an absolute path below /", root)
 	}
 	if err := hooks.Validate(spec.Hooks); err != nil {
-		return &SpecError{err.Error()}
+		return fault.New(fault.Invalid, err.Error())
 	}
 	if err := validateMounts(spec); err != nil {
 		return err

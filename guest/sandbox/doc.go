@@ -41,23 +41,24 @@
 package sandbox
 
 import (
-	"errors"
 	"time"
+
+	"kata/guest/fault"
 )
 
 // Kinds of failure, for errors.Is. What else fails is an error of the kernel or
 // of what was asked for, and says so.
 var (
 	// ErrNotFound: there is no sandbox, container or process of that name.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound error = fault.NotFound
 	// ErrExists: the name is taken.
-	ErrExists = errors.New("already exists")
+	ErrExists error = fault.Exists
 	// ErrState: it cannot be done to it in the state it is in.
-	ErrState = errors.New("wrong state")
+	ErrState error = fault.State
 	// ErrLimit: there are as many as there may be.
-	ErrLimit = errors.New("limit reached")
+	ErrLimit error = fault.Limit
 	// ErrInvalid: what is asked for makes no sense.
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid error = fault.Invalid
 )
 
 // Bounds of what one guest holds.

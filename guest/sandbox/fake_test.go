@@ -17,6 +17,7 @@ import (
 	"kata/guest/container"
 	"kata/guest/container/cgroup"
 	"kata/guest/container/stream"
+	"kata/guest/fault"
 )
 
 // fake is a guest whose parts are in memory: what runs is a state, and what is
@@ -175,7 +176,7 @@ func (i *fakeInstance) Start(ctx context.Context) error {
 
 func (i *fakeInstance) ExecAs(ctx context.Context, _ string, p *ocipb.Process, _ container.Names, _ container.Stdio) (Task, error) {
 	if len(p.GetArgs()) == 0 {
-		return nil, &container.SpecError{}
+		return nil, &container.SpecError{Kind: fault.Invalid}
 	}
 	if err := i.call(ctx, "exec"); err != nil {
 		return nil, err

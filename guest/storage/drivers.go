@@ -32,7 +32,7 @@ func (m *Manager) mountTag(fstype string, j *job, options []string) (release, er
 		return nil, invalid("source", "", "is not the tag of a device")
 	}
 	if j.Fstype != "" && j.Fstype != fstype {
-		return nil, &InvalidError{"fstype", j.Fstype, "is not " + fstype}
+		return nil, invalid("fstype", j.Fstype, "is not "+fstype)
 	}
 	o, err := parse(options)
 	if err != nil {

@@ -44,6 +44,7 @@ import (
 
 	"kata/api"
 	"kata/api/agentpb"
+	"kata/guest/fault"
 	"kata/guest/machine/device"
 	"kata/lib/fmt"
 )
@@ -52,16 +53,11 @@ import (
 const Root = api.GuestRoot
 
 // InvalidError is a storage that makes no sense.
-type InvalidError struct{ Field, Value, Reason string }
+type InvalidError = fault.Error
 
-func (e *InvalidError) Error() string {
-	return fmt.Sprintf("storage: %s %q %s", e.Field, e.Value, e.Reason)
+func invalid(field, value, reason string) error {
+	return fault.Field("storage: "+field, strconv.Quote(value), reason)
 }
-
-// Not inlined, for the size of those many who call it.
-//
-//go:noinline
-func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
 
 // failed says what was being done when err happened.
 //

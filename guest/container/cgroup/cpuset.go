@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"kata/guest/container/cpulist"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -39,7 +40,7 @@ func (g *Group) fitAll(settings []setting) ([]setting, error) {
 		}
 		list, err := g.fit(s.file, s.value)
 		if err != nil {
-			return nil, &InvalidError{s.field, err}
+			return nil, &InvalidError{Kind: fault.Invalid, Field: "linux.resources." + s.field, Cause: err}
 		}
 		s.asked, s.value = s.value, list
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -29,20 +30,13 @@ type setting struct {
 }
 
 // InvalidError is a limit that makes no sense here, or that the kernel refuses.
-type InvalidError struct {
-	Field string // below linux.resources
-	Err   error
-}
-
-func (e *InvalidError) Error() string { return "linux.resources." + e.Field + ": " + e.Err.Error() }
-
-func (e *InvalidError) Unwrap() error { return e.Err }
+type InvalidError = fault.Error
 
 // refused is the error of a setting that the kernel did not take.
 func (s *setting) refused(err error) error {
 	for _, errno := range [...]unix.Errno{unix.EINVAL, unix.ERANGE, unix.ENODEV, unix.ENXIO, unix.EOPNOTSUPP, unix.ENOENT} {
 		if errors.Is(err, errno) {
-			return &InvalidError{s.field, err}
+			return &InvalidError{Kind: fault.Invalid, Field: "linux.resources." + s.field, Cause: err}
 		}
 	}
 	return err

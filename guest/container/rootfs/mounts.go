@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/fault"
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
@@ -156,7 +157,7 @@ var overProc = []string{
 const procRootInode = 1 // PROC_ROOT_INO, include/linux/proc_ns.h
 
 // refuse is the error of a mount that makes no sense.
-func refuse(why string) error { return &mount.InvalidError{Err: errors.New(why)} }
+func refuse(why string) error { return fault.New(fault.Invalid, why) }
 
 // checkProcPath decides by its name whether something may be mounted on dest:
 // on /proc only procfs, in it only files that may be replaced.

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/guest/storage/mount"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -112,11 +112,10 @@ func (c conn) fail(err error) {
 	kind := byte(Failed)
 	var command commandError
 	var refused refusedError
-	var mounted *mount.InvalidError
 	switch {
 	case errors.As(err, &command):
 		kind = ExecFailed
-	case errors.As(err, &refused), errors.As(err, &mounted):
+	case errors.As(err, &refused), errors.Is(err, fault.Invalid):
 		kind = Refused
 	}
 	_ = c.send(kind, []byte(err.Error())) // the runtime is gone if this fails

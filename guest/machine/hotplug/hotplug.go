@@ -24,18 +24,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/guest/fault"
 )
 
 // Errors that callers tell apart, for errors.Is.
 var (
 	// ErrExists: it is in use already.
-	ErrExists = errors.New("in use already")
+	ErrExists = fault.New(fault.Exists, "in use already")
 	// ErrNotFound: it is not there.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound error = fault.NotFound
 	// ErrUnable: this machine cannot do it.
-	ErrUnable = errors.New("not possible on this machine")
+	ErrUnable = fault.New(fault.State, "not possible on this machine")
 	// ErrInvalid: what is asked for makes no sense.
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid error = fault.Invalid
 )
 
 // failure is an error of a kind, for errors.Is, whose text says all there is to

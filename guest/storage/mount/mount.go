@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/lib/fmt"
 	"kata/lib/ownedfd"
 )
@@ -63,7 +64,7 @@ func Bind(source int, recursive bool) (*Tree, error) {
 func FS(fstype, source string, params []Param, attr Attr) (*Tree, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err == unix.ENODEV {
-		return nil, &InvalidError{fmt.Errorf("unknown file system type %q", fstype)}
+		return nil, invalid(fmt.Errorf("unknown file system type %q", fstype))
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)
@@ -81,18 +82,16 @@ func FS(fstype, source string, params []Param, attr Attr) (*Tree, error) {
 
 // InvalidError is a mount that makes no sense: the kernel does not take its
 // source, an option or its type, or it must not be where it is to be.
-type InvalidError struct{ Err error }
+type InvalidError = fault.Error
 
-func (e *InvalidError) Error() string { return e.Err.Error() }
-
-func (e *InvalidError) Unwrap() error { return e.Err }
+func invalid(err error) error { return &InvalidError{Kind: fault.Invalid, Cause: err} }
 
 // refused is what the kernel says about a parameter.
 func refused(fs int, what string, err error) error {
 	said := describe(fs, fmt.Errorf("%s: %w", what, err))
 	switch err {
 	case unix.EINVAL, unix.ENAMETOOLONG, unix.E2BIG, unix.ERANGE:
-		return &InvalidError{said}
+		return invalid(said)
 	}
 	return said
 }

@@ -25,7 +25,6 @@ package sharedfile
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"path"
 	"strconv"
@@ -36,6 +35,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api"
+	"kata/guest/fault"
 )
 
 const (
@@ -52,20 +52,18 @@ const (
 // Errors that callers tell apart, for errors.Is.
 var (
 	// ErrConflict: something else is there, or going on.
-	ErrConflict = errors.New("conflict")
+	ErrConflict = fault.New(fault.State, "conflict")
 	// ErrLimit: as many files are unfinished as may be.
-	ErrLimit = errors.New("limit reached")
+	ErrLimit error = fault.Limit
 	// ErrClosed: the tree takes nothing any more.
-	ErrClosed = errors.New("no files are taken any more")
+	ErrClosed = fault.New(fault.State, "no files are taken any more")
 )
 
 // InvalidError is a piece that makes no sense.
-type InvalidError struct{ Field, Value, Reason string }
-
-func (e *InvalidError) Error() string { return e.Field + " " + e.Value + " " + e.Reason }
+type InvalidError = fault.Error
 
 func invalid(field string, value int64, reason string) error {
-	return &InvalidError{field, strconv.FormatInt(value, 10), reason}
+	return fault.Field(field, strconv.FormatInt(value, 10), reason)
 }
 
 // Piece is a part of a file, or a whole directory or symbolic link.
@@ -133,10 +131,10 @@ func (t *Tree) Put(ctx, owner context.Context, p Piece) error {
 func (t *Tree) check(p *Piece) (below string, err error) {
 	below = strings.TrimPrefix(path.Clean(p.Path), t.root+"/")
 	if reason := checkPath(p.Path); reason != "" {
-		return "", &InvalidError{"path", strconv.Quote(p.Path), reason}
+		return "", fault.Field("path", strconv.Quote(p.Path), reason)
 	}
 	if below[0] == '/' {
-		return "", &InvalidError{"path", strconv.Quote(p.Path), "is not below " + t.root}
+		return "", fault.Field("path", strconv.Quote(p.Path), "is not below "+t.root)
 	}
 	const bits = unix.S_IFMT | 0o7777
 	field, value, reason := "", int64(0), ""

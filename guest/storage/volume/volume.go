@@ -7,20 +7,21 @@
 package volume
 
 import (
-	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kata/guest/fault"
 )
 
 // Errors that callers tell apart, for errors.Is.
 var (
 	// ErrNotFound: there is no such volume.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound error = fault.NotFound
 	// ErrInvalid: what is asked for makes no sense.
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid error = fault.Invalid
 	// ErrUnable: it cannot be done to this volume, or not now.
-	ErrUnable = errors.New("not possible")
+	ErrUnable = fault.New(fault.State, "not possible")
 )
 
 // failure is an error of a kind, for errors.Is, whose text says all there is to

@@ -21,21 +21,17 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ocipb"
+	"kata/guest/fault"
 	"kata/guest/machine/device"
 	"kata/lib/fmt"
 )
 
 // InvalidError is a device that makes no sense.
-type InvalidError struct{ Field, Value, Reason string }
+type InvalidError = fault.Error
 
-func (e *InvalidError) Error() string {
-	return e.Field + " " + strconv.Quote(e.Value) + " " + e.Reason
+func invalid(field, value, reason string) error {
+	return fault.Field(field, strconv.Quote(value), reason)
 }
-
-// Not inlined, for the size of those many who call it.
-//
-//go:noinline
-func invalid(field, value, reason string) error { return &InvalidError{field, value, reason} }
 
 // nth says which device an error is about.
 func nth(i int, between string, err error) error {
