@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -429,6 +430,19 @@ func (c *Container) Pause(ctx context.Context) error {
 func (c *Container) Resume(ctx context.Context) error {
 	_, err := c.sandbox.agent.service.ResumeContainer(ctx, &agentpb.ResumeContainerRequest{ContainerId: c.id})
 	return agentError(err)
+}
+
+// Processes counts the processes that run in the container.
+func (c *Container) Processes(ctx context.Context) (int, error) {
+	resp, err := c.sandbox.agent.service.ListProcesses(ctx, &agentpb.ListProcessesRequest{ContainerId: c.id, Format: "json"})
+	if err != nil {
+		return 0, agentError(err)
+	}
+	var pids []int
+	if err := json.Unmarshal(resp.ProcessList, &pids); err != nil {
+		return 0, fmt.Errorf("list the processes of container %s: the agent's answer is no list of numbers", c.id)
+	}
+	return len(pids), nil
 }
 
 // Stats reads the container's cgroup in the guest.

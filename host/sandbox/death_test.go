@@ -175,3 +175,19 @@ func TestAnExitStatusIsAByte(t *testing.T) {
 		}
 	}
 }
+
+func TestAnExitIsNeitherInTheFutureNorBeforeTheStart(t *testing.T) {
+	start := time.Now().Add(-time.Minute)
+	p := new(Process)
+	p.startAsked.Store(&start)
+	for name, tt := range map[string]struct{ told, from, to time.Time }{
+		"a clock that is slow": {start.Add(-time.Second), start, start},
+		"one that is right":    {start.Add(time.Second), start.Add(time.Second), start.Add(time.Second)},
+		"one that is fast":     {time.Now().Add(time.Hour), start.Add(time.Minute), time.Now().Add(time.Minute)},
+		"none":                 {time.Unix(0, 0), start.Add(time.Minute), time.Now().Add(time.Minute)},
+	} {
+		if got := p.exitTime(tt.told.UnixNano()); got.Before(tt.from.Round(0)) || got.After(tt.to) {
+			t.Errorf("%s: %s, want %s to %s", name, got, tt.from, tt.to)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -50,6 +51,7 @@ type Process struct {
 	exit    Exit
 
 	releaseOnce sync.Once
+	startAsked  atomic.Pointer[time.Time]
 	killOnce    sync.Once // SIGKILL was sent to a first process
 }
 
@@ -113,6 +115,8 @@ func hostPort(conn net.Conn) uint32 {
 // Start runs the process: the container's first one, which waits in the guest
 // since CreateContainer, or the exec.
 func (p *Process) Start(ctx context.Context) error {
+	asked := time.Now()
+	p.startAsked.Store(&asked)
 	if p.execID == "" {
 		if err := p.set.Started(); err != nil {
 			return fmt.Errorf("start container %s: %w", p.container.id, err)
@@ -160,7 +164,7 @@ func (p *Process) watch() {
 			p.exit = Exit{Status: statusKilled, At: time.Now()}
 			p.container.sandbox.log.Debug("process lost", "container", p.container.id, "exec", p.execID, "error", err)
 		} else {
-			p.exit = Exit{Status: exitStatus(resp.Status), At: exitTime(resp.ExitedAt)}
+			p.exit = Exit{Status: exitStatus(resp.Status), At: p.exitTime(resp.ExitedAt)}
 			stdout, stderr = resp.StdoutBytes, resp.StderrBytes
 			p.container.sandbox.awaitOOM(p.container.id, resp.OomEvents)
 		}
@@ -235,14 +239,19 @@ func exitStatus(told int32) uint32 {
 	return uint32(told)
 }
 
-// exitTime converts the agent's time. The guest's clock was set from ours at
-// boot; what it says is still never in our future.
-func exitTime(unixNano int64) time.Time {
+// exitTime converts the agent's time. The guest's clock was set from ours at boot
+// and may be off by a little, or lie: what it says is never in our future, nor
+// before the process was asked to start.
+func (p *Process) exitTime(unixNano int64) time.Time {
 	now := time.Now()
-	if t := time.Unix(0, unixNano); unixNano > 0 && t.Before(now) {
-		return t
+	t := time.Unix(0, unixNano)
+	if unixNano <= 0 || t.After(now) {
+		return now
 	}
-	return now
+	if start := p.startAsked.Load(); start != nil && t.Before(*start) {
+		return *start
+	}
+	return t
 }
 
 // release closes both ends of the stdio.

@@ -69,6 +69,8 @@ type Container interface {
 	Kill(ctx context.Context, sig uint32) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Processes counts the processes that run in the container.
+	Processes(ctx context.Context) (int, error)
 	Stats(ctx context.Context) (*agentpb.StatsContainerResponse, error)
 	Update(ctx context.Context, r *specs.LinuxResources) error
 	// Delete removes the container. It may be called again until it returns

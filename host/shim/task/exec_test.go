@@ -243,3 +243,33 @@ func TestAClientThatHangsUpDuringAStartDoesNotChangeItsOutcome(t *testing.T) {
 		t.Errorf("status %s", got)
 	}
 }
+
+func TestPidsHasAnEntryForEachProcess(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	w.exec("c1", "e1")
+	w.start("c1", "e1")
+	for name, tt := range map[string]struct {
+		told int
+		err  error
+		want int
+	}{
+		"some of its children":    {5, nil, 5},
+		"fewer than we know of":   {0, nil, 2},
+		"an agent without a list": {0, errors.New("unimplemented"), 2},
+		"an agent that lies":      {1 << 30, nil, 32 << 10},
+	} {
+		w.Processes, w.ProcessesErr = tt.told, tt.err
+		resp, err := w.Pids(t.Context(), &api.PidsRequest{ID: "c1"})
+		if err != nil || len(resp.Processes) != tt.want {
+			t.Errorf("%s: %d entries, %v, want %d", name, len(resp.GetProcesses()), err, tt.want)
+			continue
+		}
+		for i, p := range resp.Processes {
+			if p.Pid == 0 || (p.Info != nil) != (i == 1) {
+				t.Fatalf("%s: entry %d is %v", name, i, p)
+			}
+		}
+	}
+}

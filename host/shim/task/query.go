@@ -74,10 +74,16 @@ func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	return &api.WaitResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}, nil
 }
 
+// maxPids is how many processes of a container are listed, whatever the guest says:
+// as many as there are pids by the kernel's default.
+const maxPids = 32 << 10
+
 // Pids lists the container's processes by the pids that stand for them on the
 // host: those within the guest would be strangers' to whoever reads the list.
-// The first entry is the first process; the others are the running execs, named.
-func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
+// The first entry is the first process, then come the running execs, named. Each
+// further process has an entry too, with the pid of the first one, by which a signal
+// reaches the container and nobody else.
+func (s *Service) Pids(ctx context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
 	t, err := s.find(r.ID)
 	if err != nil {
 		return nil, err
@@ -98,6 +104,14 @@ func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{
 			Pid: p.hostPID(), Info: &anypb.Any{TypeUrl: string(proto.MessageName(details)), Value: value},
 		})
+	}
+	known := len(resp.Processes)
+	all, err := t.container.Processes(ctx)
+	if err != nil {
+		s.cfg.Log.Debug("the guest lists no processes", "container", t.id, "error", err)
+	}
+	for range min(all, maxPids) - known {
+		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: t.first.hostPID()})
 	}
 	return resp, nil
 }

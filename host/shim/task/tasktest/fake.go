@@ -39,6 +39,9 @@ type Behaviour struct {
 	Note func(format string, args ...any)
 
 	CreateErr, StartErr, PauseErr error
+	// Processes is how many processes a container says it has.
+	Processes    int
+	ProcessesErr error
 	// StopErr is what Stop returns after it has ended the processes.
 	StopErr error
 	// OnStart is called in the middle of a start.
@@ -212,6 +215,9 @@ func (c *Container) Resume(context.Context) error {
 	c.b.note("resume %s", c.id)
 	return nil
 }
+
+// Processes implements task.Container.
+func (c *Container) Processes(context.Context) (int, error) { return c.b.Processes, c.b.ProcessesErr }
 
 // Stats implements task.Container.
 func (c *Container) Stats(context.Context) (*agentpb.StatsContainerResponse, error) {
