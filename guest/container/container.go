@@ -235,7 +235,7 @@ func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job,
 // orNotRunning replaces the consequences of the container's end by the fact.
 func (c *Container) orNotRunning(execID string, err error) error {
 	var said *StageError
-	if c.Status() == Stopped && !errors.As(err, &said) {
+	if c.Status() == Stopped && !errors.As(err, &said) || errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("exec %s in container %s: %w", execID, c.id, ErrNotRunning)
 	}
 	return err
@@ -246,7 +246,9 @@ func (c *Container) orNotRunning(execID string, err error) error {
 // error.
 func (c *Container) SignalAll(sig unix.Signal) error {
 	if sig == unix.SIGKILL {
-		_ = c.init.Signal(sig) // which launch may be moving; ErrNotRunning is as good
+		if c.init != nil { // which launch may be moving
+			_ = c.init.Signal(sig) // ErrNotRunning is as good
+		}
 		return c.group.Kill()
 	}
 	pids, err := c.group.Pids()

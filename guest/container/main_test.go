@@ -290,7 +290,8 @@ func execProcess(script string) *ocipb.Process {
 // sleeper is a container that stays until it is killed.
 func sleeper(t testing.TB, rt *Runtime, change ...func(*ocipb.Spec)) *Container {
 	t.Helper()
-	spec := defaultSpec(makeRootfs(t), "exec sleep 100000")
+	spec := defaultSpec(makeRootfs(t), "")
+	spec.Process.Args = []string{"sleep", "100000"} // it is there as soon as Start has returned
 	for _, f := range change {
 		f(spec)
 	}
