@@ -32,6 +32,7 @@ import (
 	"kata/lib/fmt"
 )
 
+// APIVersion is the version of the agent API, as upstream's agent has it.
 const APIVersion = "0.0.1"
 
 // Config is what a Service works with.

@@ -90,14 +90,14 @@ func TestOneMoreIsRefused(t *testing.T) {
 		}
 		v.Alive()
 	}
-	// Requests that wait, on one connection.
+	// Requests that take long, on one connection; waits for exits do not count.
 	client := v.Connect()
 	agent, health := agentpb.NewAgentServiceClient(client), healthpb.NewHealthClient(client)
 	for range maxInFlight {
 		go func() {
 			// Calls of clients that are gone may still be counted for a moment.
 			for code := ttrpc.ResourceExhausted; code == ttrpc.ResourceExhausted; time.Sleep(20 * time.Millisecond) {
-				_, err := agent.WaitProcess(t.Context(), &agentpb.WaitProcessRequest{ContainerId: "c"})
+				_, err := agent.ReadStdout(t.Context(), &agentpb.ReadStreamRequest{ContainerId: "c", Len: 1})
 				code = ttrpc.CodeOf(err)
 			}
 		}()
