@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata/api/agentpb"
 	"kata/api/healthpb"
 	"kata/api/ttrpc"
 	"kata/host/stdio"
@@ -190,4 +191,48 @@ func TestAnExitIsNeitherInTheFutureNorBeforeTheStart(t *testing.T) {
 			t.Errorf("%s: %s, want %s to %s", name, got, tt.from, tt.to)
 		}
 	}
+}
+
+func TestAnAnswerOfTheAgentIsBounded(t *testing.T) {
+	here, there := net.Pipe()
+	server := ttrpc.NewServer(ttrpc.ServerOptions{})
+	service := agentpb.RegisterAgentService(server)
+	large := strings.Repeat("x", maxAnswer+1)
+	service.GetMetrics(func(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
+		return &agentpb.Metrics{Metrics: large}, nil
+	})
+	service.GetDiagnosticData(func(context.Context, *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+		return &agentpb.GetDiagnosticDataResponse{Data: large}, nil
+	})
+	service.GetOOMEvent(func(context.Context, *agentpb.GetOOMEventRequest) (*agentpb.OOMEvent, error) {
+		return &agentpb.OOMEvent{ContainerId: large}, nil
+	})
+	served := make(chan struct{})
+	go func() { defer close(served); _ = server.ServeConn(t.Context(), there) }()
+	agent := newAgentConn(here)
+	for name, call := range map[string]func() error{
+		"metrics": func() error {
+			_, err := agent.service.GetMetrics(t.Context(), &agentpb.GetMetricsRequest{})
+			return err
+		},
+		"diagnostic": func() error {
+			_, err := agent.service.GetDiagnosticData(t.Context(), &agentpb.GetDiagnosticDataRequest{})
+			return err
+		},
+		"an OOM event": func() error {
+			_, err := agent.service.GetOOMEvent(t.Context(), &agentpb.GetOOMEventRequest{})
+			return err
+		},
+	} {
+		if err := call(); ttrpc.CodeOf(err) != ttrpc.ResourceExhausted {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	select {
+	case <-agent.lost():
+		t.Error("a large answer breaks the connection")
+	default:
+	}
+	_ = agent.client.Close()
+	<-served
 }

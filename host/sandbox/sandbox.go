@@ -13,6 +13,27 @@
 // container's. What the guest may use is not taken away before the container is
 // out of the guest, or the VM is known to be dead.
 //
+// # Bounds
+//
+// The agent is in the guest and is not believed. What it may send, and the test of
+// each bound:
+//
+//	what                      bound                                     test
+//	an answer                 256 KiB, whatever its fields              TestAnAnswerOfTheAgentIsBounded
+//	an error's code           ends nothing: only silence does           TestOnlySilenceIsIllHealth, TestAWaitThatIsRefusedIsRepeated
+//	an error's text           one line, 4 KiB (host/untrusted)          task: TestAnErrorOfTheGuestIsOneLineThatEveryClientCanShow
+//	ids in OOM events         those of containers that there are        TestALyingAgentTellsOfNoContainerThatThereIsNot
+//	OOM events                64, then ten a second; 8 wait (event)     the same, event: TestNewsOfOOMKillsPushNothingOut
+//	OOM events before an exit told within 5 s, or not waited for        TestAnExitWaitsForTheEventsBeforeIt
+//	an exit status            a byte                                    TestAnExitStatusIsAByte
+//	an exit's time            from its start until now                  TestAnExitIsNeitherInTheFutureNorBeforeTheStart
+//	no exit after SIGKILL     Agent.KillTimeout, then no VM             TestAFirstProcessThatSurvivesSIGKILLEndsTheSandbox
+//	output after the exit     8 MiB, 10 s and 1 s for each MiB (stdio)  stdio: TestATricklingAgentHoldsNoDrainUp and others
+//	processes listed          32,768                                    task: TestPidsHasAnEntryForEachProcess
+//	statistics                1,024 entries a list (host/shim/stats)    stats: TestStatisticsOfALyingGuestAreBounded
+//	metrics, diagnostic data  are answers, and asked for by no shim     TestAnAnswerOfTheAgentIsBounded
+//	the console               32 KiB in memory, 8 MiB on disk (qemu)    qemu: TestTheConsolesFilesTakeTurns
+//
 // The package does not speak to containerd (host/shim) nor to a VMM
 // (host/vmm); it owns what they both need.
 package sandbox

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"kata/api/agentpb"
+	"kata/host/untrusted"
 )
 
 // Layout is the kind of cgroup file system that the host has.
@@ -37,7 +38,11 @@ func HostLayout() Layout {
 
 // Encode converts resp for a host of the given layout. The result is typed as
 // containerd's registry knows it.
+//
+// resp is the guest's word, and is changed: no list keeps more than maxEntries
+// entries, no name more than untrusted.MaxID bytes of printable text.
 func Encode(resp *agentpb.StatsContainerResponse, layout Layout) (*anypb.Any, error) {
+	bound(resp)
 	var metrics proto.Message = toV1(resp)
 	if layout == V2 {
 		metrics = toV2(resp)
@@ -48,6 +53,47 @@ func Encode(resp *agentpb.StatsContainerResponse, layout Layout) (*anypb.Any, er
 	}
 	return &anypb.Any{TypeUrl: string(proto.MessageName(metrics)), Value: value}, nil
 }
+
+// maxEntries is more than a well-meaning guest has of interfaces, disks, huge page
+// sizes or CPUs.
+const maxEntries = 1024
+
+func bound(resp *agentpb.StatsContainerResponse) {
+	if resp == nil {
+		return
+	}
+	resp.NetworkStats = head(resp.NetworkStats)
+	for _, n := range resp.NetworkStats {
+		n.Name = untrusted.Line(n.Name, untrusted.MaxID)
+	}
+	c := resp.CgroupStats
+	if c == nil {
+		return
+	}
+	if usage := c.GetCpuStats().GetCpuUsage(); usage != nil {
+		usage.PercpuUsage = head(usage.PercpuUsage)
+	}
+	if b := c.BlkioStats; b != nil {
+		for _, list := range []*[]*agentpb.BlkioStatsEntry{
+			&b.IoServiceBytesRecursive, &b.IoServicedRecursive, &b.IoQueuedRecursive, &b.IoServiceTimeRecursive,
+			&b.IoWaitTimeRecursive, &b.IoMergedRecursive, &b.IoTimeRecursive, &b.SectorsRecursive,
+		} {
+			*list = head(*list)
+			for _, e := range *list {
+				e.Op = untrusted.Line(e.Op, untrusted.MaxID)
+			}
+		}
+	}
+	sizes := make(map[string]*agentpb.HugetlbStats)
+	for size, h := range c.HugetlbStats {
+		if len(sizes) < maxEntries {
+			sizes[untrusted.Line(size, untrusted.MaxID)] = h
+		}
+	}
+	c.HugetlbStats = sizes
+}
+
+func head[T any](list []T) []T { return list[:min(len(list), maxEntries)] }
 
 // first returns the value of the first of the keys that stat has: cgroup v2's
 // name, and v1's for an agent on such a guest.

@@ -2,6 +2,8 @@ package stats
 
 import (
 	"math"
+	"strconv"
+	"strings"
 	"testing"
 
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -10,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kata/api/agentpb"
+	"kata/host/untrusted"
 )
 
 func sample() *agentpb.StatsContainerResponse {
@@ -114,5 +117,25 @@ func TestNoLimitIsSpeltAsEachVersionDoes(t *testing.T) {
 	}
 	if n := toV2(in).Memory; n.UsageLimit != math.MaxUint64 {
 		t.Errorf("v2 limit %d", n.UsageLimit)
+	}
+}
+
+func TestStatisticsOfALyingGuestAreBounded(t *testing.T) {
+	for _, layout := range []Layout{V1, V2} {
+		resp := &agentpb.StatsContainerResponse{CgroupStats: &agentpb.CgroupStats{
+			BlkioStats:   &agentpb.BlkioStats{},
+			CpuStats:     &agentpb.CpuStats{CpuUsage: &agentpb.CpuUsage{PercpuUsage: make([]uint64, 100_000)}},
+			HugetlbStats: make(map[string]*agentpb.HugetlbStats),
+		}}
+		for n := range 5000 {
+			bad := "\xff\x1b[2J" + strings.Repeat("x", 300) + strconv.Itoa(n)
+			resp.NetworkStats = append(resp.NetworkStats, &agentpb.NetworkStats{Name: bad})
+			resp.CgroupStats.BlkioStats.IoServicedRecursive = append(resp.CgroupStats.BlkioStats.IoServicedRecursive, &agentpb.BlkioStatsEntry{Op: bad})
+			resp.CgroupStats.HugetlbStats[bad] = &agentpb.HugetlbStats{}
+		}
+		encoded, err := Encode(resp, layout)
+		if err != nil || len(encoded.Value) > 3*maxEntries*(untrusted.MaxID+64) {
+			t.Errorf("layout %d: %d bytes, %v", layout, len(encoded.GetValue()), err)
+		}
 	}
 }
