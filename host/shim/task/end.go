@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kata/api/ttrpc"
 )
 
 // maxSignal is the largest signal number of Linux.
@@ -37,13 +40,31 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 	} else {
 		err = p.guest.Signal(ctx, r.Signal)
 	}
-	if err != nil && p.ended() {
+	if err != nil && s.endedMeanwhile(ctx, p, err) {
 		err = fmt.Errorf("%s: process already finished: %w", p, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signal %d to %s: %w", r.Signal, p, err)
 	}
 	return &emptypb.Empty{}, nil
+}
+
+// endedMeanwhile tells whether a signal failed because its process has ended. What is
+// no answer of the agent's means that its connection is gone, and so is the sandbox,
+// which takes a moment to tell.
+func (s *Service) endedMeanwhile(ctx context.Context, p *process, err error) bool {
+	var answer *ttrpc.Error
+	if p.ended() || errors.As(err, &answer) {
+		return p.ended()
+	}
+	limit := time.NewTimer(killTimeout)
+	defer limit.Stop()
+	select {
+	case <-p.guest.Done():
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+	return p.ended()
 }
 
 // abort ends the creation of the container, if it is under way, and returns its

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"kata/api/ttrpc"
 	"kata/host/shim/task"
 )
 
@@ -200,6 +202,29 @@ func TestASlowReaderGetsAllOutputBeforeTheExitIsTold(t *testing.T) {
 		}
 		w.remove("c1", "")
 	})
+}
+
+// TestASignalThatMeetsADyingVMComesTooLate: the connection to the agent goes first,
+// the news of the exit follows.
+func TestASignalThatMeetsADyingVMComesTooLate(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.start("c1", "")
+	w.KillErr = fmt.Errorf("calling SignalProcess: %w", ttrpc.ErrClosed)
+	killed := make(chan error, 1)
+	go func() {
+		_, err := w.Kill(t.Context(), &api.KillRequest{ID: "c1", Signal: 9, All: true})
+		killed <- err
+	}()
+	for !slices.Contains(w.happened(), "kill all of c1 with 9") {
+		runtime.Gosched()
+	}
+	w.latest.Die(errors.New("the virtual machine ended"))
+	if err := <-killed; !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "already finished") {
+		t.Errorf("kill: %v", err)
+	}
+	w.ended("c1", "", 137)
+	w.remove("c1", "")
 }
 
 func TestDeathOfTheVMEndsEveryProcessWith137(t *testing.T) {

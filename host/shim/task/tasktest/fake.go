@@ -38,7 +38,7 @@ type Behaviour struct {
 	// Note is told of each call that changes something; nil for nobody.
 	Note func(format string, args ...any)
 
-	CreateErr, StartErr, PauseErr error
+	CreateErr, StartErr, PauseErr, KillErr error
 	// Processes is how many processes a container says it has.
 	Processes    int
 	ProcessesErr error
@@ -198,6 +198,9 @@ func (c *Container) Exec(_ context.Context, id string, spec *specs.Process, _ st
 // Kill implements task.Container.
 func (c *Container) Kill(_ context.Context, sig uint32) error {
 	c.b.note("kill all of %s with %d", c.id, sig)
+	if c.b.KillErr != nil {
+		return c.b.KillErr
+	}
 	if unix.Signal(sig) == unix.SIGKILL {
 		c.init.End(killed)
 	}
