@@ -211,9 +211,9 @@ func TestDevicesWithoutRules(t *testing.T) {
 	rt := testRuntime(t)
 	script := `echo x >/dev/null && echo null
 head -c 1 /dev/zero >/dev/null && echo zero
-mknod /tmp/kmsg c 1 11 && mknod /tmp/loop b 7 0 && echo made
-head -c 1 /tmp/kmsg 2>&1 | grep -o "not permitted"
-head -c 1 /tmp/loop 2>&1 | grep -o "not permitted"
+mknod /dev/kmsg2 c 1 11 && mknod /dev/loop2 b 7 0 && echo made
+head -c 1 /dev/kmsg2 2>&1 | grep -o "not permitted"
+head -c 1 /dev/loop2 2>&1 | grep -o "not permitted"
 `
 	for name, change := range map[string]func(*ocipb.Spec){
 		"no rules":     func(s *ocipb.Spec) { s.Linux.Resources.Devices = nil },
