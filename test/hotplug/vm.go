@@ -67,13 +67,6 @@ type VM struct {
 	probes int
 }
 
-// Places of devices that the driver plugs, in the order in which it fills them.
-const (
-	place0 = "03/00"
-	place1 = "03.1/00"
-	place2 = "03.2/00"
-)
-
 // buses are the places that no pod has, by the names that device_add takes, with
 // their PCI paths:
 //
