@@ -136,7 +136,7 @@ func TestAProcessThatEndsOfSIGKILLEndsNothingElse(t *testing.T) {
 }
 
 func TestManyExecsEndNoPod(t *testing.T) {
-	const execs = 200 // each has a process on the host; api/ttrpc shows it with 3,000 waits
+	const execs = 2000
 	f := newFixture(t)
 	s := f.boot()
 	c := f.create(s, "c1", "sleep")

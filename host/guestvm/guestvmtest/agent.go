@@ -90,7 +90,10 @@ func (a *Agent) Run(ctx context.Context, g Guest) {
 	if err != nil {
 		return
 	}
-	server := ttrpc.NewServer(ttrpc.ServerOptions{})
+	// As the agent has it: what waits takes no room of other calls.
+	server := ttrpc.NewServer(ttrpc.ServerOptions{
+		Waits: func(_, method string) bool { return method == "WaitProcess" || method == "GetOOMEvent" },
+	})
 	a.Register(server)
 	a.mu.Lock()
 	a.server = server
