@@ -153,9 +153,9 @@ test-e2e: build guest ## containers under a real containerd [RUN=pattern]
 	$(GO) test -tags no_grpc,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
 
 .PHONY: test-clients
-test-clients: build guest ## containerd's own client tests with our shim [ONLY=pattern] [RUNTIME=io.containerd.runc.v2]
+test-clients: build guest ## containerd's own client tests with our shim [ONLY=pattern] [LOG=file] [RUNTIME=io.containerd.runc.v2]
 	@echo "== containerd's client tests"
-	$(GO) test -tags no_grpc,clients -count=1 -timeout 60m -v ./test/clientsuite -args $(if $(ONLY),-only '$(ONLY)') $(if $(RUNTIME),-runtime $(RUNTIME))
+	$(GO) test -tags no_grpc,clients -count=1 -timeout 60m -v ./test/clientsuite -args $(if $(LOG),-log $(abspath $(LOG))) $(if $(ONLY),-only '$(ONLY)') $(if $(RUNTIME),-runtime $(RUNTIME))
 
 # End-to-end tests that show what could differ under KVM.
 KVM_TESTS := KVMIs|BothStreams|ExitStatus|SIGKILLEnds|SIGTERMReaches|TenExecs|Paused|Metrics|TerminalHas|TaskEndsWithAnError|EveryPartOfAPod|StdinEnds

@@ -24,6 +24,7 @@ import (
 
 var (
 	runtimeName = flag.String("runtime", "io.containerd.kata.v2", "the runtime under test")
+	logName     = flag.String("log", "", "file for the suite's and its daemon's output")
 	only        = flag.String("only", "", "pattern of the suite's tests to run, instead of those of testdata/passes.txt")
 )
 
@@ -118,7 +119,10 @@ func run(t *testing.T, pattern string) map[string]string {
 	// The last of its processes to go may be a shim that the suite has forgotten.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Minute
-	log, err := os.Create(filepath.Join(dir, "log"))
+	if *logName == "" {
+		*logName = filepath.Join(dir, "log")
+	}
+	log, err := os.Create(*logName)
 	if err != nil {
 		t.Fatal(err)
 	}
