@@ -24,7 +24,6 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
+	"kata/lib/thread"
 )
 
 const (
@@ -131,9 +131,7 @@ func (r Runner) run(ctx context.Context, h specs.Hook, state specs.State) error 
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = outputDelay
-	done := make(chan error)
-	go func() { done <- r.enterAndRun(cmd) }()
-	err = <-done
+	thread.Spend(func() { err = r.enterAndRun(cmd) })
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
 		return nil
@@ -146,11 +144,10 @@ func (r Runner) run(ctx context.Context, h specs.Hook, state specs.State) error 
 	return err
 }
 
-// enterAndRun runs the command in the mount namespace. Its thread, which is then
-// of no use for anything else, ends with the goroutine: it is never unlocked.
-// Until then it is there for the parent-death signal, which is that of the thread.
+// enterAndRun runs the command in the mount namespace, from a thread that is of no
+// use for anything else then. It is there until the command has ended, since the
+// parent-death signal is that of the thread.
 func (r Runner) enterAndRun(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
 	if r.Mounts != nil {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return os.NewSyscallError("unshare", err)

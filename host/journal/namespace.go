@@ -2,14 +2,14 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/thread"
 )
 
 // Namespace names a mount namespace, by device and inode of its file (stat(2) of
@@ -77,21 +77,19 @@ func (n Namespace) open(ctx context.Context) (*os.File, error) {
 }
 
 // inNamespace runs f on a thread in the namespace, and ends that thread.
-func inNamespace(ns *os.File, kind int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+func inNamespace(ns *os.File, kind int, f func() error) (err error) {
+	thread.Spend(func() {
 		// setns(2) into a mount namespace wants a root and working directory of
 		// the thread's own.
-		err := unix.Unshare(unix.CLONE_FS)
+		err = unix.Unshare(unix.CLONE_FS)
 		if err == nil {
 			err = unix.Setns(int(ns.Fd()), kind)
 		}
 		if err != nil {
-			done <- errors.Join(fmt.Errorf("join namespace %s", ns.Name()), err)
+			err = fmt.Errorf("join namespace %s: %w", ns.Name(), err)
 			return
 		}
-		done <- f()
-	}()
-	return <-done
+		err = f()
+	})
+	return err
 }

@@ -11,11 +11,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/thread"
 )
 
 // Mount is one step of a root file system: the arguments of mount(2) in the
@@ -86,22 +87,19 @@ func mountIn(dir, source, target, fstype string, flags uintptr, data string) err
 	if dir == "" {
 		return mount(source, target, fstype, flags, data)
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread's working directory is its own from here on, so the thread
-		// must not be used again: it ends with the goroutine, still locked.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			done <- fmt.Errorf("unshare working directory: %w", err)
+	var err error
+	thread.Spend(func() { // its working directory is its own from here on
+		if err = unix.Unshare(unix.CLONE_FS); err != nil {
+			err = fmt.Errorf("unshare working directory: %w", err)
 			return
 		}
-		if err := unix.Chdir(dir); err != nil {
-			done <- &os.PathError{Op: "chdir", Path: dir, Err: err}
+		if err = unix.Chdir(dir); err != nil {
+			err = &os.PathError{Op: "chdir", Path: dir, Err: err}
 			return
 		}
-		done <- mount(source, target, fstype, flags, data)
-	}()
-	return <-done
+		err = mount(source, target, fstype, flags, data)
+	})
+	return err
 }
 
 func mount(source, target, fstype string, flags uintptr, data string) error {
