@@ -66,7 +66,7 @@ demo: root ## run a container in its own VM under a private containerd, and show
 	echo "make demo: $$(($$(date +%s) - begun)) s in all"
 
 .PHONY: test
-test: root setup build guest lint test-unit test-oracle test-fuzz test-vm test-guest test-e2e test-kvm ## lint, and every test: unit, fuzz, with and in a VM, end to end
+test: root setup build guest lint test-unit test-oracle test-fuzz test-vm test-guest test-e2e test-clients test-kvm ## lint, and every test: unit, fuzz, with and in a VM, end to end
 
 ## Build
 
