@@ -102,6 +102,7 @@ func run(t *testing.T, pattern string) map[string]string {
 			t.Error(err)
 		}
 	}()
+	defer removeCgroups(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "configuration.toml")
 	if err := os.WriteFile(config, []byte(repo.KataConfig(nil)), 0o600); err != nil {
@@ -134,6 +135,18 @@ func run(t *testing.T, pattern string) map[string]string {
 		t.Fatal(err)
 	}
 	return results(t, log.Name())
+}
+
+// removeCgroups removes the groups that the suite leaves behind, one a hierarchy, as
+// far as nobody is in them.
+func removeCgroups(t *testing.T) {
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/testing")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, g := range append(groups, "/sys/fs/cgroup/testing") {
+		_ = syscall.Rmdir(g)
+	}
 }
 
 var result = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (\S+)`)
