@@ -209,7 +209,7 @@ func TestNothingIsLeftWhicheverStepFails(t *testing.T) {
 			r.OCI.Mounts = append(r.OCI.Mounts, &ocipb.Mount{Destination: "/tmp/x", Type: "nonsense", Source: "x"})
 		}},
 		{"a limit that is not possible", func(r *agentpb.CreateContainerRequest) {
-			r.OCI.Linux.Resources.CPU = &ocipb.LinuxCPU{Cpus: "77"}
+			r.OCI.Linux.Resources.Unified = map[string]string{"memory.max": "nonsense"} // the kernel says so
 		}},
 	} {
 		r := request()
