@@ -23,6 +23,9 @@ const statusNeverRan = 255
 // changeTimeout bounds a change of a process's state in the guest.
 const changeTimeout = time.Minute
 
+// failedStart bounds the wait for the end of a process that could not be started.
+const failedStart = 5 * time.Second
+
 // firmly is for a change that the guest may have made although its answer did
 // not come: a client that hangs up must not leave us with the wrong state.
 func firmly(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -45,10 +48,20 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	}
 	ctx, cancel := firmly(ctx)
 	defer cancel()
-	if r.ExecID == "" {
-		return s.startInit(ctx, t)
+	if r.ExecID != "" {
+		return s.startExec(ctx, t, p)
 	}
-	return s.startExec(ctx, t, p)
+	resp, err := s.startInit(ctx, t)
+	if err != nil {
+		// Its process ends of that, as runc's does, and a client that is told of the
+		// failure deletes the container at once: not one that is still "created".
+		ended, cancel := context.WithTimeout(ctx, failedStart)
+		defer cancel()
+		if p.awaitGone(ended) != nil {
+			s.cfg.Log.Debug("the process outlives its failed start", "container", t.id)
+		}
+	}
+	return resp, err
 }
 
 func (s *Service) startInit(ctx context.Context, t *task) (*api.StartResponse, error) {

@@ -22,6 +22,7 @@ import (
 
 	"kata/api/ttrpc"
 	"kata/host/shim/task"
+	"kata/host/shim/task/tasktest"
 )
 
 // ended waits until the service has published the end of the process.
@@ -202,6 +203,22 @@ func TestASlowReaderGetsAllOutputBeforeTheExitIsTold(t *testing.T) {
 		}
 		w.remove("c1", "")
 	})
+}
+
+// TestAFailedStartIsToldWhenItsProcessHasEnded: ctr deletes the container at once, and
+// only if it is stopped.
+func TestAFailedStartIsToldWhenItsProcessHasEnded(t *testing.T) {
+	w := newWorld(t)
+	w.create("c1")
+	w.StartErr = errors.New("hook /no/such/hook: no such file or directory")
+	w.OnStart = func() { w.latest.Container("c1").Init().(*tasktest.Process).End(255) }
+	if _, err := w.Start(t.Context(), &api.StartRequest{ID: "c1"}); err == nil || !strings.Contains(err.Error(), "/no/such/hook") {
+		t.Errorf("start: %v", err)
+	}
+	if got := w.status("c1", ""); got != "STOPPED" {
+		t.Errorf("status %s", got)
+	}
+	w.remove("c1", "")
 }
 
 // TestASignalThatMeetsADyingVMComesTooLate: the connection to the agent goes first,
