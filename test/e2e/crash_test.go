@@ -296,3 +296,40 @@ func TestVolumesKeepTheirFilesWhenAPartOfThePodIsKilled(t *testing.T) {
 		})
 	}
 }
+
+// containerd's own call to a shim can be cut off, when nobody takes the output of a
+// container whose client was killed. It keeps its connection then and never asks for
+// the end.
+func TestAShimThatNobodyToldToEndEnds(t *testing.T) {
+	kata(t, "kata", func(t *test) {
+		c := t.sh("while :; do echo flooding the terminal; done")
+		terminal, err := node.BeginTerminal(t.ctx, c, 24, 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.awaitOutput(terminal.Stdout, "flooding")
+		server, err := node.AwaitProcess(t.ctx, c.ID, shim...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		terminal.Stop()
+		terminal.Wait()
+		// Any of these may be told that another was first; what counts is what is left.
+		for _, args := range [][]string{{"tasks", "kill", "--all", "--signal", "SIGKILL", c.ID}, {"tasks", "rm", "--force", c.ID}, {"containers", "rm", c.ID}} {
+			if r := node.Ctr(t.ctx, args...); r.Err != nil {
+				t.Log(r.Failure())
+			}
+		}
+		deleted := time.Now()
+		if err := harness.Await(t.ctx, "the shim's end", func() (bool, error) { return !server.Alive(), nil }); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(deleted); took > time.Minute+promptly {
+			t.Errorf("the shim ended %v after its container was removed", took)
+		}
+		if r := node.Ctr(t.ctx, "containers", "info", c.ID); r.Err == nil {
+			t.clear(c.ID)
+			t.Error("the container could not be removed")
+		}
+	})
+}
