@@ -35,11 +35,12 @@ func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxR
 	case req.GuestHookPath != "" && (!path.IsAbs(req.GuestHookPath) || strings.IndexByte(req.GuestHookPath, 0) >= 0):
 		return nil, invalid("guest_hook_path", req.GuestHookPath, "is not an absolute path")
 	}
-	err := s.sandbox.Create(ctx, sandbox.Options{
-		ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages, HookDir: req.GuestHookPath,
-		Prepare: func() error { return s.loadModules(req.KernelModules) },
-	})
-	if err != nil {
+	options := sandbox.Options{ID: req.SandboxId, Hostname: req.Hostname, DNS: req.Dns, Storages: req.Storages, HookDir: req.GuestHookPath}
+	// A kernel whose modules are all loaded is sealed already, or will be at once.
+	if len(req.KernelModules) != 0 || s.cfg.Init && s.cfg.Modules.Left() {
+		options.Prepare = func() error { return s.loadModules(req.KernelModules) }
+	}
+	if err := s.sandbox.Create(ctx, options); err != nil {
 		return nil, err
 	}
 	s.cfg.Log.Debug("sandbox created", "sandbox", req.SandboxId)

@@ -90,10 +90,8 @@ func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) error
 // in c, for a removal to find.
 func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 	cfg := &c.sandbox.cfg
-	select {
-	case <-cfg.Ready:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the machine: %w", context.Cause(ctx))
+	if err := cfg.awaitMachine(ctx); err != nil {
+		return err
 	}
 	devices, err := cfg.Devices.Assign(ctx, o.Devices, o.Spec)
 	if err != nil {

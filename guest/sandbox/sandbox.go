@@ -75,10 +75,22 @@ func New(cfg Config) *Sandbox {
 	return s
 }
 
+// awaitMachine waits until the machine is fit for containers.
+func (cfg *Config) awaitMachine(ctx context.Context) error {
+	select {
+	case <-cfg.Ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the machine: %w", context.Cause(ctx))
+	}
+}
+
 // Options are what a sandbox is created with.
 type Options struct {
 	ID string
-	// Prepare, unless nil, is called before anything else is done.
+	// Prepare, unless nil, is called before anything else is done, once the machine
+	// is ready: until then the agent deletes the network devices that the kernel has
+	// made unasked, and a module may make some that are asked for.
 	Prepare func() error
 	// Hostname of the machine; empty leaves it alone.
 	Hostname string
@@ -108,6 +120,9 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 		s.id, s.storages, s.hooks = o.ID, storages, found
 	}()
 	if o.Prepare != nil {
+		if err := s.cfg.awaitMachine(ctx); err != nil {
+			return err
+		}
 		if err := o.Prepare(); err != nil {
 			return err
 		}

@@ -352,6 +352,27 @@ func TestSharedPIDsHoldTheirOwner(t *testing.T) {
 	mustDestroy(t, f, s)
 }
 
+// TestModulesWaitForTheMachine: what they make is not taken for what the kernel has
+// made unasked.
+func TestModulesWaitForTheMachine(t *testing.T) {
+	f := newFake(t)
+	cfg := f.config()
+	ready := make(chan struct{})
+	cfg.Ready = ready
+	s := New(cfg)
+	prepared := 0
+	o := Options{ID: "pod", Prepare: func() error { prepared++; return nil }}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Create(gone, o); !errors.Is(err, context.Canceled) || prepared != 0 {
+		t.Errorf("before the machine is ready: %v, prepared %d times", err, prepared)
+	}
+	close(ready)
+	if err := s.Create(t.Context(), o); err != nil || prepared != 1 {
+		t.Errorf("when the machine is ready: %v, prepared %d times", err, prepared)
+	}
+}
+
 func TestTheSandboxsOwnFailures(t *testing.T) {
 	f := newFake(t)
 	s := New(f.config())

@@ -36,23 +36,25 @@ func TestKernelModulesAreLoadedByTheAgent(t *testing.T) {
 	if _, err := v.Agent.CreateSandbox(t.Context(), &agentpb.CreateSandboxRequest{SandboxId: "pod", KernelModules: modules()}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := v.Agent.SetIPTables(t.Context(), &agentpb.SetIPTablesRequest{Data: []byte(rules)}); err != nil {
+		t.Error(err)
+	}
+	probe := v.Probe() // a container: by then the agent has done all it does at boot
 	links, err := v.Agent.ListInterfaces(t.Context(), &agentpb.ListInterfacesRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dummies := 0
+	var names []string
 	for _, link := range links.Interfaces {
+		names = append(names, link.Name)
 		if strings.HasPrefix(link.Name, "dummy") {
 			dummies++
 		}
 	}
 	if dummies != 3 {
-		t.Errorf("%d dummy interfaces, 3 were asked for: %v", dummies, links)
+		t.Errorf("%d dummy interfaces, 3 were asked for: %q", dummies, names)
 	}
-	if _, err := v.Agent.SetIPTables(t.Context(), &agentpb.SetIPTablesRequest{Data: []byte(rules)}); err != nil {
-		t.Error(err)
-	}
-	probe := v.Probe()
 	idle := probe.Settled()
 	t.Logf("idle: %v", idle)
 	if idle.Anonymous > maxAnonymous || idle.Resident > maxResident {
