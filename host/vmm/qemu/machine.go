@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kata/host/process"
 	"kata/host/vmm"
 	"kata/host/vmm/qemu/qmp"
@@ -147,7 +149,17 @@ func (m *Machine) try(ctx context.Context, sandbox string, files []*os.File) (we
 		case <-m.stop:
 			forget(errStopped)
 		case <-child.Done():
-			forget(errEnded)
+			// What it has said is to be read first: its channel ends by itself,
+			// unless something of it holds that.
+			held := time.NewTimer(lingerWait)
+			defer held.Stop()
+			select {
+			case <-held.C:
+				forget(errEnded)
+			case <-m.stop:
+				forget(errStopped)
+			case <-ctx.Done():
+			}
 		case <-ctx.Done():
 		}
 	}()
@@ -254,7 +266,7 @@ func (m *Machine) negotiate(ctx context.Context, conn *net.UnixConn) (*qmp.Clien
 
 // abandon ends a start halfway: nothing of it is left when it returns.
 func (m *Machine) abandon(cause error, child *process.Child, out *console) error {
-	if errors.Is(cause, io.EOF) || errors.Is(cause, qmp.ErrClosed) || errors.Is(cause, errEnded) {
+	if hungUp(cause) {
 		// QEMU goes by itself: why says more than that its channel closed.
 		ctx, cancel := context.WithTimeout(context.Background(), lingerWait)
 		if child.Wait(ctx) == nil {
@@ -274,6 +286,17 @@ func (m *Machine) abandon(cause error, child *process.Child, out *console) error
 	}
 	m.end(err)
 	return err
+}
+
+// hungUp reports whether an error is that QEMU's control channel has closed, in the
+// words of whoever noticed it: a reader, a writer, or who waits for the process.
+func hungUp(err error) bool {
+	for _, known := range [...]error{io.EOF, qmp.ErrClosed, errEnded, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // supervise follows a running QEMU to its end.

@@ -209,7 +209,8 @@ func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 		_ = c.conn.SetWriteDeadline(time.Time{}) // for the next command
 	}
 	if err != nil {
-		c.fail(fmt.Errorf("%w: a command was not written: %w", ErrClosed, err))
+		err = fmt.Errorf("%w: a command was not written: %w", ErrClosed, err)
+		c.fail(err)
 	}
 	return err
 }
