@@ -20,20 +20,18 @@ import (
 	"time"
 
 	"kata/guest/agent/log"
-	"kata/guest/container"
+	"kata/guest/container/stage"
 )
 
 // version is what GetGuestDetails and Version tell; the linker sets it (-X).
 var version = "development"
 
-// The main goroutine stays on the main thread (package container says why).
+// The main goroutine stays on the main thread (package stage says why).
 func init() { runtime.LockOSThread() }
 
 func main() {
 	start := time.Now()
-	if container.StageMain() {
-		return
-	}
+	stage.Main()
 	logger := log.New(os.Stderr, log.LevelInfo)
 	logger.SetVersion(version)
 	a := &agent{log: logger, start: start, init: isInit()}

@@ -29,7 +29,7 @@ func TestErrorsGetTheCodeOfTheirKind(t *testing.T) {
 		{fmt.Errorf("container: %w", sandbox.ErrLimit), ttrpc.ResourceExhausted},
 		{fmt.Errorf("exec: %w", container.ErrPaused), ttrpc.FailedPrecondition},
 		{fmt.Errorf("exec: %w", container.ErrNotRunning), ttrpc.FailedPrecondition},
-		{fmt.Errorf("spec: %w", &container.SpecError{Kind: fault.Invalid}), ttrpc.InvalidArgument},
+		{fmt.Errorf("spec: %w", &fault.Error{Kind: fault.Invalid}), ttrpc.InvalidArgument},
 		{fmt.Errorf("storages[0]: %w", &storage.InvalidError{Kind: fault.Invalid}), ttrpc.InvalidArgument},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), ttrpc.DeadlineExceeded},
 		{fmt.Errorf("wait: %w", context.Canceled), ttrpc.Canceled},

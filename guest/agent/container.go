@@ -6,7 +6,8 @@ import (
 	"time"
 
 	"kata/api/agentpb"
-	"kata/guest/container"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/container/stream"
 	"kata/guest/sandbox"
 	"kata/lib/fmt"
@@ -68,20 +69,16 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 	}
 	// Before anything is made for it; devices and hooks of the guest only add
 	// what is right.
-	if err := container.Validate(req.ContainerId, req.OCI); err != nil {
+	spec, err := ocispec.Parse(req.ContainerId, req.OCI, ocispec.Options{SharesPIDs: req.SandboxPidns, Names: names})
+	if err != nil {
 		return nil, err
 	}
-	if !req.SandboxPidns {
-		if err := container.ValidatePIDs(req.OCI); err != nil {
-			return nil, err
-		}
-	}
-	if err := sandbox.CheckSharedMounts(req.ContainerId, req.OCI, req.SharedMounts); err != nil {
+	if err := sandbox.CheckSharedMounts(req.ContainerId, spec, req.SharedMounts); err != nil {
 		return nil, err
 	}
 	err = s.sandbox.CreateContainer(ctx, sandbox.ContainerOptions{
-		ID: req.ContainerId, ExecID: req.ExecId, Spec: req.OCI, Storages: req.Storages, Devices: req.Devices,
-		Ports: ports, SandboxPidns: req.SandboxPidns, Names: names, SharedMounts: req.SharedMounts,
+		ExecID: req.ExecId, Spec: spec, Storages: req.Storages, Devices: req.Devices,
+		Ports: ports, SandboxPidns: req.SandboxPidns, SharedMounts: req.SharedMounts,
 	})
 	if err != nil {
 		return nil, err
@@ -91,8 +88,8 @@ func (s *Service) createContainer(ctx context.Context, req *agentpb.CreateContai
 }
 
 // userNames is a user whose names are looked up in the container.
-func userNames(user *agentpb.StringUser) (names container.Names, err error) {
-	names = container.Names{User: user.GetUid(), Group: user.GetGid(), Groups: user.GetAdditionalGids()}
+func userNames(user *agentpb.StringUser) (names plan.Names, err error) {
+	names = plan.Names{User: user.GetUid(), Group: user.GetGid(), Groups: user.GetAdditionalGids()}
 	check := func(field, name string) {
 		if err == nil && (len(name) > maxID || strings.ContainsAny(name, ":\n\x00")) {
 			err = invalid(field, name, "is not the name or number of a user or group")

@@ -10,6 +10,7 @@ import (
 
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
+	"kata/guest/container/ocispec"
 	"kata/guest/container/stream"
 	"kata/guest/sandbox"
 )
@@ -54,7 +55,11 @@ func (s *Service) execProcess(ctx context.Context, req *agentpb.ExecProcessReque
 	if err := checkPorts(ports, req.Process.Terminal); err != nil {
 		return nil, err
 	}
-	return empty(c.Exec(ctx, sandbox.ExecOptions{ID: req.ExecId, Process: req.Process, Ports: ports, Names: names}))
+	p, err := ocispec.ParseProcess(req.Process, names)
+	if err != nil {
+		return nil, err
+	}
+	return empty(c.Exec(ctx, sandbox.ExecOptions{ID: req.ExecId, Process: &p, Ports: ports}))
 }
 
 func (s *Service) signalProcess(ctx context.Context, req *agentpb.SignalProcessRequest) (*agentpb.Empty, error) {

@@ -11,7 +11,8 @@ import (
 	"kata/api/ocipb"
 	"kata/guest/container/cgroup"
 	"kata/guest/container/nsexec"
-	"kata/guest/container/stage"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/lib/fmt"
 )
 
@@ -45,12 +46,12 @@ func (s Status) String() string {
 type Container struct {
 	id    string
 	rt    *Runtime
-	spec  *ocipb.Spec
+	spec  *ocispec.Container
 	group *cgroup.Group
 	init  *Process // nil only while Create works
 	// What the container has of its own, or of another one's; set by Create.
 	ownUsers, ownTime bool
-	users             *users // with ownUsers
+	users             plan.Users // with ownUsers
 	// leftovers is who kills what the init leaves behind in a pid namespace that
 	// is not the container's; Destroy waits for it.
 	leftovers sync.WaitGroup
@@ -70,7 +71,7 @@ func (c *Container) Init() *Process { return c.init }
 
 // Spec is the spec that the container was created with; it is not to be
 // changed.
-func (c *Container) Spec() *ocipb.Spec { return c.spec }
+func (c *Container) Spec() *ocispec.Container { return c.spec }
 
 // Status tells where the container is in its life.
 func (c *Container) Status() Status {
@@ -120,20 +121,13 @@ func (c *Container) Start(ctx context.Context) error {
 }
 
 // Exec runs a process in the container, with the container's namespaces,
-// cgroup and seccomp filter; everything else is as process says. The execID is
+// cgroup and seccomp filter; everything else is as p says, which belongs to it
+// afterwards. The execID is
 // for the caller's own use and for errors.
 //
-// The error is ErrNotRunning or ErrPaused (wrapped), a *SpecError, a
+// The error is ErrNotRunning or ErrPaused (wrapped), a *fault.Error, a
 // *StageError, or of a system call. If ctx ends first the process is killed.
-func (c *Container) Exec(ctx context.Context, execID string, process *ocipb.Process, stdio Stdio) (*Process, error) {
-	return c.ExecAs(ctx, execID, process, Names{}, stdio)
-}
-
-// ExecAs is Exec with a user as names say.
-func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Process, names Names, stdio Stdio) (*Process, error) {
-	if err := ValidateProcess(process); err != nil {
-		return nil, err
-	}
+func (c *Container) Exec(ctx context.Context, execID string, p *plan.Process, stdio Stdio) (*Process, error) {
 	switch status := c.Status(); status {
 	case Running:
 	case Paused:
@@ -141,9 +135,9 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 	default:
 		return nil, fmt.Errorf("exec %s in container %s, which is %s: %w", execID, c.id, status.String(), ErrNotRunning)
 	}
-	c.rt.warnProcess(c.id, process)
-	if c.users != nil {
-		if err := c.users.check(process.User); err != nil {
+	c.rt.warnProcess(c.id, p)
+	if c.ownUsers {
+		if err := c.users.Check(&p.User); err != nil {
 			return nil, err
 		}
 	}
@@ -155,8 +149,8 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 	// The stage is born in the agent's cgroup, and launch moves it. In the
 	// container's it could be stopped or slowed down in the middle of vfork, and
 	// the agent with it; what it needs would count against the limits.
-	p, err := c.rt.startStage(stageStart{
-		args:  []string{"kata-agent", stage.Argument, stage.Exec, c.id},
+	process, err := c.rt.startStage(stageStart{
+		args:  []string{"kata-agent", plan.Argument, plan.Exec, c.id},
 		stdio: stdio,
 		pidns: init,
 		init:  init,
@@ -165,22 +159,16 @@ func (c *Container) ExecAs(ctx context.Context, execID string, process *ocipb.Pr
 	if err != nil {
 		return nil, c.orNotRunning(execID, err)
 	}
-	job := stage.Job{
-		Spec: &ocipb.Spec{Process: process, Linux: &ocipb.Linux{
-			Seccomp: c.spec.Linux.GetSeccomp(), Personality: c.spec.Linux.GetPersonality(), MemoryPolicy: c.spec.Linux.GetMemoryPolicy(),
-		}},
-		Names: names, Born: c.ownUsers || c.ownTime, Privileged: c.ownUsers,
-	}
-	p.affinity = process.ExecCPUAffinity.GetFinal()
-	err = c.prepareExec(ctx, p, &job, stdio)
+	process.affinity = p.Final
+	err = c.prepareExec(ctx, process, p, stdio)
 	if err == nil {
-		err = c.launch(ctx, p)
+		err = c.launch(ctx, process)
 	}
 	if err != nil {
-		p.abandon()
+		process.abandon()
 		return nil, c.orNotRunning(execID, err)
 	}
-	return p, nil
+	return process, nil
 }
 
 // specialExec returns how to start the stage of an exec in the container's user
@@ -197,32 +185,32 @@ func (c *Container) specialExec(init int) *nsexec.Program {
 		return nil
 	}
 	return &nsexec.Program{
-		Enter: []nsexec.Namespaces{{FD: init, Flags: stage.OtherNamespaces}},
+		Enter: []nsexec.Namespaces{{FD: init, Flags: plan.OtherNamespaces}},
 		Join:  []nsexec.Namespaces{{FD: init, Flags: flags}},
 	}
 }
 
-// prepareExec gives the stage of an exec its job, and waits until it is ready.
-func (c *Container) prepareExec(ctx context.Context, p *Process, job *stage.Job, stdio Stdio) error {
-	process := job.Spec.Process
-	if list := process.ExecCPUAffinity.GetInitial(); list != "" {
-		if err := c.setAffinity(p, list); err != nil {
+// prepareExec gives the stage of an exec its plan, and waits until it is ready.
+func (c *Container) prepareExec(ctx context.Context, process *Process, p *plan.Process, stdio Stdio) error {
+	if p.Initial != nil {
+		if err := c.setAffinity(process, p.Initial); err != nil {
 			return err
 		}
 	}
 	if c.ownUsers {
-		if err := c.users.own(stdio); err != nil {
+		if err := own(&c.users, stdio); err != nil {
 			return err
 		}
 	}
-	if err := p.begin(ctx, job, nil); err != nil {
+	todo := plan.Plan{Process: *p, Common: c.spec.Plan.Common, Born: c.ownUsers || c.ownTime, Privileged: c.ownUsers}
+	if err := process.begin(ctx, &todo, nil); err != nil {
 		return err
 	}
-	if err := p.awaitReady(ctx); err != nil {
+	if err := process.awaitReady(ctx); err != nil {
 		return err
 	}
 	if c.ownUsers {
-		if err := p.grant(process); err != nil {
+		if err := process.grant(p); err != nil {
 			return err
 		}
 	}
@@ -313,7 +301,7 @@ func (c *Container) Stats() (*agentpb.CgroupStats, error) {
 // Update sets new limits; those that are not given stay.
 func (c *Container) Update(resources *ocipb.LinuxResources) error {
 	if err := cgroup.Validate(resources); err != nil {
-		return specErrorf("resources.%v", err)
+		return refusef("resources.%v", err)
 	}
 	if err := c.group.Apply(resources); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)

@@ -1,29 +1,31 @@
 // Package container is the container runtime of the guest: it creates
-// containers from OCI specs, starts them, runs further processes in them, and
-// removes them.
+// containers, starts them, runs further processes in them, and removes them.
 //
-// A container is made by a [Runtime]:
+// A container is made by a [Runtime], of a spec that has been checked and made a
+// plan (package ocispec), once; nothing here or below looks at an OCI spec:
 //
-//	c, err := rt.Create(ctx, "web", spec, stdio, container.Options{})
+//	spec, err := ocispec.Parse("web", request, ocispec.Options{})
+//	c, err := rt.Create(ctx, spec, stdio, container.Options{})
 //	err = c.Start(ctx)                     // execute its command
-//	p, err := c.Exec(ctx, "sh", process, stdio)
+//	p, err := c.Exec(ctx, "sh", process, stdio)    // of ocispec.ParseProcess
 //	<-p.Done()                             // p.Exit().Status
 //	err = c.Destroy(ctx)                   // kills what is left; idempotent
 //
 // Create starts a stage (package stage): the agent's own binary, which builds
-// the container around itself (package rootfs) and waits. Start lets it execute
+// the container around itself as its plan says (package plan), with its root file
+// system (package rootfs), and waits. Start lets it execute
 // the container's command. Set-up errors and a command that does not exist come
 // from Create; an execve that fails comes from Start.
 //
 // # What the program must do
 //
 // The program that uses this package, the agent, is also the stage. Its main
-// package needs both of these, and main calls StageMain before anything else:
+// package needs both of these, and main calls stage.Main of package stage before anything else:
 //
 //	func init() { runtime.LockOSThread() }
 //
 //	func main() {
-//		if container.StageMain() { return }
+//		stage.Main()
 //		…
 //	}
 //
@@ -55,7 +57,7 @@
 // start a process in a user or time namespace that exists: see package nsexec.
 //
 // A container that joins a mount namespace has the root and the mounts of that
-// namespace, and none of the spec's.
+// namespace, and none of the plan's.
 //
 // # Concurrency
 //

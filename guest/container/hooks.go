@@ -6,40 +6,41 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/guest/agent/reaper"
 	"kata/guest/container/hooks"
-	"kata/guest/container/stage"
+	"kata/guest/container/ocispec"
 	"kata/lib/fmt"
 )
 
-// withoutHostsHooks returns spec without those createContainer hooks whose program
-// the guest does not have. Their paths are of the runtime's namespaces, which
+// planHooks gives the stage its hooks, without those createContainer hooks whose
+// program the guest does not have. Their paths are of the runtime's namespaces, which
 // clients take for the host's; the driver of a device there has no business here.
 // (startContainer's are of the container: one that is missing is an error.)
-func (r *Runtime) withoutHostsHooks(id string, spec *ocipb.Spec) *ocipb.Spec {
-	all := hooks.Of(spec.Hooks, hooks.CreateContainer)
-	var kept []*ocipb.Hook
-	for _, h := range all {
+func (r *Runtime) planHooks(spec *ocispec.Container) {
+	p := &spec.Plan
+	p.AwaitsHooks = len(spec.Hooks[hooks.Prestart])+len(spec.Hooks[hooks.CreateRuntime]) > 0
+	p.StartContainer = spec.Hooks[hooks.StartContainer]
+	for _, h := range spec.Hooks[hooks.CreateContainer] {
 		if err := unix.Access(h.Path, unix.F_OK); err == unix.ENOENT || err == unix.ENOTDIR {
-			r.config.Log.Warn("hook skipped: the guest does not have its program", "container", id, "hook", "createContainer", "path", h.Path)
+			r.config.Log.Warn("hook skipped: the guest does not have its program", "container", spec.ID(), "hook", "createContainer", "path", h.Path)
 			continue
 		}
-		kept = append(kept, h)
+		p.CreateContainer = append(p.CreateContainer, h)
 	}
-	if len(kept) == len(all) {
-		return spec
-	}
-	copied, h := *spec, *spec.Hooks
-	h.CreateContainer, copied.Hooks = kept, &h
-	return &copied
+}
+
+// state is what hooks are told.
+func (c *Container) state(status string, pid int) hooks.State {
+	state := c.spec.Plan.State
+	state.Status, state.PID = status, pid
+	return state
 }
 
 // createHooks runs the hooks of a container whose environment is there.
 func (c *Container) createHooks(ctx context.Context) error {
-	state := stage.State(c.spec, c.id, "creating", c.init.PID())
+	state := c.state("creating", c.init.PID())
 	for _, k := range [...]hooks.Kind{hooks.Prestart, hooks.CreateRuntime} {
-		if err := c.rt.hooks().Run(ctx, k, hooks.Of(c.spec.Hooks, k), state); err != nil {
+		if err := c.rt.hooks().Run(ctx, k, c.spec.Hooks[k], state); err != nil {
 			return err
 		}
 	}
@@ -49,7 +50,7 @@ func (c *Container) createHooks(ctx context.Context) error {
 // startHooks runs the hooks of a container that has been started; their
 // failures are logged.
 func (c *Container) startHooks(ctx context.Context) {
-	c.logged(ctx, hooks.Poststart, stage.State(c.spec, c.id, "running", c.init.PID()))
+	c.logged(ctx, hooks.Poststart, c.state("running", c.init.PID()))
 }
 
 // stopHooks runs, once, the hooks of a container that has ended; their failures
@@ -60,12 +61,12 @@ func (c *Container) stopHooks(ctx context.Context) {
 	c.stopped = true
 	c.mu.Unlock()
 	if !again {
-		c.logged(ctx, hooks.Poststop, stage.State(c.spec, c.id, "stopped", 0))
+		c.logged(ctx, hooks.Poststop, c.state("stopped", 0))
 	}
 }
 
 func (c *Container) logged(ctx context.Context, k hooks.Kind, state hooks.State) {
-	c.rt.hooks().RunAll(ctx, k, hooks.Of(c.spec.Hooks, k), state, func(err error) {
+	c.rt.hooks().RunAll(ctx, k, c.spec.Hooks[k], state, func(err error) {
 		c.rt.config.Log.Warn("hook failed", "container", c.id, "error", err)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kata/api/ocipb"
+	"kata/guest/fault"
 )
 
 // script is a hook that runs a shell script of the guest.
@@ -258,7 +259,7 @@ func TestHooksThatCannotBeRunAreRefused(t *testing.T) {
 	_, _, err := create(t, rt, in(makeRootfs(t), "true", func(s *ocipb.Spec) {
 		s.Hooks = &ocipb.Hooks{Poststop: []*ocipb.Hook{{Path: "bin/x"}}}
 	}))
-	var wrong *SpecError
+	var wrong *fault.Error
 	if want := `hooks.poststop[0].path "bin/x" is not an absolute path`; !errors.As(err, &wrong) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}

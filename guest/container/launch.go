@@ -9,7 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/guest/container/stage"
+	"kata/guest/container/apply"
+	"kata/guest/container/cpulist"
 	"kata/lib/fmt"
 )
 
@@ -55,20 +56,19 @@ func (c *Container) enter(p *Process) error {
 	if p != c.init && c.Status() == Stopped {
 		return ErrNotRunning
 	}
-	if p.affinity != "" { // the move has set it to the container's
+	if p.affinity != nil { // the move has set it to the container's
 		return c.setAffinity(p, p.affinity)
 	}
 	return nil
 }
 
-// setAffinity keeps a process on processors of a list, as far as the container has
-// them.
-func (c *Container) setAffinity(p *Process, list string) error {
+// setAffinity keeps a process on processors, as far as the container has them.
+func (c *Container) setAffinity(p *Process, set *cpulist.Set) error {
 	have, err := c.group.CPUs()
 	if err != nil {
 		return err
 	}
-	return stage.SetAffinity(p.PID(), list, have)
+	return apply.Affinity(p.PID(), set, have)
 }
 
 // tracer waits for a process to execute a program.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
 )
 
 // Execs that are on their way into a container while all of it is killed do not
@@ -19,7 +20,7 @@ func TestKillReachesExecsOnTheirWay(t *testing.T) {
 	owner := sleeper(t, rt)
 	for round := range 10 {
 		spec := in(makeRootfs(t), "exec sleep 100000", withoutNamespace("pid"))
-		c, err := rt.Create(testContext(t), fmt.Sprintf("joins%d", round), spec, Stdio{}, Options{JoinPID: owner})
+		c, err := createSpec(testContext(t), rt, fmt.Sprintf("joins%d", round), spec, Stdio{}, Options{JoinPID: owner})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +30,7 @@ func TestKillReachesExecsOnTheirWay(t *testing.T) {
 		var execs sync.WaitGroup
 		for range 3 {
 			execs.Go(func() {
-				p, err := c.Exec(testContext(t), "x", &ocipb.Process{Args: []string{"sleep", "100000"}, Cwd: "/"}, Stdio{})
+				p, err := execAs(testContext(t), c, "x", &ocipb.Process{Args: []string{"sleep", "100000"}, Cwd: "/"}, plan.Names{}, Stdio{})
 				if err == nil { // else it was killed before
 					wait(t, p)
 				}

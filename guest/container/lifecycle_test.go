@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
+	"kata/guest/fault"
 )
 
 func TestStatus(t *testing.T) {
@@ -98,7 +100,7 @@ func TestTenExecsAtOnce(t *testing.T) {
 	for i := range 10 {
 		wg.Go(func() {
 			out := newOutput(t)
-			p, err := c.Exec(testContext(t), fmt.Sprint(i), execProcess(fmt.Sprintf("echo %d; exit %d", i, i)), Stdio{Stdout: out.write})
+			p, err := execAs(testContext(t), c, fmt.Sprint(i), execProcess(fmt.Sprintf("echo %d; exit %d", i, i)), plan.Names{}, Stdio{Stdout: out.write})
 			out.write.Close()
 			if err != nil {
 				t.Error(err)
@@ -119,7 +121,7 @@ func TestManyContainersAtOnce(t *testing.T) {
 	for i := range 10 {
 		spec := defaultSpec(makeRootfs(t), fmt.Sprintf("exit %d", i))
 		wg.Go(func() {
-			c, err := rt.Create(testContext(t), fmt.Sprintf("many%d", i), spec, Stdio{}, Options{})
+			c, err := createSpec(testContext(t), rt, fmt.Sprintf("many%d", i), spec, Stdio{}, Options{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -144,7 +146,7 @@ func TestExitDoesNotWaitForOutput(t *testing.T) {
 	rt := testRuntime(t)
 	out := newOutput(t)
 	// In another's pid namespace the child outlives it.
-	c, err := rt.Create(testContext(t), "parent", defaultSpec(makeRootfs(t), "sleep 100000 & echo started; exit 5"),
+	c, err := createSpec(testContext(t), rt, "parent", defaultSpec(makeRootfs(t), "sleep 100000 & echo started; exit 5"),
 		Stdio{Stdout: out.write}, Options{JoinPID: sleeper(t, rt)})
 	out.write.Close()
 	if err != nil {
@@ -171,7 +173,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 	rt := testRuntime(t)
 	first := sleeper(t, rt)
 	out := newOutput(t)
-	c, err := rt.Create(testContext(t), "second", defaultSpec(makeRootfs(t), "tr '\\0' ' ' </proc/1/cmdline; test $$ != 1 && echo not 1"), Stdio{Stdout: out.write}, Options{JoinPID: first})
+	c, err := createSpec(testContext(t), rt, "second", defaultSpec(makeRootfs(t), "tr '\\0' ' ' </proc/1/cmdline; test $$ != 1 && echo not 1"), Stdio{Stdout: out.write}, Options{JoinPID: first})
 	out.write.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +202,7 @@ func TestTheAgentsPIDsAreNotShared(t *testing.T) {
 		"the agent's by path": func(s *ocipb.Spec) { s.Linux.Namespaces[0].Path = fmt.Sprintf("/proc/%d/ns/pid", os.Getpid()) },
 	} {
 		_, _, err := create(t, rt, in(makeRootfs(t), "true", change))
-		if refused := (*SpecError)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "linux.namespaces") {
+		if refused := (*fault.Error)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "linux.namespaces") {
 			t.Errorf("%s: %v, want one that names linux.namespaces", name, err)
 		}
 	}
@@ -311,7 +313,7 @@ func TestValidate(t *testing.T) {
 		})
 	}
 	for _, id := range []string{"", ".", "..", "a/b", "a b", "ä", strings.Repeat("x", 256)} {
-		if _, err := rt.Create(testContext(t), id, defaultSpec("/x", ""), Stdio{}, Options{}); err == nil {
+		if _, err := createSpec(testContext(t), rt, id, defaultSpec("/x", ""), Stdio{}, Options{}); err == nil {
 			t.Errorf("container ID %q was accepted", id)
 		}
 	}
@@ -384,7 +386,7 @@ func TestTerminal(t *testing.T) {
 		p := execProcess(script)
 		terminal(p)
 		p.User = &ocipb.User{UID: 1000, GID: 100}
-		process, err := c.Exec(testContext(t), "t", p, Stdio{})
+		process, err := execAs(testContext(t), c, "t", p, plan.Names{}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,7 +402,7 @@ func TestTerminal(t *testing.T) {
 		c := sleeper(t, rt)
 		p := execProcess("exec sleep 100000")
 		terminal(p)
-		process, err := c.Exec(testContext(t), "t", p, Stdio{})
+		process, err := execAs(testContext(t), c, "t", p, plan.Names{}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -427,7 +429,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for _, ctx := range []context.Context{cancelled, soon, testContext(t)} {
 		before := openFiles(t)
 		for range 3 {
-			c, err := rt.Create(ctx, "left", defaultSpec(rootfs, "exec sleep 100000"), Stdio{}, Options{})
+			c, err := createSpec(ctx, rt, "left", defaultSpec(rootfs, "exec sleep 100000"), Stdio{}, Options{})
 			if err != nil {
 				if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 					t.Error(err)
@@ -437,7 +439,7 @@ func TestNothingIsLeft(t *testing.T) {
 			if err := c.Start(ctx); err == nil {
 				p := execProcess("true")
 				p.Terminal = true
-				if e, err := c.Exec(ctx, "e", p, Stdio{}); err == nil {
+				if e, err := execAs(ctx, c, "e", p, plan.Names{}, Stdio{}); err == nil {
 					<-e.Done()
 					e.Console().Close()
 				}
@@ -488,7 +490,7 @@ func BenchmarkExec(b *testing.B) {
 	p := execProcess("")
 	p.Args = []string{"/bin/true"}
 	for b.Loop() {
-		process, err := c.Exec(context.Background(), "e", p, Stdio{})
+		process, err := execAs(context.Background(), c, "e", p, plan.Names{}, Stdio{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -501,7 +503,7 @@ func BenchmarkCreateStartDestroy(b *testing.B) {
 	spec := defaultSpec(makeRootfs(b), "")
 	spec.Process.Args = []string{"/bin/true"}
 	for b.Loop() {
-		c, err := rt.Create(context.Background(), "bench", spec, Stdio{}, Options{})
+		c, err := createSpec(context.Background(), rt, "bench", spec, Stdio{}, Options{})
 		if err != nil {
 			b.Fatal(err)
 		}

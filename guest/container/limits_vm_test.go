@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
 )
 
 func limits(r *ocipb.LinuxResources) func(*ocipb.Spec) {
@@ -243,7 +244,7 @@ func TestContainerThatFreezesItself(t *testing.T) {
 	if err := c.Cgroup().Freeze(testContext(t)); err != nil { // returns when it is so
 		t.Fatal(err)
 	}
-	stuck, err := c.Exec(testContext(t), "stuck", execProcess("true"), Stdio{})
+	stuck, err := execAs(testContext(t), c, "stuck", execProcess("true"), plan.Names{}, Stdio{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,15 +16,16 @@ import (
 
 	"kata/api/ocipb"
 	"kata/guest/agent/reaper"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
+	"kata/guest/container/stage"
 	"kata/test/pace"
 )
 
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
-	if StageMain() {
-		return
-	}
+	stage.Main()
 	if os.Getenv(hostile) != "" {
 		asTheAgentsBinary()
 		return
@@ -218,13 +219,36 @@ type result struct {
 	output string
 }
 
+// createSpec makes a container of an OCI spec.
+func createSpec(ctx context.Context, rt *Runtime, id string, spec *ocipb.Spec, stdio Stdio, o Options) (*Container, error) {
+	return createAs(ctx, rt, id, spec, plan.Names{}, stdio, o)
+}
+
+// createAs is createSpec with a user by name.
+func createAs(ctx context.Context, rt *Runtime, id string, spec *ocipb.Spec, names plan.Names, stdio Stdio, o Options) (*Container, error) {
+	parsed, err := ocispec.Parse(id, spec, ocispec.Options{SharesPIDs: o.JoinPID != nil, Names: names})
+	if err != nil {
+		return nil, err
+	}
+	return rt.Create(ctx, parsed, stdio, o)
+}
+
+// execAs runs an OCI process, with a user by name.
+func execAs(ctx context.Context, c *Container, id string, p *ocipb.Process, names plan.Names, stdio Stdio) (*Process, error) {
+	parsed, err := ocispec.ParseProcess(p, names)
+	if err != nil {
+		return nil, err
+	}
+	return c.Exec(ctx, id, &parsed, stdio)
+}
+
 // create makes a container whose output goes to the returned place.
 func create(t testing.TB, rt *Runtime, spec *ocipb.Spec) (*Container, *output, error) {
 	t.Helper()
 	out := newOutput(t)
 	defer out.write.Close()
 	id := fmt.Sprintf("c%d", time.Now().UnixNano())
-	c, err := rt.Create(testContext(t), id, spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{})
+	c, err := createSpec(testContext(t), rt, id, spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{})
 	if err != nil {
 		return nil, out, err
 	}
@@ -273,7 +297,7 @@ func run(t testing.TB, rt *Runtime, spec *ocipb.Spec) result {
 func execIn(t testing.TB, c *Container, p *ocipb.Process) (result, error) {
 	t.Helper()
 	out := newOutput(t)
-	process, err := c.Exec(testContext(t), "exec", p, Stdio{Stdout: out.write, Stderr: out.write})
+	process, err := execAs(testContext(t), c, "exec", p, plan.Names{}, Stdio{Stdout: out.write, Stderr: out.write})
 	out.write.Close()
 	if err != nil {
 		return result{}, err

@@ -3,16 +3,14 @@ package container
 import (
 	"errors"
 	"runtime"
-	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/apply"
 	"kata/guest/container/nsexec"
+	"kata/guest/container/plan"
 	"kata/guest/container/rootfs"
-	"kata/guest/container/stage"
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
@@ -21,11 +19,9 @@ import (
 // special returns how to start the stage of a container with a user or time
 // namespace, or nil for others. The function releases what it holds.
 func (c *Container) special(opts Options) (*nsexec.Program, func(), error) {
-	namespaces := c.spec.Linux.GetNamespaces()
-	for _, n := range namespaces {
-		c.ownUsers = c.ownUsers || n.Type == "user"
-		c.ownTime = c.ownTime || n.Type == "time"
-	}
+	all := &c.spec.Plan
+	c.ownUsers = all.Namespace(unix.CLONE_NEWUSER) != nil
+	c.ownTime = all.Namespace(unix.CLONE_NEWTIME) != nil
 	if !c.ownUsers && !c.ownTime {
 		return nil, func() {}, nil
 	}
@@ -35,21 +31,19 @@ func (c *Container) special(opts Options) (*nsexec.Program, func(), error) {
 			unix.Close(fd)
 		}
 	}
-	linux := c.spec.Linux
 	p := &nsexec.Program{
-		UIDMap: mapText(linux.UIDMappings), GIDMap: mapText(linux.GIDMappings),
-		New: cloneFlags(c.spec), Offsets: offsets(linux.TimeOffsets),
+		UIDMap: c.spec.Users.UIDs.Text(), GIDMap: c.spec.Users.GIDs.Text(),
+		New: cloneFlags(all), Offsets: c.spec.TimeOffsets,
 	}
-	for _, n := range namespaces {
-		flag, _ := stage.NamespaceFlag(n.Type) // Validate knows that there is one
+	for _, n := range all.Namespaces {
 		var err error
 		switch {
-		case flag == unix.CLONE_NEWUSER && n.Path == "" && opts.JoinPID != nil:
+		case n.Flag == unix.CLONE_NEWUSER && n.Path == "" && opts.JoinPID != nil:
 			err = c.joinUsers(p, &fds, opts.JoinPID)
 		case n.Path != "":
-			err = joinPath(p, &fds, n, flag)
-		case flag == unix.CLONE_NEWUSER, flag == unix.CLONE_NEWTIME:
-			p.New |= uintptr(flag)
+			err = joinPath(p, &fds, n)
+		case n.Flag == unix.CLONE_NEWUSER, n.Flag == unix.CLONE_NEWTIME:
+			p.New |= uintptr(n.Flag)
 		}
 		if err != nil {
 			release()
@@ -60,8 +54,8 @@ func (c *Container) special(opts Options) (*nsexec.Program, func(), error) {
 }
 
 // joinPath adds a namespace that has a path.
-func joinPath(p *nsexec.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) error {
-	if flag == unix.CLONE_NEWNS {
+func joinPath(p *nsexec.Program, fds *[]int, n plan.Namespace) error {
+	if n.Flag == unix.CLONE_NEWNS {
 		return nil // the stage does that
 	}
 	fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -69,8 +63,8 @@ func joinPath(p *nsexec.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) 
 		return fmt.Errorf("%s namespace %s: %w", n.Type, n.Path, err)
 	}
 	*fds = append(*fds, fd)
-	joined := nsexec.Namespaces{FD: fd, Flags: flag}
-	switch flag {
+	joined := nsexec.Namespaces{FD: fd, Flags: n.Flag}
+	switch n.Flag {
 	case unix.CLONE_NEWUSER:
 		p.Join = append(p.Join, joined)
 	case unix.CLONE_NEWTIME: // with the rights of before
@@ -84,9 +78,8 @@ func joinPath(p *nsexec.Program, fds *[]int, n *ocipb.LinuxNamespace, flag int) 
 // joinUsers makes a container that shares another one's pid namespace share its
 // users: a pid namespace belongs to one user namespace.
 func (c *Container) joinUsers(p *nsexec.Program, fds *[]int, other *Container) error {
-	want := &users{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings}
-	if other.users == nil || !other.users.equal(want) {
-		return specErrorf("linux.uidMappings and gidMappings are not those of container %s, whose pid namespace is shared", other.id)
+	if !other.ownUsers || !other.users.Equal(&c.spec.Users) {
+		return refusef("linux.uidMappings and gidMappings are not those of container %s, whose pid namespace is shared", other.id)
 	}
 	fd, err := other.init.process.PIDFD()
 	if err != nil {
@@ -95,38 +88,6 @@ func (c *Container) joinUsers(p *nsexec.Program, fds *[]int, other *Container) e
 	*fds = append(*fds, fd)
 	p.Join = append(p.Join, nsexec.Namespaces{FD: fd, Flags: unix.CLONE_NEWUSER})
 	return nil
-}
-
-// offsets is the text for the offsets of a time namespace.
-func offsets(given map[string]*ocipb.LinuxTimeOffset) string {
-	var b []byte
-	for clock, o := range given {
-		b = append(b, clock...)
-		b = strconv.AppendInt(append(b, ' '), o.GetSecs(), 10)
-		b = strconv.AppendUint(append(b, ' '), uint64(o.GetNanosecs()), 10)
-		b = append(b, '\n')
-	}
-	return string(b)
-}
-
-// withCgroupNamespace returns spec with a cgroup namespace, a new one if it names
-// none: the container's own group is what it sees at /sys/fs/cgroup and in
-// /proc/self/cgroup, as under runc on a host with cgroup v2. Clients on a host
-// with v1 ask for no such namespace; there the mount alone shows the container's
-// groups.
-func withCgroupNamespace(spec *ocipb.Spec) *ocipb.Spec {
-	for _, n := range spec.Linux.GetNamespaces() {
-		if n.Type == "cgroup" {
-			return spec
-		}
-	}
-	copied, linux := *spec, ocipb.Linux{}
-	if spec.Linux != nil {
-		linux = *spec.Linux
-	}
-	linux.Namespaces = append(slices.Clone(linux.Namespaces), &ocipb.LinuxNamespace{Type: "cgroup"})
-	copied.Linux = &linux
-	return &copied
 }
 
 // visit runs f on a thread in the namespaces of the process of a pidfd; the
@@ -152,8 +113,8 @@ func visit(pidfd, namespaces int, f func() error) error {
 // setSysctls sets the kernel parameters that a stage in a user namespace has no
 // right to set, and returns what it shall try: those of its user namespace, and
 // what newer kernels give to that.
-func (c *Container) setSysctls() (rest map[string]string, err error) {
-	sysctls := c.spec.Linux.GetSysctl()
+func (c *Container) setSysctls() (rest []plan.Sysctl, err error) {
+	sysctls := c.spec.Plan.Sysctls
 	if len(sysctls) == 0 {
 		return nil, nil
 	}
@@ -162,24 +123,24 @@ func (c *Container) setSysctls() (rest map[string]string, err error) {
 		return nil, err
 	}
 	defer unix.Close(pidfd)
-	rest = make(map[string]string)
-	ours := make(map[string]string)
-	for key, value := range sysctls {
-		if strings.HasPrefix(stage.SysctlPath(key), "user/") {
-			rest[key] = value
+	var ours []plan.Sysctl
+	for _, s := range sysctls {
+		if strings.HasPrefix(s.Path, "user/") {
+			rest = append(rest, s)
 		} else {
-			ours[key] = value
+			ours = append(ours, s)
 		}
 	}
-	return rest, visit(pidfd, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET, func() error {
-		return stage.SetSysctls(ours, func(key string, err error) error {
+	err = visit(pidfd, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET, func() error {
+		return apply.Sysctls(ours, func(s plan.Sysctl, err error) error {
 			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-				rest[key] = ours[key]
+				rest = append(rest, s)
 				return nil
 			}
 			return err
 		})
 	})
+	return rest, err
 }
 
 // SharedMount is a part of a running container's file system that another
@@ -193,25 +154,19 @@ type SharedMount struct {
 	Path, Destination string
 }
 
-// share returns a copy of spec with a mount for each shared one, whose trees it
-// adds.
-func share(spec *ocipb.Spec, trees rootfs.Trees, shared []SharedMount) (*ocipb.Spec, error) {
-	if len(shared) == 0 {
-		return spec, nil
-	}
-	copied := *spec
-	copied.Mounts = copied.Mounts[:len(copied.Mounts):len(copied.Mounts)]
+// share adds a mount for each shared one, with its tree.
+func share(p *plan.Plan, trees rootfs.Trees, shared []SharedMount) error {
 	for _, s := range shared {
 		tree, err := s.tree()
 		if err != nil {
-			return nil, fmt.Errorf("shared mount %s: %s of container %s: %w", s.Name, s.Path, s.Source.id, err)
+			return fmt.Errorf("shared mount %s: %s of container %s: %w", s.Name, s.Path, s.Source.id, err)
 		}
-		trees[len(copied.Mounts)] = tree
-		copied.Mounts = append(copied.Mounts, &ocipb.Mount{
-			Destination: s.Destination, Type: "bind", Source: s.Path, Options: []string{"rbind"},
+		trees[len(p.Mounts)] = tree
+		p.Mounts = append(p.Mounts, plan.Mount{
+			Destination: s.Destination, Type: "bind", Source: s.Path, Options: mount.Options{Bind: true, Recursive: true},
 		})
 	}
-	return &copied, nil
+	return nil
 }
 
 // tree returns what is shared.

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/guest/agent/reaper"
-	"kata/guest/container/stage"
+	"kata/guest/container/cpulist"
+	"kata/guest/container/plan"
 	"kata/guest/fault"
 	"kata/lib/fmt"
 )
@@ -20,9 +21,9 @@ type Process struct {
 	stage   *stageConn
 	console *os.File
 	ready   bool // the stage said so
-	// affinity is the list of processors that it shall run on, "" for all of the
+	// affinity are the processors that it shall run on, nil for all of the
 	// container's.
-	affinity string
+	affinity *cpulist.Set
 	// hooks runs those that the runtime runs, when the stage says so.
 	hooks func() error
 }
@@ -100,7 +101,7 @@ func (p *Process) awaitExec(ctx context.Context) (err error) {
 		}
 	}()
 	defer p.stage.close()
-	if _, err := p.stage.file.Write([]byte{stage.Go}); err != nil {
+	if _, err := p.stage.file.Write([]byte{plan.Go}); err != nil {
 		return p.stageFailed(err)
 	}
 	for {
@@ -123,27 +124,27 @@ func (p *Process) handle() error {
 		return fmt.Errorf("talk to the stage: %w", err)
 	}
 	switch m.kind {
-	case stage.Console:
+	case plan.Console:
 		if p.console = m.file; m.file == nil {
 			return errors.New("the stage sent no terminal")
 		}
 		return nil
-	case stage.Hooks:
+	case plan.Hooks:
 		if p.hooks == nil {
 			return errors.New("the stage asks for hooks that there are not")
 		}
 		if err := p.hooks(); err != nil {
 			return err
 		}
-		_, err := p.stage.file.Write([]byte{stage.Go})
+		_, err := p.stage.file.Write([]byte{plan.Go})
 		return err
-	case stage.Ready:
+	case plan.Ready:
 		p.ready = true
 		return nil
-	case stage.Refused:
+	case plan.Refused:
 		return fault.New(fault.Invalid, m.text)
-	case stage.Failed, stage.ExecFailed:
-		return &StageError{Text: m.text, Command: m.kind == stage.ExecFailed}
+	case plan.Failed, plan.ExecFailed:
+		return &StageError{Text: m.text, Command: m.kind == plan.ExecFailed}
 	case 0:
 		if p.ready {
 			return errEnded

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
 )
 
 // attributes are changes to a process and what a script in it then prints. They
@@ -184,7 +185,7 @@ func TestSignals(t *testing.T) {
 		if err := c.Init().Signal(unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		p, err := c.Exec(testContext(t), "e", execProcess("exec sleep 100000"), Stdio{})
+		p, err := execAs(testContext(t), c, "e", execProcess("exec sleep 100000"), plan.Names{}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +204,7 @@ func TestSignals(t *testing.T) {
 	})
 	t.Run("SIGKILL to all", func(t *testing.T) {
 		c := sleeper(t, rt)
-		p, err := c.Exec(testContext(t), "e", execProcess("sleep 100000 & sleep 100000"), Stdio{})
+		p, err := execAs(testContext(t), c, "e", execProcess("sleep 100000 & sleep 100000"), plan.Names{}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +217,7 @@ func TestSignals(t *testing.T) {
 	})
 	t.Run("another signal to all", func(t *testing.T) {
 		c := sleeper(t, rt)
-		p, err := c.Exec(testContext(t), "e", execProcess("exec sleep 100000"), Stdio{})
+		p, err := execAs(testContext(t), c, "e", execProcess("exec sleep 100000"), plan.Names{}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}

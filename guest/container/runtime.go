@@ -12,13 +12,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/guest/agent/log"
 	"kata/guest/agent/reaper"
-	"kata/guest/container/capability"
 	"kata/guest/container/cgroup"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/container/rootfs"
-	"kata/guest/container/stage"
 	"kata/guest/fault"
 	"kata/lib/fmt"
 )
@@ -32,11 +31,7 @@ var (
 	ErrPaused = fault.New(fault.State, "the container is paused")
 )
 
-// SpecError is a spec that is wrong or asks for what is not possible. The text
-// names the field and the value.
-type SpecError = fault.Error
-
-func specErrorf(format string, args ...any) error {
+func refusef(format string, args ...any) error {
 	return fault.New(fault.Invalid, fmt.Sprintf(format, args...))
 }
 
@@ -92,16 +87,6 @@ func NewRuntime(c Config) *Runtime {
 	return &Runtime{config: c}
 }
 
-// StageMain turns the process into a stage if it was started as one, and then
-// does not return; else it reports false. See the package comment.
-func StageMain() bool {
-	if len(os.Args) < 2 || os.Args[1] != stage.Argument {
-		return false
-	}
-	stage.Main(os.Args)
-	return true
-}
-
 // Stdio are a process's ends of its standard streams. They are the caller's,
 // who closes them when Create or Exec has returned. A nil one is the null
 // device. With a terminal all are ignored: see [Process.Console].
@@ -109,17 +94,12 @@ type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
-// Names are a user and its groups to look up in the container; see stage.Names.
-type Names = stage.Names
-
 // Options are what a spec has no field for.
 type Options struct {
 	// JoinPID makes the container join the pid namespace of another one, which
 	// must be running; the spec's own pid namespace, if any, is ignored. The
 	// container's processes end with its init all the same.
 	JoinPID *Container
-	// Names of the user of the first process, where the spec has numbers.
-	Names Names
 	// Shared are further mounts, which come after the spec's.
 	Shared []SharedMount
 }
@@ -128,43 +108,30 @@ type Options struct {
 // for a process that hangs in the kernel.
 const cleanupTime = 10 * time.Second
 
-// Create makes a container and leaves it ready to Start. The id is unique among
-// the containers of the pod and made of letters, digits and "_.-". Spec must
-// not be changed afterwards.
+// Create makes a container and leaves it ready to Start. Its ID is unique among the
+// containers of the pod. The spec belongs to the container afterwards.
 //
-// The error is a *SpecError, a *StageError, or of a system call. Nothing is
+// The error is a *fault.Error, a *StageError, or of a system call. Nothing is
 // left of a container that was not created, unless it is returned beside the
 // error: then its processes have been killed and hang in the kernel, and Destroy
 // is to be called until it succeeds.
-func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio Stdio, opts Options) (*Container, error) {
+func (r *Runtime) Create(ctx context.Context, spec *ocispec.Container, stdio Stdio, opts Options) (*Container, error) {
+	p := &spec.Plan
 	if opts.JoinPID != nil {
-		spec = withoutPIDNamespace(spec)
+		p.Drop(unix.CLONE_NEWPID)
 	}
-	if err := Validate(id, spec); err != nil {
-		return nil, err
-	}
-	if opts.JoinPID == nil {
-		if err := ValidatePIDs(spec); err != nil {
-			return nil, err
-		}
-	}
-	r.warn(id, spec)
-	spec = r.withoutHostsHooks(id, withCgroupNamespace(spec))
-	path, err := cgroup.Path(spec.Linux.GetCgroupsPath(), id)
-	if err != nil {
-		return nil, specErrorf("linux.cgroupsPath: %v", err)
-	}
+	r.warn(spec)
+	r.planHooks(spec)
 	trees := make(rootfs.Trees)
 	defer trees.Close()
-	spec, err = share(spec, trees, opts.Shared)
+	if err := share(p, trees, opts.Shared); err != nil {
+		return nil, err
+	}
+	group, err := cgroup.Create(r.config.CgroupRoot, spec.CgroupPath)
 	if err != nil {
 		return nil, err
 	}
-	group, err := cgroup.Create(r.config.CgroupRoot, path)
-	if err != nil {
-		return nil, err
-	}
-	c := &Container{id: id, rt: r, spec: spec, group: group}
+	c := &Container{id: spec.ID(), rt: r, spec: spec, group: group}
 	if err := c.create(ctx, trees, stdio, opts); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
@@ -178,7 +145,8 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio
 
 // create starts the stage and waits until it is ready.
 func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio, opts Options) error {
-	pidns, owner, err := pidNamespace(c.spec, opts)
+	p := &c.spec.Plan
+	pidns, owner, err := pidNamespace(p, opts)
 	if err != nil {
 		return err
 	}
@@ -189,25 +157,23 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 	}
 	defer release()
 	start := stageStart{
-		args:   []string{"kata-agent", stage.Argument, stage.Create, c.id},
+		args:   []string{"kata-agent", plan.Argument, plan.Create, c.id},
 		stdio:  stdio,
 		pidns:  pidns,
-		flags:  cloneFlags(c.spec),
+		flags:  cloneFlags(p),
 		cgroup: c.group,
 		born:   born,
 	}
 	if born != nil && opts.JoinPID == nil {
 		start.pidns = 0 // one with a path is among the others
 	}
-	p, err := c.rt.startStage(start)
-	if err != nil {
+	if c.init, err = c.rt.startStage(start); err != nil {
 		return err
 	}
-	c.init = p
 	if !owner {
 		// Nobody else ends what the container's init leaves behind.
 		c.leftovers.Go(func() {
-			<-p.Done()
+			<-c.init.Done()
 			_ = c.group.Kill() // fails only when Destroy was faster
 		})
 	}
@@ -219,45 +185,42 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 	if err := c.outside(trees, opts.JoinPID != nil); err != nil {
 		return err
 	}
-	p.hooks = func() error { return c.createHooks(ctx) }
-	job := stage.Job{Spec: c.spec, Names: opts.Names, Born: born != nil, Privileged: c.ownUsers}
+	c.init.hooks = func() error { return c.createHooks(ctx) }
+	p.Born, p.Privileged = born != nil, c.ownUsers
 	if c.ownUsers {
-		spec, linux := *c.spec, *c.spec.Linux
-		if linux.Sysctl, err = c.setSysctls(); err != nil {
+		if p.Sysctls, err = c.setSysctls(); err != nil {
 			return err
 		}
-		spec.Linux = &linux
-		job.Spec = &spec
 	}
-	if err := p.begin(ctx, &job, trees); err != nil {
+	if err := c.init.begin(ctx, p, trees); err != nil {
 		return err
 	}
-	if err := p.awaitReady(ctx); err != nil {
+	if err := c.init.awaitReady(ctx); err != nil {
 		return err
 	}
 	if c.ownUsers {
-		if err := p.grant(c.spec.Process); err != nil {
+		if err := c.init.grant(&p.Process); err != nil {
 			return err
 		}
 	}
 	// Only now: the stage has more threads and uses more time and memory than
 	// the container may be allowed.
-	return c.group.Confine(c.spec.Linux.GetResources())
+	return c.group.Confine(c.spec.Resources)
 }
 
-// begin gives a stage its job.
-func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees) error {
+// begin gives a stage its plan.
+func (p *Process) begin(ctx context.Context, todo *plan.Plan, trees rootfs.Trees) error {
 	for at := range trees {
-		job.Trees = append(job.Trees, at)
+		todo.Trees = append(todo.Trees, at)
 	}
-	sort.Stable(sort.IntSlice(job.Trees))
-	message, err := job.Marshal()
+	sort.Stable(sort.IntSlice(todo.Trees))
+	message, err := todo.Message()
 	if err != nil {
 		return fault.New(fault.Invalid, err.Error())
 	}
 	err = p.stage.configure(ctx, message)
 	if err == nil && len(trees) > 0 {
-		err = p.stage.sendTrees(ctx, trees, job.Trees)
+		err = p.stage.sendTrees(ctx, trees, todo.Trees)
 	}
 	if err != nil {
 		return p.stageFailed(err)
@@ -268,18 +231,14 @@ func (p *Process) begin(ctx context.Context, job *stage.Job, trees rootfs.Trees)
 // cloneFlags are the namespaces that the stage is born with. The cgroup
 // namespace is made by the stage itself, and unless one is joined there is always
 // one for mounts.
-func cloneFlags(spec *ocipb.Spec) uintptr {
+func cloneFlags(p *plan.Plan) uintptr {
 	flags := uintptr(unix.CLONE_NEWNS)
-	if stage.JoinsMounts(spec) {
+	if p.JoinsMounts() {
 		flags = 0
 	}
-	for _, n := range spec.Linux.GetNamespaces() {
-		if n.Path != "" {
-			continue
-		}
-		switch flag, _ := stage.NamespaceFlag(n.Type); flag {
-		case unix.CLONE_NEWPID, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS:
-			flags |= uintptr(flag)
+	for _, n := range p.Namespaces {
+		if n.Path == "" {
+			flags |= uintptr(n.Flag & (unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS))
 		}
 	}
 	return flags
@@ -287,7 +246,7 @@ func cloneFlags(spec *ocipb.Spec) uintptr {
 
 // pidNamespace opens the pid namespace to join, or returns -1; owner says
 // whether the container has one of its own.
-func pidNamespace(spec *ocipb.Spec, opts Options) (fd int, owner bool, err error) {
+func pidNamespace(p *plan.Plan, opts Options) (fd int, owner bool, err error) {
 	if opts.JoinPID != nil {
 		fd, err := opts.JoinPID.init.process.PIDFD()
 		if err != nil {
@@ -295,24 +254,21 @@ func pidNamespace(spec *ocipb.Spec, opts Options) (fd int, owner bool, err error
 		}
 		return fd, false, nil
 	}
-	for _, n := range spec.Linux.GetNamespaces() {
-		if n.Type != "pid" {
-			continue
-		}
-		if n.Path == "" {
-			return -1, true, nil
-		}
-		fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, false, fmt.Errorf("pid namespace %s: %w", n.Path, err)
-		}
-		if own, err := isOwn(fd); own || err != nil {
-			unix.Close(fd)
-			return -1, false, cmp.Or(err, specErrorf("linux.namespaces: path %q is the agent's own pid namespace", n.Path))
-		}
-		return fd, false, nil
+	n := p.Namespace(unix.CLONE_NEWPID)
+	switch {
+	case n == nil:
+		return -1, false, errors.New("the container has no pid namespace") // package ocispec refuses that
+	case n.Path == "":
+		return -1, true, nil
 	}
-	return -1, false, nil
+	if fd, err = unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return -1, false, fmt.Errorf("pid namespace %s: %w", n.Path, err)
+	}
+	if own, err := isOwn(fd); own || err != nil {
+		unix.Close(fd)
+		return -1, false, cmp.Or(err, refusef("linux.namespaces: path %q is the agent's own pid namespace", n.Path))
+	}
+	return fd, false, nil
 }
 
 // isOwn says whether a descriptor is that of the agent's own pid namespace.
@@ -327,35 +283,21 @@ func isOwn(fd int) (bool, error) {
 	return there.Dev == own.Dev && there.Ino == own.Ino, nil
 }
 
-func withoutPIDNamespace(spec *ocipb.Spec) *ocipb.Spec {
-	if spec.GetLinux() == nil {
-		return spec
-	}
-	copied, linux := *spec, *spec.Linux
-	linux.Namespaces = nil
-	for _, n := range spec.Linux.Namespaces {
-		if n.GetType() != "pid" {
-			linux.Namespaces = append(linux.Namespaces, n)
-		}
-	}
-	copied.Linux = &linux
-	return &copied
-}
-
 // warn logs what a spec asks for and does not get.
-func (r *Runtime) warn(id string, spec *ocipb.Spec) {
-	r.warnProcess(id, spec.Process)
-	if stage.JoinsMounts(spec) {
+func (r *Runtime) warn(spec *ocispec.Container) {
+	id := spec.ID()
+	r.warnProcess(id, &spec.Plan.Process)
+	if spec.Plan.JoinsMounts() {
 		r.config.Log.Warn("root, mounts, devices and paths of the spec have no effect in a mount namespace that is joined", "container", id)
 	}
-	if label := spec.Linux.GetMountLabel(); label != "" {
-		r.config.Log.Warn("SELinux label of mounts has no effect", "container", id, "label", label)
+	if spec.MountLabel != "" {
+		r.config.Log.Warn("SELinux label of mounts has no effect", "container", id, "label", spec.MountLabel)
 	}
 }
 
-func (r *Runtime) warnProcess(id string, p *ocipb.Process) {
-	if _, unknown := capability.New(p.Capabilities); len(unknown) > 0 {
-		r.config.Log.Warn("unknown capabilities are ignored", "container", id, "capabilities", strings.Join(unknown, " "))
+func (r *Runtime) warnProcess(id string, p *plan.Process) {
+	if len(p.Unknown) > 0 {
+		r.config.Log.Warn("unknown capabilities are ignored", "container", id, "capabilities", strings.Join(p.Unknown, " "))
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
+	"kata/guest/fault"
 )
 
 func TestEveryNamespaceByPath(t *testing.T) {
@@ -52,29 +54,29 @@ func TestUsersByName(t *testing.T) {
 	write(t, rootfs+"/etc/group", "root:x:0:\nstaff:x:50:ann,bob\nwheel:x:51:bob,ann\ndisk:x:6:\nnobodys:x:52:bobann\n", 0o644)
 	for _, tt := range []struct {
 		name  string
-		names Names
+		names plan.Names
 		want  string
 	}{
-		{"nothing", Names{}, "7:8 9"},
-		{"a user", Names{User: "ann"}, "1000:1001 9 50 51"},
-		{"a user by number", Names{User: "1000"}, "1000:1001 9"},
-		{"a number that nobody has", Names{User: "4242"}, "4242:8 9"},
-		{"a name of digits", Names{User: "77"}, "5:6 9"},
-		{"a user and a group", Names{User: "ann", Group: "disk"}, "1000:6 9 50 51"},
-		{"a group alone", Names{Group: "51"}, "7:51 9"},
-		{"further groups", Names{User: "ann", Groups: []string{"wheel", "99"}}, "1000:1001 9 51 99"},
-		{"no such user", Names{User: "eve"}, `!string_user: the container has no user "eve"`},
-		{"an entry that is broken", Names{User: "bad"}, `!string_user: the container has no user "bad"`},
-		{"no such group", Names{Group: "eve"}, `!string_user: the container has no group "eve"`},
+		{"nothing", plan.Names{}, "7:8 9"},
+		{"a user", plan.Names{User: "ann"}, "1000:1001 9 50 51"},
+		{"a user by number", plan.Names{User: "1000"}, "1000:1001 9"},
+		{"a number that nobody has", plan.Names{User: "4242"}, "4242:8 9"},
+		{"a name of digits", plan.Names{User: "77"}, "5:6 9"},
+		{"a user and a group", plan.Names{User: "ann", Group: "disk"}, "1000:6 9 50 51"},
+		{"a group alone", plan.Names{Group: "51"}, "7:51 9"},
+		{"further groups", plan.Names{User: "ann", Groups: []string{"wheel", "99"}}, "1000:1001 9 51 99"},
+		{"no such user", plan.Names{User: "eve"}, `!string_user: the container has no user "eve"`},
+		{"an entry that is broken", plan.Names{User: "bad"}, `!string_user: the container has no user "bad"`},
+		{"no such group", plan.Names{Group: "eve"}, `!string_user: the container has no group "eve"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out := newOutput(t)
 			spec := defaultSpec(rootfs, "echo $(id -u):$(id -g) $(grep Groups /proc/self/status | cut -f2)")
 			spec.Process.User = &ocipb.User{UID: 7, GID: 8, AdditionalGids: []uint32{9}}
-			c, err := rt.Create(testContext(t), "names", spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{Names: tt.names})
+			c, err := createAs(testContext(t), rt, "names", spec, tt.names, Stdio{Stdout: out.write, Stderr: out.write}, Options{})
 			out.write.Close()
 			if want, ok := strings.CutPrefix(tt.want, "!"); ok {
-				var refused *SpecError
+				var refused *fault.Error
 				if !errors.As(err, &refused) || err.Error() != want {
 					t.Errorf("error %v, want %s", err, want)
 				}
@@ -99,7 +101,7 @@ func TestUsersByName(t *testing.T) {
 	t.Run("exec", func(t *testing.T) {
 		c, _ := started(t, rt, defaultSpec(rootfs, "exec sleep 100000"))
 		out := newOutput(t)
-		p, err := c.ExecAs(testContext(t), "e", execProcess("id -u; echo $HOME"), Names{User: "ann"}, Stdio{Stdout: out.write})
+		p, err := execAs(testContext(t), c, "e", execProcess("id -u; echo $HOME"), plan.Names{User: "ann"}, Stdio{Stdout: out.write})
 		out.write.Close()
 		if err != nil {
 			t.Fatal(err)
@@ -119,7 +121,7 @@ func TestSharedMounts(t *testing.T) {
 	share := func(t *testing.T, path, script string, change func(*ocipb.Spec)) (result, error) {
 		out := newOutput(t)
 		defer out.write.Close()
-		c, err := rt.Create(testContext(t), "dest", in(makeRootfs(t), script, change), Stdio{Stdout: out.write, Stderr: out.write},
+		c, err := createSpec(testContext(t), rt, "dest", in(makeRootfs(t), script, change), Stdio{Stdout: out.write, Stderr: out.write},
 			Options{Shared: []SharedMount{{Name: "data", Source: a, Path: path, Destination: "/from/a"}}})
 		if err != nil {
 			return result{}, err

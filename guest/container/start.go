@@ -13,8 +13,8 @@ import (
 	"kata/guest/agent/reaper"
 	"kata/guest/container/cgroup"
 	"kata/guest/container/nsexec"
+	"kata/guest/container/plan"
 	"kata/guest/container/rootfs"
-	"kata/guest/container/stage"
 	"kata/lib/fmt"
 )
 
@@ -55,7 +55,7 @@ func (r *Runtime) startStage(s stageStart) (*Process, error) {
 }
 
 func (r *Runtime) forkStage(s stageStart, socket int) (p *reaper.Process, err error) {
-	files := make([]uintptr, 0, stage.InitFD+1)
+	files := make([]uintptr, 0, plan.InitFD+1)
 	for _, f := range []*os.File{s.stdio.Stdin, s.stdio.Stdout, s.stdio.Stderr} {
 		f, opened, err := nullIfNil(f)
 		if err != nil {
@@ -127,7 +127,7 @@ func (c *stageConn) sendTrees(ctx context.Context, trees rootfs.Trees, places []
 	defer func() { err = errors.Join(release(), err) }()
 	for len(places) > 0 {
 		var fds []int
-		for _, place := range places[:min(len(places), stage.MaxDescriptors)] {
+		for _, place := range places[:min(len(places), plan.MaxDescriptors)] {
 			fds = append(fds, trees[place].FD())
 		}
 		places = places[len(fds):]
@@ -234,7 +234,7 @@ func (c *stageConn) receive() (message, error) {
 	if err != nil || n == 0 {
 		return message{}, err
 	}
-	kind, length, ok := stage.ParseHeader(header[:n])
+	kind, length, ok := plan.ParseHeader(header[:n])
 	if !ok {
 		if file != nil {
 			file.Close()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/ocipb"
+	"kata/guest/fault"
 )
 
 // loopDevice is a block device for limits; it need not be used. Its numbers are
@@ -230,7 +231,7 @@ func TestRefusedUpdateChangesNothing(t *testing.T) {
 		{&ocipb.LinuxResources{Devices: []*ocipb.LinuxDeviceCgroup{{Type: "z"}}}, `resources.devices[0]: device rule of unknown type "z"`},
 		{&ocipb.LinuxResources{Unified: map[string]string{"cgroup.procs": "1"}}, `resources.unified resource "cgroup.procs" is not a file of a controller`},
 	} {
-		var refused *SpecError
+		var refused *fault.Error
 		if err := c.Update(tt.r); !errors.As(err, &refused) || err.Error() != tt.want {
 			t.Errorf("error %v, want %s", err, tt.want)
 		}

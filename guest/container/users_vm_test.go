@@ -219,7 +219,7 @@ func TestJoinAUserNamespace(t *testing.T) {
 	t.Run("of the container whose pids are shared", func(t *testing.T) {
 		out := newOutput(t)
 		spec := in(makeRootfs(t), "for n in user pid; do readlink /proc/self/ns/$n; done; ls -d /proc/1", inUsers(t))
-		c, err := rt.Create(testContext(t), "sharer", spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{JoinPID: a})
+		c, err := createSpec(testContext(t), rt, "sharer", spec, Stdio{Stdout: out.write, Stderr: out.write}, Options{JoinPID: a})
 		out.write.Close()
 		if err != nil {
 			t.Fatal(err)

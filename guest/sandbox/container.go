@@ -4,13 +4,14 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"kata/api/agentpb"
-	"kata/api/ocipb"
-	"kata/guest/container"
+	"kata/guest/container/ocispec"
 	"kata/guest/container/oom"
+	"kata/guest/container/plan"
 	"kata/guest/container/stream"
 	"kata/lib/fmt"
 )
@@ -45,16 +46,14 @@ type Container struct {
 
 // ContainerOptions are what a container is made with.
 type ContainerOptions struct {
-	ID string
-	// ExecID is another name of its first process, ID when empty.
-	ExecID   string
-	Spec     *ocipb.Spec
+	// ExecID is another name of its first process, the container's ID when empty.
+	ExecID string
+	// Spec becomes the container's.
+	Spec     *ocispec.Container
 	Storages []*agentpb.Storage
 	// Devices are written into Spec.
 	Devices []*agentpb.Device
 	Ports   stream.Ports
-	// Names of its user, where Spec has numbers.
-	Names container.Names
 	// SharedMounts are parts of other containers that it gets; see
 	// CheckSharedMounts.
 	SharedMounts []*agentpb.SharedMount
@@ -67,7 +66,7 @@ type ContainerOptions struct {
 // anything fails nothing of it is left, or the error says what: that is removed
 // in the background, as [Container.Remove] does.
 func (s *Sandbox) CreateContainer(ctx context.Context, o ContainerOptions) error {
-	c := &Container{id: o.ID, sandbox: s, processes: make(map[string]*Process)}
+	c := &Container{id: o.Spec.ID(), sandbox: s, processes: make(map[string]*Process)}
 	c.alive, c.kill = context.WithCancelCause(context.Background())
 	// It is not known to anybody before begin: nobody can remove it then.
 	within, end, err := c.begin(ctx)
@@ -108,10 +107,10 @@ func (c *Container) create(ctx context.Context, o ContainerOptions) error {
 		return err
 	}
 	defer release()
-	options := RuntimeOptions{Names: o.Names, Shared: shared}
+	options := RuntimeOptions{Shared: shared}
 	if o.SandboxPidns {
 		var end func()
-		if ctx, options.JoinPID, end, err = c.joinPIDs(ctx, o.Spec); err != nil {
+		if ctx, options.JoinPID, end, err = c.joinPIDs(ctx, &o.Spec.Plan); err != nil {
 			return err
 		}
 		defer end()
@@ -129,12 +128,12 @@ func (c *Container) has(set func()) {
 // run makes the container's first process.
 func (c *Container) run(ctx context.Context, o ContainerOptions, options RuntimeOptions) error {
 	cfg := &c.sandbox.cfg
-	p, err := c.openStreams(ctx, o.ExecID, o.Ports, o.Spec.GetProcess().GetTerminal())
+	p, err := c.openStreams(ctx, o.ExecID, o.Ports, o.Spec.Plan.Process.Terminal)
 	if err != nil {
 		return err
 	}
 	c.sandbox.addHooks(o.Spec)
-	made, err := cfg.Runtime.Create(ctx, c.id, o.Spec, p.child(), options)
+	made, err := cfg.Runtime.Create(ctx, o.Spec, p.child(), options)
 	if err != nil {
 		p.close()
 		c.failed(made)
@@ -157,7 +156,7 @@ func (c *Container) run(ctx context.Context, o ContainerOptions, options Runtime
 	c.runtime, c.init = made, p
 	c.order = append(c.order, p)
 	c.processes[""] = p
-	c.processes[cmp.Or(o.ExecID, o.ID)] = p
+	c.processes[cmp.Or(o.ExecID, c.id)] = p
 	return nil
 }
 
@@ -170,8 +169,8 @@ func (c *Container) failed(made Instance) {
 }
 
 // joinPIDs returns the container whose pid namespace is the pod's, and holds it
-// until end. If that is c itself spec gets a pid namespace.
-func (c *Container) joinPIDs(ctx context.Context, spec *ocipb.Spec) (_ context.Context, joined Instance, end func(), err error) {
+// until end. If that is c itself it gets a pid namespace.
+func (c *Container) joinPIDs(ctx context.Context, p *plan.Plan) (_ context.Context, joined Instance, end func(), err error) {
 	if owner := c.sandbox.sharePIDs(c); owner != c {
 		within, r, end, err := owner.use(ctx)
 		if err != nil {
@@ -179,12 +178,8 @@ func (c *Container) joinPIDs(ctx context.Context, spec *ocipb.Spec) (_ context.C
 		}
 		return within, r, end, nil
 	}
-	if spec.Linux == nil {
-		spec.Linux = new(ocipb.Linux)
-	}
-	isPID := func(n *ocipb.LinuxNamespace) bool { return n.GetType() == "pid" }
-	if !slices.ContainsFunc(spec.Linux.Namespaces, isPID) {
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, &ocipb.LinuxNamespace{Type: "pid"})
+	if p.Namespace(unix.CLONE_NEWPID) == nil {
+		p.Namespaces = append(p.Namespaces, plan.Namespace{Type: "pid", Flag: unix.CLONE_NEWPID})
 	}
 	return ctx, nil, func() {}, nil
 }

@@ -16,8 +16,9 @@ import (
 	"kata/guest/agent/reaper"
 	"kata/guest/container"
 	"kata/guest/container/cgroup"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/container/stream"
-	"kata/guest/fault"
 )
 
 // fake is a guest whose parts are in memory: what runs is a state, and what is
@@ -114,11 +115,11 @@ func (f *fake) nothingLeft() {
 }
 
 // Create implements Runtime.
-func (f *fake) Create(ctx context.Context, id string, spec *ocipb.Spec, _ container.Stdio, o RuntimeOptions) (Instance, error) {
+func (f *fake) Create(ctx context.Context, spec *ocispec.Container, _ container.Stdio, o RuntimeOptions) (Instance, error) {
 	if err := f.step(ctx, "create"); err != nil {
 		return nil, err
 	}
-	i := &fakeInstance{fake: f, id: id, spec: spec, joined: o.JoinPID}
+	i := &fakeInstance{fake: f, id: spec.ID(), spec: spec, joined: o.JoinPID}
 	i.init = newTask(f)
 	i.tasks = []*fakeTask{i.init}
 	f.mu.Lock()
@@ -133,7 +134,7 @@ func (f *fake) Create(ctx context.Context, id string, spec *ocipb.Spec, _ contai
 type fakeInstance struct {
 	fake   *fake
 	id     string
-	spec   *ocipb.Spec
+	spec   *ocispec.Container
 	joined Instance
 	init   *fakeTask
 
@@ -160,9 +161,9 @@ func (i *fakeInstance) call(ctx context.Context, call string) error {
 	return errors.Join(i.here(call), i.fake.step(ctx, call))
 }
 
-func (i *fakeInstance) Init() Task            { return i.init }
-func (i *fakeInstance) Spec() *ocipb.Spec     { return i.spec }
-func (i *fakeInstance) Cgroup() *cgroup.Group { return nil }
+func (i *fakeInstance) Init() Task               { return i.init }
+func (i *fakeInstance) Spec() *ocispec.Container { return i.spec }
+func (i *fakeInstance) Cgroup() *cgroup.Group    { return nil }
 
 func (i *fakeInstance) Start(ctx context.Context) error {
 	if err := i.call(ctx, "start"); err != nil {
@@ -174,10 +175,7 @@ func (i *fakeInstance) Start(ctx context.Context) error {
 	return nil
 }
 
-func (i *fakeInstance) ExecAs(ctx context.Context, _ string, p *ocipb.Process, _ container.Names, _ container.Stdio) (Task, error) {
-	if len(p.GetArgs()) == 0 {
-		return nil, &container.SpecError{Kind: fault.Invalid}
-	}
+func (i *fakeInstance) Exec(ctx context.Context, _ string, _ *plan.Process, _ container.Stdio) (Task, error) {
 	if err := i.call(ctx, "exec"); err != nil {
 		return nil, err
 	}
@@ -343,7 +341,7 @@ func (s fakeStorages) Close() error { return s.fake.step(context.Background(), "
 
 type fakeDevices struct{ fake *fake }
 
-func (d fakeDevices) Assign(ctx context.Context, all []*agentpb.Device, _ *ocipb.Spec) (Assigned, error) {
+func (d fakeDevices) Assign(ctx context.Context, all []*agentpb.Device, _ *ocispec.Container) (Assigned, error) {
 	for _, one := range all {
 		if one.Type == "floppy" {
 			return nil, errors.New(`devices[0].type "floppy"`)

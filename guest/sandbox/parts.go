@@ -11,6 +11,8 @@ import (
 	"kata/guest/agent/reaper"
 	"kata/guest/container"
 	"kata/guest/container/cgroup"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/container/stream"
 	"kata/guest/machine/device"
 	"kata/guest/machine/device/assign"
@@ -24,13 +26,12 @@ import (
 type Runtime interface {
 	// Create returns an Instance with an error when something of it is left that
 	// could not be released yet: that is to be destroyed until it succeeds.
-	Create(ctx context.Context, id string, spec *ocipb.Spec, stdio container.Stdio, o RuntimeOptions) (Instance, error)
+	Create(ctx context.Context, spec *ocispec.Container, stdio container.Stdio, o RuntimeOptions) (Instance, error)
 }
 
 // RuntimeOptions are container.Options.
 type RuntimeOptions struct {
 	JoinPID Instance // nil for none
-	Names   container.Names
 	Shared  []SharedMount
 }
 
@@ -47,9 +48,9 @@ type SharedMount struct {
 // has every process collected by then.
 type Instance interface {
 	Init() Task
-	Spec() *ocipb.Spec
+	Spec() *ocispec.Container
 	Start(ctx context.Context) error
-	ExecAs(ctx context.Context, id string, process *ocipb.Process, names container.Names, stdio container.Stdio) (Task, error)
+	Exec(ctx context.Context, id string, process *plan.Process, stdio container.Stdio) (Task, error)
 	SignalAll(signal unix.Signal) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
@@ -86,7 +87,7 @@ type Mounts interface {
 
 // Devices gives devices to containers; see assign.Assign.
 type Devices interface {
-	Assign(ctx context.Context, devices []*agentpb.Device, spec *ocipb.Spec) (Assigned, error)
+	Assign(ctx context.Context, devices []*agentpb.Device, spec *ocispec.Container) (Assigned, error)
 }
 
 // Assigned is what a container was given; see assign.Set.
@@ -104,14 +105,14 @@ func (c *Config) Real(r *container.Runtime, m *storage.Manager, f *device.Finder
 
 type realRuntime struct{ *container.Runtime }
 
-func (r realRuntime) Create(ctx context.Context, id string, spec *ocipb.Spec, stdio container.Stdio, o RuntimeOptions) (Instance, error) {
-	options := container.Options{Names: o.Names, JoinPID: real(o.JoinPID)}
+func (r realRuntime) Create(ctx context.Context, spec *ocispec.Container, stdio container.Stdio, o RuntimeOptions) (Instance, error) {
+	options := container.Options{JoinPID: real(o.JoinPID)}
 	for _, s := range o.Shared {
 		options.Shared = append(options.Shared, container.SharedMount{
 			Name: s.Name, Source: real(s.Source), Path: s.Path, Destination: s.Destination,
 		})
 	}
-	c, err := r.Runtime.Create(ctx, id, spec, stdio, options)
+	c, err := r.Runtime.Create(ctx, spec, stdio, options)
 	if c == nil {
 		return nil, err
 	}
@@ -130,8 +131,8 @@ type instance struct{ *container.Container }
 
 func (i instance) Init() Task { return i.Container.Init() }
 
-func (i instance) ExecAs(ctx context.Context, id string, process *ocipb.Process, names container.Names, stdio container.Stdio) (Task, error) {
-	p, err := i.Container.ExecAs(ctx, id, process, names, stdio)
+func (i instance) Exec(ctx context.Context, id string, process *plan.Process, stdio container.Stdio) (Task, error) {
+	p, err := i.Container.Exec(ctx, id, process, stdio)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,7 @@ func (s realStorages) Mount(ctx context.Context, all []*agentpb.Storage) (Mounts
 
 type realDevices struct{ *device.Finder }
 
-func (d realDevices) Assign(ctx context.Context, all []*agentpb.Device, spec *ocipb.Spec) (Assigned, error) {
+func (d realDevices) Assign(ctx context.Context, all []*agentpb.Device, spec *ocispec.Container) (Assigned, error) {
 	set, err := assign.Assign(ctx, d.Finder, all, spec)
 	if err != nil {
 		return nil, err

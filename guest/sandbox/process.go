@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/guest/container"
 	"kata/guest/container/oom"
+	"kata/guest/container/plan"
 	"kata/guest/container/stream"
 	"kata/lib/fmt"
 )
@@ -19,9 +19,8 @@ import (
 // ExecOptions are what an exec is made with.
 type ExecOptions struct {
 	ID      string
-	Process *ocipb.Process
+	Process *plan.Process
 	Ports   stream.Ports
-	Names   container.Names // of its user, where Process has numbers
 }
 
 // Exit is how a process ended.
@@ -176,11 +175,11 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) error {
 }
 
 func (c *Container) exec(ctx context.Context, r Instance, o ExecOptions) (*Process, error) {
-	p, err := c.openStreams(ctx, o.ID, o.Ports, o.Process.GetTerminal())
+	p, err := c.openStreams(ctx, o.ID, o.Ports, o.Process.Terminal)
 	if err != nil {
 		return nil, fmt.Errorf("process %q of container %q: %w", o.ID, c.id, err)
 	}
-	process, err := r.ExecAs(ctx, o.ID, o.Process, o.Names, p.child())
+	process, err := r.Exec(ctx, o.ID, o.Process, p.child())
 	if err != nil {
 		p.close()
 		return nil, err

@@ -9,9 +9,9 @@ import (
 	"sync"
 
 	"kata/api/agentpb"
-	"kata/api/ocipb"
 	"kata/guest/agent/log"
 	"kata/guest/container/hooks"
+	"kata/guest/container/ocispec"
 	"kata/guest/container/oom"
 	"kata/guest/container/stream"
 	"kata/lib/fmt"
@@ -52,7 +52,7 @@ type Sandbox struct {
 	state      state
 	id         string
 	storages   Mounts
-	hooks      *ocipb.Hooks // of every container, after its own
+	hooks      hooks.Set // of every container, after its own
 	containers map[string]*Container
 	pidns      *Container // whose pid namespace is the pod's, nil as long as none is
 }
@@ -109,7 +109,7 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	var storages Mounts
-	var found *ocipb.Hooks
+	var found hooks.Set
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -146,22 +146,21 @@ func (s *Sandbox) Create(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-func findHooks(dir string) (*ocipb.Hooks, error) {
+func findHooks(dir string) (found hooks.Set, err error) {
 	if dir == "" {
-		return nil, nil
+		return found, nil
 	}
-	found, err := hooks.Find(dir)
-	if err != nil {
-		return nil, fmt.Errorf("guest_hook_path %q: %w: %w", dir, ErrInvalid, err)
+	if found, err = hooks.Find(dir); err != nil {
+		return found, fmt.Errorf("guest_hook_path %q: %w: %w", dir, ErrInvalid, err)
 	}
 	return found, nil
 }
 
 // addHooks adds the hooks of every container to those of spec.
-func (s *Sandbox) addHooks(spec *ocipb.Spec) {
+func (s *Sandbox) addHooks(spec *ocispec.Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	spec.Hooks = hooks.Join(spec.Hooks, s.hooks)
+	spec.Hooks = spec.Hooks.With(s.hooks)
 }
 
 func writeLines(path string, lines []string) error {

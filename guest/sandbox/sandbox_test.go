@@ -13,24 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ocipb"
 	"kata/guest/container"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
+	"kata/guest/container/stage"
 )
 
 func init() { runtime.LockOSThread() } // for stages
 
 func TestMain(m *testing.M) {
-	if container.StageMain() {
-		return
-	}
+	stage.Main()
 	os.Exit(m.Run())
 }
 
-func fakeSpec() *ocipb.Spec {
-	return &ocipb.Spec{Process: &ocipb.Process{Args: []string{"sleep", "100000"}}}
+func fakeSpec(id string) *ocispec.Container {
+	c := &ocispec.Container{Plan: plan.Plan{Process: *sleepProcess()}}
+	c.Plan.State.ID = id
+	return c
 }
 
-func sleepProcess() *ocipb.Process { return fakeSpec().Process }
+func sleepProcess() *plan.Process { return &plan.Process{Args: []string{"sleep", "100000"}} }
 
 // pod is a sandbox of a fake's parts that has been created.
 func pod(t *testing.T, f *fake) *Sandbox {
@@ -44,7 +46,7 @@ func pod(t *testing.T, f *fake) *Sandbox {
 
 func mustCreate(t *testing.T, s *Sandbox, id string) *Container {
 	t.Helper()
-	if err := s.CreateContainer(t.Context(), ContainerOptions{ID: id, Spec: fakeSpec()}); err != nil {
+	if err := s.CreateContainer(t.Context(), ContainerOptions{Spec: fakeSpec(id)}); err != nil {
 		t.Fatal(err)
 	}
 	c, err := s.Container(id)
@@ -86,7 +88,7 @@ func TestEveryFailureOfACreation(t *testing.T) {
 			if tt.step != "" {
 				f.fail(tt.step, broken)
 			}
-			o := ContainerOptions{ID: "c", Spec: fakeSpec()}
+			o := ContainerOptions{Spec: fakeSpec("c")}
 			if tt.options != nil {
 				tt.options(&o)
 			}
@@ -116,7 +118,7 @@ func TestACreationEndsWithItsCaller(t *testing.T) {
 			defer release()
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- s.CreateContainer(ctx, ContainerOptions{ID: "c", Spec: fakeSpec()}) }()
+			go func() { done <- s.CreateContainer(ctx, ContainerOptions{Spec: fakeSpec("c")}) }()
 			<-entered
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
@@ -133,7 +135,7 @@ func TestACreationEndsWithARemoval(t *testing.T) {
 	entered, release := f.block("create")
 	defer release()
 	done := make(chan error, 1)
-	go func() { done <- s.CreateContainer(t.Context(), ContainerOptions{ID: "c", Spec: fakeSpec()}) }()
+	go func() { done <- s.CreateContainer(t.Context(), ContainerOptions{Spec: fakeSpec("c")}) }()
 	<-entered
 	c, err := s.Container("c")
 	if err != nil {
@@ -322,12 +324,12 @@ func TestSharedPIDsHoldTheirOwner(t *testing.T) {
 	f := newFake(t)
 	s := pod(t, f)
 	shared := func(id string) error {
-		return s.CreateContainer(t.Context(), ContainerOptions{ID: id, Spec: fakeSpec(), SandboxPidns: true})
+		return s.CreateContainer(t.Context(), ContainerOptions{Spec: fakeSpec(id), SandboxPidns: true})
 	}
 	if err := shared("owner"); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.instances[0].spec.Linux.GetNamespaces(); len(got) != 1 || got[0].Type != "pid" {
+	if got := f.instances[0].spec.Plan.Namespaces; len(got) != 1 || got[0].Flag != unix.CLONE_NEWPID {
 		t.Errorf("the owner has the namespaces %v", got)
 	}
 	entered, release := f.block("create")
@@ -376,7 +378,7 @@ func TestModulesWaitForTheMachine(t *testing.T) {
 func TestTheSandboxsOwnFailures(t *testing.T) {
 	f := newFake(t)
 	s := New(f.config())
-	if err := s.CreateContainer(t.Context(), ContainerOptions{ID: "c", Spec: fakeSpec()}); !errors.Is(err, ErrState) {
+	if err := s.CreateContainer(t.Context(), ContainerOptions{Spec: fakeSpec("c")}); !errors.Is(err, ErrState) {
 		t.Errorf("a container without a sandbox: %v", err)
 	}
 	broken := errors.New("broken")
@@ -398,7 +400,7 @@ func TestTheSandboxsOwnFailures(t *testing.T) {
 		t.Errorf("a second sandbox: %v", err)
 	}
 	c := mustCreate(t, s, "c")
-	if err := s.CreateContainer(t.Context(), ContainerOptions{ID: "c", Spec: fakeSpec()}); !errors.Is(err, ErrExists) {
+	if err := s.CreateContainer(t.Context(), ContainerOptions{Spec: fakeSpec("c")}); !errors.Is(err, ErrExists) {
 		t.Errorf("a second container of its name: %v", err)
 	}
 	if err := c.Exec(t.Context(), ExecOptions{ID: "e", Process: sleepProcess()}); !errors.Is(err, container.ErrNotRunning) {

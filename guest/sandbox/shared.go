@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"kata/api/agentpb"
-	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
 	"kata/lib/fmt"
 )
 
@@ -16,13 +16,13 @@ const nameAnnotation = "io.kubernetes.cri.container-name"
 
 // CheckSharedMounts says which of the shared mounts of a container makes no
 // sense: each must be for the container itself, from another one.
-func CheckSharedMounts(id string, spec *ocipb.Spec, mounts []*agentpb.SharedMount) error {
+func CheckSharedMounts(id string, spec *ocispec.Container, mounts []*agentpb.SharedMount) error {
 	for i, m := range mounts {
 		field, value := "", ""
 		switch {
 		case m == nil:
 			field = "name"
-		case m.DstCtr != id && m.DstCtr != spec.Annotations[nameAnnotation]:
+		case m.DstCtr != id && m.DstCtr != spec.Annotations()[nameAnnotation]:
 			field, value = "dst_ctr", m.DstCtr
 		case m.SrcCtr == "" || m.SrcCtr == m.DstCtr || m.SrcCtr == id:
 			field, value = "src_ctr", m.SrcCtr
@@ -72,7 +72,7 @@ func (s *Sandbox) named(ctx context.Context, name string) (_ context.Context, _ 
 		if err != nil {
 			continue // being made or removed
 		}
-		if c.id == name || r.Spec().Annotations[nameAnnotation] == name {
+		if c.id == name || r.Spec().Annotations()[nameAnnotation] == name {
 			return within, r, end, nil
 		}
 		end()

@@ -16,6 +16,7 @@ import (
 	"kata/api/ocipb"
 	"kata/guest/agent/reaper"
 	"kata/guest/container"
+	"kata/guest/container/ocispec"
 	"kata/guest/container/stream"
 	"kata/guest/machine/device"
 	"kata/guest/storage"
@@ -28,7 +29,7 @@ import (
 // parts are the parts of a sandbox, and a spec whose process sleeps.
 type parts struct {
 	Config
-	spec func() *ocipb.Spec
+	spec func(id string) *ocispec.Container
 	root string // of the mount points
 }
 
@@ -68,13 +69,17 @@ func realParts(t *testing.T) parts {
 	p.Real(container.NewRuntime(container.Config{Reaper: theReaper(), CgroupRoot: cgroups}), storage.NewManager(p.root, devices),
 		devices, stream.NewHub(stream.HubConfig{}))
 	rootfs := rootfs(t)
-	p.spec = func() *ocipb.Spec {
-		return &ocipb.Spec{
+	p.spec = func(id string) *ocispec.Container {
+		spec, err := ocispec.Parse(id, &ocipb.Spec{
 			Version: "1.1.0", Root: &ocipb.Root{Path: rootfs},
 			Process: &ocipb.Process{Args: []string{"/busybox", "sleep", "100000"}, Cwd: "/", User: &ocipb.User{}},
 			Mounts:  []*ocipb.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}, {Destination: "/dev", Type: "tmpfs", Source: "tmpfs"}},
 			Linux:   &ocipb.Linux{Namespaces: []*ocipb.LinuxNamespace{{Type: "pid"}, {Type: "mount"}}},
+		}, ocispec.Options{})
+		if err != nil {
+			t.Fatal(err)
 		}
+		return spec
 	}
 	return p
 }
@@ -129,7 +134,7 @@ func TestRuntimes(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
 		make := func(id string, o RuntimeOptions) Instance {
 			t.Helper()
-			i, err := p.Runtime.Create(t.Context(), id, p.spec(), container.Stdio{}, o)
+			i, err := p.Runtime.Create(t.Context(), p.spec(id), container.Stdio{}, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,8 +150,7 @@ func TestRuntimes(t *testing.T) {
 			ended(t, i.Init())
 		}
 		exec := func(i Instance) (Task, error) {
-			process := p.spec().Process
-			return i.ExecAs(t.Context(), "e", process, container.Names{}, container.Stdio{})
+			return i.Exec(t.Context(), "e", &p.spec("e").Plan.Process, container.Stdio{})
 		}
 
 		t.Run("one that was not started", func(t *testing.T) {
@@ -259,10 +263,10 @@ func TestStorages(t *testing.T) {
 
 func TestDevices(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
-		if _, err := p.Devices.Assign(t.Context(), []*agentpb.Device{{Type: "floppy"}}, p.spec()); err == nil || !strings.Contains(err.Error(), `"floppy"`) {
+		if _, err := p.Devices.Assign(t.Context(), []*agentpb.Device{{Type: "floppy"}}, p.spec("c")); err == nil || !strings.Contains(err.Error(), `"floppy"`) {
 			t.Errorf("error %v", err)
 		}
-		set, err := p.Devices.Assign(t.Context(), nil, p.spec())
+		set, err := p.Devices.Assign(t.Context(), nil, p.spec("c"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ func TestAThousandContainers(t *testing.T) {
 	if err := s.Create(t.Context(), Options{ID: "pod"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.CreateContainer(t.Context(), ContainerOptions{ID: "pause", Spec: p.spec(), SandboxPidns: true}); err != nil {
+	if err := s.CreateContainer(t.Context(), ContainerOptions{Spec: p.spec("pause"), SandboxPidns: true}); err != nil {
 		t.Fatal(err)
 	}
 	oneLife(t, s, p, "first") // opens what stays open
@@ -67,7 +67,7 @@ func TestAThousandContainers(t *testing.T) {
 // oneLife makes a container, finds that nobody has hit it, and removes it beside
 // calls on it.
 func oneLife(t *testing.T, s *Sandbox, p parts, id string) {
-	if err := s.CreateContainer(t.Context(), ContainerOptions{ID: id, Spec: p.spec(), SandboxPidns: true}); err != nil {
+	if err := s.CreateContainer(t.Context(), ContainerOptions{Spec: p.spec(id), SandboxPidns: true}); err != nil {
 		t.Error(err)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -105,6 +106,31 @@ func TestDependenciesPointOneWay(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestASpecIsReadOnce holds the seam between the container runtime and its stage.
+func TestASpecIsReadOnce(t *testing.T) {
+	const dir = "kata/guest/container"
+	banned := map[string]string{
+		dir:                        dir + "/stage", // the runtime starts the stage's program and does not need its code
+		dir + "/stage":             "kata/api/ocipb",
+		dir + "/rootfs":            "kata/api/ocipb",
+		dir + "/apply":             "kata/api/ocipb",
+		dir + "/plan":              "kata/api/ocipb",
+		dir + "/hooks":             "kata/api/ocipb",
+		dir + "/capability":        "kata/api/ocipb",
+		"kata/guest/storage/mount": "kata/api/ocipb",
+	}
+	for _, p := range list(t, "./guest/...") {
+		want, ok := banned[p.ImportPath]
+		delete(banned, p.ImportPath)
+		if ok && slices.Contains(p.Deps, want) {
+			t.Errorf("%s depends on %s: package ocispec makes a plan of a spec, once, and nobody looks at the spec after it", p.ImportPath, want)
+		}
+	}
+	for path := range banned {
+		t.Errorf("there is no package %s", path)
 	}
 }
 

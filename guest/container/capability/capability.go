@@ -10,7 +10,6 @@ package capability
 import (
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/lib/fmt"
 )
 
@@ -47,38 +46,6 @@ func Parse(name string) (number int, ok bool) {
 // Sets are the five sets of a process.
 type Sets struct {
 	Bounding, Effective, Inheritable, Permitted, Ambient Set
-}
-
-// New reads sets from their names. Names that are not known are left out, as
-// runc does, and returned. Nil capabilities are five empty sets.
-//
-// An ambient capability that is not both permitted and inheritable is left
-// out, since the kernel would refuse it.
-func New(c *ocipb.LinuxCapabilities) (sets Sets, unknown []string) {
-	if c == nil {
-		return Sets{}, nil
-	}
-	for _, s := range []struct {
-		set   *Set
-		names []string
-	}{
-		{&sets.Bounding, c.Bounding},
-		{&sets.Effective, c.Effective},
-		{&sets.Inheritable, c.Inheritable},
-		{&sets.Permitted, c.Permitted},
-		{&sets.Ambient, c.Ambient},
-	} {
-		for _, name := range s.names {
-			number, ok := Parse(name)
-			if !ok {
-				unknown = append(unknown, name)
-				continue
-			}
-			*s.set |= 1 << number
-		}
-	}
-	sets.Ambient &= sets.Permitted & sets.Inheritable
-	return sets, unknown
 }
 
 // LimitBounding drops every capability from the thread's bounding set that is

@@ -2,13 +2,10 @@ package capability
 
 import (
 	"runtime"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
-
-	"kata/api/ocipb"
 )
 
 func TestParse(t *testing.T) {
@@ -35,26 +32,6 @@ func TestParse(t *testing.T) {
 	}
 	if len(names) != unix.CAP_LAST_CAP+1 {
 		t.Errorf("%d names, the kernel's headers have %d", len(names), unix.CAP_LAST_CAP+1)
-	}
-}
-
-func TestNew(t *testing.T) {
-	sets, unknown := New(&ocipb.LinuxCapabilities{
-		Bounding:    []string{"CAP_CHOWN", "CAP_KILL", "CAP_FUTURE"},
-		Effective:   []string{"CAP_CHOWN"},
-		Inheritable: []string{"CAP_CHOWN"},
-		Permitted:   []string{"CAP_CHOWN", "CAP_KILL"},
-		Ambient:     []string{"CAP_CHOWN", "CAP_KILL"},
-	})
-	want := Sets{Bounding: 1<<0 | 1<<5, Effective: 1, Inheritable: 1, Permitted: 1<<0 | 1<<5, Ambient: 1}
-	if diff := cmp.Diff(want, sets); diff != "" {
-		t.Error(diff)
-	}
-	if !slices.Equal(unknown, []string{"CAP_FUTURE"}) {
-		t.Errorf("unknown %v", unknown)
-	}
-	if sets, unknown := New(nil); sets != (Sets{}) || unknown != nil {
-		t.Errorf("nil gives %+v, %v", sets, unknown)
 	}
 }
 

@@ -27,137 +27,74 @@ package hooks
 
 import (
 	"errors"
-	"math"
 	"os"
 	"path"
 	"sort"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"kata/api/ocipb"
-	"kata/lib/fmt"
 )
 
-// Kind is a point in a container's life, by the specification's name.
-type Kind string
+// Kind is a point in a container's life.
+type Kind int
 
 // The kinds in the order in which they come.
 const (
-	Prestart        Kind = "prestart"
-	CreateRuntime   Kind = "createRuntime"
-	CreateContainer Kind = "createContainer"
-	StartContainer  Kind = "startContainer"
-	Poststart       Kind = "poststart"
-	Poststop        Kind = "poststop"
+	Prestart Kind = iota
+	CreateRuntime
+	CreateContainer
+	StartContainer
+	Poststart
+	Poststop
 )
+
+// kinds are the specification's names.
+var kinds = [...]string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+
+// String is the specification's name.
+func (k Kind) String() string { return kinds[k] }
 
 // FolderTimeout bounds each hook that Find has found.
 const FolderTimeout = 10 * time.Second
 
-// row returns the place in h of the hooks of a kind. Inlined it would be there
-// five times.
-//
-//go:noinline
-func row(h *ocipb.Hooks, k Kind) *[]*ocipb.Hook {
-	switch k {
-	case Prestart:
-		return &h.Prestart
-	case CreateRuntime:
-		return &h.CreateRuntime
-	case CreateContainer:
-		return &h.CreateContainer
-	case StartContainer:
-		return &h.StartContainer
-	case Poststart:
-		return &h.Poststart
-	}
-	return &h.Poststop
+// Hook is a program and how it is run.
+type Hook struct {
+	Path string
+	// Args are the arguments, the program's name being the first; none are the path
+	// alone.
+	Args, Env []string
+	// Timeout is how long it may take, 0 for as long as it likes.
+	Timeout time.Duration
 }
 
-// Of returns the hooks of a kind. h may be nil.
-func Of(h *ocipb.Hooks, k Kind) []*ocipb.Hook {
-	if h == nil {
-		return nil
-	}
-	return *row(h, k)
-}
-
-func kinds() [6]Kind {
-	return [...]Kind{Prestart, CreateRuntime, CreateContainer, StartContainer, Poststart, Poststop}
-}
-
-// Validate finds out whether hooks can be run at all. The error names the field
-// and its value.
-func Validate(h *ocipb.Hooks) error {
-	for _, k := range kinds() {
-		for i, hook := range Of(h, k) {
-			if err := validate(hook); err != nil {
-				return fmt.Errorf("hooks.%s[%d].%w", k, i, err)
-			}
-		}
-	}
-	return nil
-}
-
-func validate(h *ocipb.Hook) error {
-	if p := h.GetPath(); !path.IsAbs(p) || strings.IndexByte(p, 0) >= 0 {
-		return fmt.Errorf("path %q is not an absolute path", p)
-	}
-	if h.Timeout < 0 {
-		return fmt.Errorf("timeout %d is not above 0", h.Timeout)
-	}
-	for i, arg := range h.Args {
-		if strings.IndexByte(arg, 0) >= 0 {
-			return fmt.Errorf("args[%d] %q holds a zero byte", i, arg)
-		}
-	}
-	for i, pair := range h.Env {
-		if key, _, ok := strings.Cut(pair, "="); !ok || key == "" || strings.IndexByte(pair, 0) >= 0 {
-			return fmt.Errorf("env[%d] %q is not a variable and its value", i, pair)
-		}
-	}
-	return nil
-}
-
-// timeout is how long a hook may take, 0 for as long as it likes.
-func timeout(h *ocipb.Hook) time.Duration {
-	if h.Timeout > int64(math.MaxInt64/time.Second) {
-		return 0
-	}
-	return time.Duration(h.Timeout) * time.Second
-}
+// Set are the hooks of a container, by their kinds.
+type Set [len(kinds)][]Hook
 
 // Find returns the hooks of a folder: in folders by the names of the kinds,
 // every file that may be executed, in the order of their names. Like upstream's
 // they get their file's name and the kind as arguments. The folder itself must
 // exist.
-func Find(dir string) (*ocipb.Hooks, error) {
+func Find(dir string) (found Set, err error) {
 	if info, err := os.Stat(dir); err != nil {
-		return nil, err
+		return found, err
 	} else if !info.IsDir() {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+		return found, &os.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
 	}
-	found := &ocipb.Hooks{}
-	for _, k := range kinds() {
-		names, err := readNames(dir + "/" + string(k))
+	for k, kind := range kinds {
+		names, err := readNames(dir + "/" + kind)
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return found, err
 		}
 		for _, name := range names {
-			file := path.Join(dir, string(k), name)
+			file := path.Join(dir, kind, name)
 			info, err := os.Stat(file) // of what a link leads to
 			if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
 				continue
 			}
-			hooks := row(found, k)
-			*hooks = append(*hooks, &ocipb.Hook{
-				Path: file, Args: []string{name, string(k)}, Timeout: int64(FolderTimeout / time.Second),
-			})
+			found[k] = append(found[k], Hook{Path: file, Args: []string{name, kind}, Timeout: FolderTimeout})
 		}
 	}
 	return found, nil
@@ -174,15 +111,10 @@ func readNames(dir string) ([]string, error) {
 	return names, errors.Join(err, d.Close())
 }
 
-// Join returns the hooks of a, each kind followed by those of b. Both may be
-// nil and are not changed.
-func Join(a, b *ocipb.Hooks) *ocipb.Hooks {
-	if b == nil {
-		return a
+// With returns the hooks of s, each kind followed by those of t. Neither is changed.
+func (s Set) With(t Set) Set {
+	for k := range s {
+		s[k] = append(s[k][:len(s[k]):len(s[k])], t[k]...)
 	}
-	joined := &ocipb.Hooks{}
-	for _, k := range kinds() {
-		*row(joined, k) = append(append([]*ocipb.Hook(nil), Of(a, k)...), Of(b, k)...)
-	}
-	return joined
+	return s
 }

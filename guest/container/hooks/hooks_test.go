@@ -2,43 +2,14 @@ package hooks
 
 import (
 	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"kata/api/ocipb"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
-
-func TestWhatCannotBeRunIsNamed(t *testing.T) {
-	for _, tt := range []struct {
-		is   string
-		hook *ocipb.Hook
-		want string
-	}{
-		{"no hook at all", nil, `hooks.createRuntime[1].path "" is not an absolute path`},
-		{"a relative path", &ocipb.Hook{Path: "bin/x"}, `hooks.createRuntime[1].path "bin/x" is not an absolute path`},
-		{"a path with a zero byte", &ocipb.Hook{Path: "/bin/x\x00"}, `hooks.createRuntime[1].path "/bin/x\x00" is not an absolute path`},
-		{"a time that is over", &ocipb.Hook{Path: "/x", Timeout: -1}, "hooks.createRuntime[1].timeout -1 is not above 0"},
-		{"an argument with a zero byte", &ocipb.Hook{Path: "/x", Args: []string{"x", "\x00"}}, `hooks.createRuntime[1].args[1] "\x00" holds a zero byte`},
-		{"a variable without a value", &ocipb.Hook{Path: "/x", Env: []string{"A=b", "C"}}, `hooks.createRuntime[1].env[1] "C" is not a variable and its value`},
-		{"a value without a name", &ocipb.Hook{Path: "/x", Env: []string{"=b"}}, `hooks.createRuntime[1].env[0] "=b" is not a variable and its value`},
-		{"all that there can be", &ocipb.Hook{Path: "/x", Args: []string{""}, Env: []string{"A="}, Timeout: math.MaxInt64}, ""},
-	} {
-		t.Run(tt.is, func(t *testing.T) {
-			err := Validate(&ocipb.Hooks{CreateRuntime: []*ocipb.Hook{{Path: "/fine"}, tt.hook}})
-			if (err == nil) != (tt.want == "") || err != nil && err.Error() != tt.want {
-				t.Errorf("%v, want %q", err, tt.want)
-			}
-		})
-	}
-	if err := Validate(nil); err != nil {
-		t.Error(err)
-	}
-}
 
 func TestFindTakesWhatMayBeExecutedInOrder(t *testing.T) {
 	dir := t.TempDir()
@@ -69,12 +40,12 @@ func TestFindTakesWhatMayBeExecutedInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hook := func(kind, name string) *ocipb.Hook {
-		return &ocipb.Hook{Path: filepath.Join(dir, kind, name), Args: []string{name, kind}, Timeout: 10}
+	hook := func(kind, name string) Hook {
+		return Hook{Path: filepath.Join(dir, kind, name), Args: []string{name, kind}, Timeout: FolderTimeout}
 	}
-	want := &ocipb.Hooks{
-		Prestart: []*ocipb.Hook{hook("prestart", "a"), hook("prestart", "b"), hook("prestart", "link")},
-		Poststop: []*ocipb.Hook{hook("poststop", "z")},
+	want := Set{
+		Prestart: {hook("prestart", "a"), hook("prestart", "b"), hook("prestart", "link")},
+		Poststop: {hook("poststop", "z")},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -90,15 +61,18 @@ func TestFindTakesWhatMayBeExecutedInOrder(t *testing.T) {
 	}
 }
 
-func TestJoinPutsTheSecondBehindTheFirst(t *testing.T) {
-	one, two, three := &ocipb.Hook{Path: "/1"}, &ocipb.Hook{Path: "/2"}, &ocipb.Hook{Path: "/3"}
-	a := &ocipb.Hooks{Prestart: []*ocipb.Hook{one}, Poststop: []*ocipb.Hook{three}}
-	b := &ocipb.Hooks{Prestart: []*ocipb.Hook{two}, StartContainer: []*ocipb.Hook{three}}
-	want := &ocipb.Hooks{Prestart: []*ocipb.Hook{one, two}, StartContainer: []*ocipb.Hook{three}, Poststop: []*ocipb.Hook{three}}
-	if diff := cmp.Diff(want, Join(a, b)); diff != "" {
-		t.Error(diff)
+func TestWithPutsTheSecondBehindTheFirst(t *testing.T) {
+	one, two, three := Hook{Path: "/1"}, Hook{Path: "/2"}, Hook{Path: "/3"}
+	a := Set{Prestart: make([]Hook, 1, 5), Poststop: {three}}
+	a[Prestart][0] = one
+	b := Set{Prestart: {two}, StartContainer: {three}}
+	want := Set{Prestart: {one, two}, StartContainer: {three}, Poststop: {three}}
+	for range 2 { // the first time changes neither
+		if diff := cmp.Diff(want, a.With(b), cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
 	}
-	if Join(a, nil) != a || !cmp.Equal(Join(nil, b), b) || Join(nil, nil) != nil || len(a.Prestart) != 1 {
+	if len(a[Prestart]) != 1 || len(b[Poststop]) != 0 || !cmp.Equal(a.With(Set{}), a, cmpopts.EquateEmpty()) {
 		t.Error("joining with nothing changes something")
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/lib/fmt"
 )
 
@@ -34,10 +33,10 @@ type Child interface {
 // hook's time, kills the hook and those of its children that have stayed in
 // its process group. The error names the hook that failed and has the end of
 // what it wrote; it wraps the cause of ctx's end.
-func (start Start) Run(ctx context.Context, k Kind, hooks []*ocipb.Hook, s State) error {
+func (start Start) Run(ctx context.Context, k Kind, hooks []Hook, s State) error {
 	for _, h := range hooks {
 		if err := start.run(ctx, h, s); err != nil {
-			return fmt.Errorf("%s hook %s: %w", k, h.Path, err)
+			return fmt.Errorf("%s hook %s: %w", k.String(), h.Path, err)
 		}
 	}
 	return nil
@@ -45,19 +44,19 @@ func (start Start) Run(ctx context.Context, k Kind, hooks []*ocipb.Hook, s State
 
 // RunAll is Run for hooks whose failure stops nothing: it hands each error to
 // failed. After the end of ctx nothing more is started.
-func (start Start) RunAll(ctx context.Context, k Kind, hooks []*ocipb.Hook, s State, failed func(error)) {
+func (start Start) RunAll(ctx context.Context, k Kind, hooks []Hook, s State, failed func(error)) {
 	for _, h := range hooks {
 		err := ctx.Err()
 		if err == nil {
 			err = start.run(ctx, h, s)
 		}
 		if err != nil {
-			failed(fmt.Errorf("%s hook %s: %w", k, h.Path, err))
+			failed(fmt.Errorf("%s hook %s: %w", k.String(), h.Path, err))
 		}
 	}
 }
 
-func (start Start) run(ctx context.Context, h *ocipb.Hook, s State) error {
+func (start Start) run(ctx context.Context, h Hook, s State) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -94,11 +93,11 @@ func (start Start) run(ctx context.Context, h *ocipb.Hook, s State) error {
 	stop := context.AfterFunc(ctx, child.Kill)
 	defer stop()
 	out := output{fd: pipe[0]}
-	late := out.collect(pidfd, timeout(h), child.Kill)
+	late := out.collect(pidfd, h.Timeout, child.Kill)
 	status := child.Wait()
 	switch {
 	case late:
-		err = fmt.Errorf("it did not end within %s and was killed", timeout(h))
+		err = fmt.Errorf("it did not end within %s and was killed", h.Timeout)
 	case status == 0:
 		return nil
 	case ctx.Err() != nil:

@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/test/pace"
 )
 
@@ -151,18 +150,18 @@ func self(t *testing.T) string {
 }
 
 // hook is the test program as a hook; its file is the one it writes.
-func hook(t *testing.T, scenes string, file string) *ocipb.Hook {
-	return &ocipb.Hook{Path: self(t), Args: []string{scenes, file}, Env: []string{scene + scenes, noSleep}}
+func hook(t *testing.T, scenes string, file string) Hook {
+	return Hook{Path: self(t), Args: []string{scenes, file}, Env: []string{scene + scenes, noSleep}}
 }
 
-func run(ctx context.Context, hooks ...*ocipb.Hook) error {
+func run(ctx context.Context, hooks ...Hook) error {
 	return Start(start).Run(ctx, Prestart, hooks, State{ID: "c1", Status: "creating", PID: 7, Bundle: "/b"})
 }
 
 func TestAHookGetsWhatTheSpecificationSays(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "report")
 	h := hook(t, "report", file)
-	h.Args[0], h.Timeout = "its name", 60
+	h.Args[0], h.Timeout = "its name", time.Minute
 	h.Env = append(h.Env, "B=2=3")
 	files, _ := os.ReadDir("/proc/self/fd")
 	if err := run(t.Context(), h); err != nil {
@@ -190,7 +189,7 @@ func TestAHookGetsWhatTheSpecificationSays(t *testing.T) {
 
 func TestHooksRunInOrderUntilOneFails(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "order")
-	named := func(name string) *ocipb.Hook {
+	named := func(name string) Hook {
 		h := hook(t, "append", file)
 		h.Args[0] = name
 		return h
@@ -201,7 +200,7 @@ func TestHooksRunInOrderUntilOneFails(t *testing.T) {
 		t.Errorf("ran %q: %v, %v", got, err, readErr)
 	}
 	var failed []string
-	hooks := []*ocipb.Hook{hook(t, "fail", ""), named("3"), hook(t, "killed", "")}
+	hooks := []Hook{hook(t, "fail", ""), named("3"), hook(t, "killed", "")}
 	Start(start).RunAll(t.Context(), Poststop, hooks, State{}, func(err error) { failed = append(failed, err.Error()) })
 	got, _ = os.ReadFile(file)
 	if string(got) != "123" || len(failed) != 2 || !strings.Contains(failed[1], "poststop hook "+self(t)+": it was killed by signal 9") {
@@ -213,12 +212,12 @@ func TestFailuresSayWhichHookAndWhy(t *testing.T) {
 	exe := self(t)
 	for _, tt := range []struct {
 		is   string
-		hook *ocipb.Hook
+		hook Hook
 		want string
 	}{
 		{"a status, and the end of what it wrote", hook(t, "fail", ""), ": exit status 3: " + strings.Repeat("x", maxTail-9) + "?the end"},
 		{"a signal", hook(t, "killed", ""), ": it was killed by signal 9"},
-		{"no such file", &ocipb.Hook{Path: exe + ".not"}, ".not: no such file or directory"},
+		{"no such file", Hook{Path: exe + ".not"}, ".not: no such file or directory"},
 	} {
 		t.Run(tt.is, func(t *testing.T) {
 			err := run(t.Context(), tt.hook)
@@ -289,7 +288,7 @@ func awaitEnd(t *testing.T, pid int) {
 func TestAHookThatTakesTooLongIsKilledWithItsChildren(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	h := hook(t, "hang", file)
-	h.Timeout = 2
+	h.Timeout = 2 * time.Second
 	err := run(t.Context(), h)
 	if err == nil || !strings.Contains(err.Error(), ": it did not end within 2s and was killed") {
 		t.Fatal(err)
@@ -321,7 +320,7 @@ func TestTheEndOfTheContextEndsAHook(t *testing.T) {
 		t.Errorf("after the end: %v", err)
 	}
 	var failed []error
-	Start(start).RunAll(ctx, Poststop, []*ocipb.Hook{hook(t, "append", path+".not")}, State{}, func(err error) { failed = append(failed, err) })
+	Start(start).RunAll(ctx, Poststop, []Hook{hook(t, "append", path+".not")}, State{}, func(err error) { failed = append(failed, err) })
 	if !slices.ContainsFunc(failed, func(err error) bool { return errors.Is(err, context.Canceled) }) {
 		t.Errorf("after the end: %v", failed)
 	}
@@ -345,7 +344,7 @@ func TestNobodyWaitsForWhatAHookLeavesBehind(t *testing.T) {
 func TestAHookNeedNotReadItsInput(t *testing.T) {
 	state := State{ID: "c1", Annotations: map[string]string{"long": strings.Repeat("x", 1<<20)}}
 	h := hook(t, "append", filepath.Join(t.TempDir(), "x"))
-	if err := Start(start).Run(t.Context(), Prestart, []*ocipb.Hook{h}, state); err != nil {
+	if err := Start(start).Run(t.Context(), Prestart, []Hook{h}, state); err != nil {
 		t.Error(err)
 	}
 }

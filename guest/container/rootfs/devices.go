@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
@@ -14,14 +14,11 @@ import (
 
 // defaultDevices are in every container (OCI runtime specification, "Default
 // Devices").
-func defaultDevices() []*ocipb.LinuxDevice {
-	char := func(path string, major, minor int64) *ocipb.LinuxDevice {
-		return &ocipb.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: 0o666}
-	}
-	return []*ocipb.LinuxDevice{
-		char("/dev/null", 1, 3), char("/dev/zero", 1, 5), char("/dev/full", 1, 7),
-		char("/dev/random", 1, 8), char("/dev/urandom", 1, 9), char("/dev/tty", 5, 0),
-	}
+var defaultDevices = [...]struct {
+	path         string
+	major, minor uint32
+}{
+	{"/dev/null", 1, 3}, {"/dev/zero", 1, 5}, {"/dev/full", 1, 7}, {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
 }
 
 // links are the symbolic links of every container's /dev.
@@ -33,25 +30,27 @@ var links = [...]struct{ name, target string }{
 	{"core", "/proc/kcore"},
 }
 
-// nodes are the device nodes of a container: those of the spec and the default
-// ones whose paths the spec has no node for.
-func nodes(devices []*ocipb.LinuxDevice) []*ocipb.LinuxDevice {
+// nodes are the device nodes of a container: those of the plan and the default
+// ones whose paths the plan has no node for.
+func nodes(devices []plan.Device) []plan.Device {
 	asked := make(map[string]bool, len(devices))
 	for _, d := range devices {
 		asked[path.Clean(d.Path)] = true
 	}
-	for _, d := range defaultDevices() {
-		if !asked[d.Path] {
-			devices = append(devices[:len(devices):len(devices)], d)
+	for _, d := range defaultDevices {
+		if !asked[d.path] {
+			devices = append(devices[:len(devices):len(devices)], plan.Device{
+				Path: d.path, Kind: unix.S_IFCHR, Major: d.major, Minor: d.minor, Mode: 0o666,
+			})
 		}
 	}
 	return devices
 }
 
 // makeDevices makes the nodes and the links of /dev.
-func (r *Root) makeDevices(devices []*ocipb.LinuxDevice) error {
+func (r *Root) makeDevices(devices []plan.Device) error {
 	for i, d := range nodes(devices) {
-		if err := r.makeDevice(i, d); err != nil {
+		if err := r.makeDevice(i, &d); err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
@@ -75,29 +74,9 @@ func (r *Root) makeDevices(devices []*ocipb.LinuxDevice) error {
 	return nil
 }
 
-// deviceTypes are the kinds of nodes that OCI knows.
-var deviceTypes = map[string]uint32{
-	"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO,
-}
-
-// nodeMode is the permission bits of a node.
-func nodeMode(d *ocipb.LinuxDevice) uint32 {
-	if mode := d.FileMode & 0o7777; mode != 0 {
-		return mode
-	}
-	return 0o666
-}
-
 // makeDevice makes the node of index i.
-func (r *Root) makeDevice(i int, d *ocipb.LinuxDevice) error {
-	kind, ok := deviceTypes[d.Type]
-	if !ok {
-		return fmt.Errorf("unknown type %q", d.Type)
-	}
+func (r *Root) makeDevice(i int, d *plan.Device) error {
 	dir, name := path.Split(path.Clean("/" + d.Path))
-	if name == "" {
-		return fmt.Errorf("not a path of a node")
-	}
 	parent, err := inroot.MkdirAll(r.FD(), dir, 0o755)
 	if err != nil {
 		return err
@@ -106,13 +85,11 @@ func (r *Root) makeDevice(i int, d *ocipb.LinuxDevice) error {
 	if isProc(parent) {
 		return fmt.Errorf("the path leads into /proc")
 	}
-	number := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
-	if kind == unix.S_IFIFO {
-		number = 0
-	} else if r.nodes != nil {
+	kind, number := d.Kind, unix.Mkdev(d.Major, d.Minor)
+	if kind != unix.S_IFIFO && r.nodes != nil {
 		return r.bindNode(i, parent, name, kind, number)
 	}
-	err = unix.Mknodat(parent, name, kind|nodeMode(d), int(number))
+	err = unix.Mknodat(parent, name, kind|d.Mode, int(number))
 	if err == unix.EEXIST {
 		return checkNode(parent, name, kind, number)
 	}

@@ -8,26 +8,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/guest/fault"
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
 )
 
-// mount makes the spec's mount of index i.
-func (r *Root) mount(i int, m *ocipb.Mount) error {
-	o, err := mount.Parse(m.Options)
-	if err != nil {
-		return err
-	}
+// mount makes the plan's mount of index i.
+func (r *Root) mount(i int, m *plan.Mount) error {
+	o := m.Options // which mountFS changes
 	dest := path.Clean("/" + m.Destination)
 	if dest == "/" {
 		return errors.New("the root itself cannot be mounted over")
 	}
 	tree := r.trees[i]
 	delete(r.trees, i)
-	if isBind(m, &o) {
+	if m.IsBind() {
 		defer tree.Close()
 		return r.bind(dest, tree, &o)
 	}

@@ -18,11 +18,10 @@ package rootfs
 import (
 	"errors"
 	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/guest/storage/inroot"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
@@ -41,17 +40,17 @@ type Root struct {
 
 // Prepare mounts the container's root file system and everything below it. The
 // caller's mount namespace must be its own; mounts stop propagating out of it,
-// unless the spec says so. Trees are those that the caller has been given,
+// unless the plan says so. Trees are those that the caller has been given,
 // which Prepare uses up. Working directory and root stay as they are.
-func Prepare(spec *ocipb.Spec, trees Trees) (*Root, error) {
+func Prepare(p *plan.Plan, trees Trees) (*Root, error) {
 	if trees == nil {
 		trees = make(Trees)
 	}
 	r := &Root{trees: trees}
 	given := trees[RootTree] != nil
-	if KeepsPeers(spec.Linux.GetRootfsPropagation()) {
+	if p.Root.KeepsPeers() {
 		// Before their originals stop being the peers of the outside's.
-		if err := trees.bindMounts(spec.Mounts); err != nil {
+		if err := trees.bindMounts(p.Mounts); err != nil {
 			return nil, err
 		}
 	}
@@ -62,35 +61,35 @@ func Prepare(spec *ocipb.Spec, trees Trees) (*Root, error) {
 		return nil, err
 	}
 	if !given {
-		if err := trees.bindRoot(spec.Root.GetPath()); err != nil {
+		if err := trees.bindRoot(p.Root.Path); err != nil {
 			return nil, err
 		}
 	}
-	if err := trees.bindMounts(spec.Mounts); err != nil {
+	if err := trees.bindMounts(p.Mounts); err != nil {
 		return nil, err
 	}
-	if err := r.attachRoot(spec.Root.GetPath(), given); err != nil {
-		return nil, fmt.Errorf("root file system %s: %w", spec.Root.GetPath(), err)
+	if err := r.attachRoot(p.Root.Path, given); err != nil {
+		return nil, fmt.Errorf("root file system %s: %w", p.Root.Path, err)
 	}
-	for i, m := range spec.Mounts {
-		if err := r.mount(i, m); err != nil {
-			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
+	for i := range p.Mounts {
+		if err := r.mount(i, &p.Mounts[i]); err != nil {
+			return nil, fmt.Errorf("mount %s: %w", p.Mounts[i].Destination, err)
 		}
 	}
-	if !bindsDev(spec.Mounts) {
-		if err := r.makeDevices(spec.Linux.GetDevices()); err != nil {
+	if !bindsDev(p.Mounts) {
+		if err := r.makeDevices(p.Devices); err != nil {
 			return nil, err
 		}
 	}
-	if spec.Process.GetCwd() != "" {
-		if err := r.makeCwd(spec.Process.GetCwd()); err != nil {
+	if p.Process.Cwd != "" {
+		if err := r.makeCwd(p.Process.Cwd); err != nil {
 			return nil, err
 		}
 	}
-	if err := r.protect(spec.Linux.GetReadonlyPaths(), spec.Linux.GetMaskedPaths()); err != nil {
+	if err := r.protect(p.Readonly, p.Masked); err != nil {
 		return nil, err
 	}
-	if spec.Root.GetReadonly() {
+	if p.Root.Readonly {
 		r.sealed = append(r.sealed, r.tree)
 	}
 	return r, nil
@@ -159,12 +158,9 @@ func (r *Root) makeCwd(cwd string) error {
 }
 
 // bindsDev reports whether /dev comes from outside, with all that is in it.
-func bindsDev(mounts []*ocipb.Mount) bool {
-	for _, m := range mounts {
-		if path.Clean(m.Destination) != "/dev" {
-			continue
-		}
-		if o, err := mount.Parse(m.Options); m.Type == "bind" || err == nil && o.Bind {
+func bindsDev(mounts []plan.Mount) bool {
+	for i := range mounts {
+		if m := &mounts[i]; path.Clean(m.Destination) == "/dev" && m.IsBind() {
 			return true
 		}
 	}
@@ -235,8 +231,8 @@ func (r *Root) mask(target int) error {
 }
 
 // Pivot makes the root the process's root and working directory and unmounts
-// everything else (pivot_root(2), "pivot_root(".", ".")").
-func (r *Root) Pivot(propagation string) error {
+// everything else (pivot_root(2), "pivot_root(".", ".")"). Propagation is MS_*, 0 for what it is.
+func (r *Root) Pivot(propagation uint64) error {
 	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -266,15 +262,11 @@ func (r *Root) Pivot(propagation string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	if propagation == "" {
+	if propagation == 0 {
 		return nil
 	}
-	flags, err := mount.ParsePropagation(propagation)
-	if err != nil {
-		return err
-	}
-	if err := r.tree.SetPropagation(flags); err != nil {
-		return fmt.Errorf("make the root %s: %w", strings.TrimPrefix(propagation, "r"), err)
+	if err := r.tree.SetPropagation(propagation); err != nil {
+		return fmt.Errorf("set the propagation of the root: %w", err)
 	}
 	return nil
 }

@@ -7,19 +7,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/guest/storage/mount"
 	"kata/lib/fmt"
 )
 
-// Places of trees, beside the indices of the spec's mounts.
+// Places of trees, beside the indices of the plan's mounts.
 const (
 	RootTree  = -1 // the root file system
 	NodesTree = -2 // the device nodes of a container that cannot make any; see Nodes
 )
 
 // Trees are mounts that are attached nowhere yet, by the place where they go:
-// the index of a mount of the spec, or one of the constants.
+// the index of a mount of the plan, or one of the constants.
 //
 // What is bind-mounted is looked up before anything of the container is made.
 // Where the process that makes the container has not the rights to do so, or
@@ -47,21 +47,20 @@ func (t Trees) bindRoot(root string) error {
 }
 
 // bindMounts adds the trees of the bind mounts that are not there.
-func (t Trees) bindMounts(mounts []*ocipb.Mount) error {
-	for i, m := range mounts {
-		o, err := mount.Parse(m.Options)
-		if err == nil && t[i] == nil && isBind(m, &o) {
-			t[i], err = bindSource(m.Source, o.Recursive)
+func (t Trees) bindMounts(mounts []plan.Mount) error {
+	for i := range mounts {
+		m := &mounts[i]
+		if t[i] != nil || !m.IsBind() {
+			continue
 		}
+		tree, err := bindSource(m.Source, m.Options.Recursive)
 		if err != nil {
-			delete(t, i)
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
+		t[i] = tree
 	}
 	return nil
 }
-
-func isBind(m *ocipb.Mount, o *mount.Options) bool { return m.Type == "bind" || o.Bind }
 
 func bindSource(source string, recursive bool) (*mount.Tree, error) {
 	fd, err := openSource(source)
@@ -91,40 +90,33 @@ func openSource(source string) (int, error) {
 	return fd, nil
 }
 
-// KeepsPeers says whether mounts that the container makes are to be seen where
-// what it mounts them on comes from.
-func KeepsPeers(propagation string) bool {
-	flags, err := mount.ParsePropagation(propagation)
-	return err == nil && flags&unix.MS_SHARED != 0
-}
-
 // IDMapped adds the trees of the ID-mapped mounts. Users returns a descriptor of
 // a user namespace with the mappings of a mount, which belongs to the callee.
-func (t Trees) IDMapped(spec *ocipb.Spec, users func(m *ocipb.Mount) (int, error)) error {
-	for i, m := range spec.Mounts {
-		o, err := mount.Parse(m.Options)
-		if err != nil || !o.IDMap && len(m.UIDMappings) == 0 {
+func (t Trees) IDMapped(mounts []plan.Mount, users func(m *plan.Mount) (int, error)) error {
+	for i := range mounts {
+		m := &mounts[i]
+		if !m.Options.IDMap && !m.IDs.Given() {
 			continue
 		}
-		if err := t.idMapped(i, m, &o, users); err != nil {
+		if err := t.idMapped(i, m, users); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 	}
 	return nil
 }
 
-func (t Trees) idMapped(i int, m *ocipb.Mount, o *mount.Options, users func(m *ocipb.Mount) (int, error)) error {
+func (t Trees) idMapped(i int, m *plan.Mount, users func(m *plan.Mount) (int, error)) error {
 	namespace, err := users(m)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(namespace)
-	tree, err := bindSource(m.Source, o.Recursive)
+	tree, err := bindSource(m.Source, m.Options.Recursive)
 	if err != nil {
 		return err
 	}
 	t[i] = tree
-	err = tree.SetIDMap(namespace, o.IDMapRecursive)
+	err = tree.SetIDMap(namespace, m.Options.IDMapRecursive)
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("the file system of %s has no ID-mapped mounts in this kernel: %w", m.Source, err)
 	}
@@ -133,17 +125,18 @@ func (t Trees) idMapped(i int, m *ocipb.Mount, o *mount.Options, users func(m *o
 
 // Outside adds what a process in a user namespace of its own cannot have: trees
 // of places that its user may not reach, file systems of namespaces that are
-// not its own, device nodes. Host returns the guest's ID of one of the
-// container's, of a group with group true.
-func (t Trees) Outside(spec *ocipb.Spec, host func(id uint32, group bool) (uint32, error)) error {
-	if err := t.bindRoot(spec.Root.GetPath()); err != nil {
+// not its own, device nodes, whose owners users have. SharesPIDs says that the
+// container's pid namespace is another one's, and none of the plan's.
+func (t Trees) Outside(p *plan.Plan, users *plan.Users, sharesPIDs bool) error {
+	if err := t.bindRoot(p.Root.Path); err != nil {
 		return err
 	}
-	if err := t.bindMounts(spec.Mounts); err != nil {
+	if err := t.bindMounts(p.Mounts); err != nil {
 		return err
 	}
-	for i, m := range spec.Mounts {
-		if t[i] != nil || !needsRights(spec, m.Type) {
+	for i := range p.Mounts {
+		m := &p.Mounts[i]
+		if t[i] != nil || !needsRights(p, m.Type, sharesPIDs) {
 			continue
 		}
 		tree, err := ownFS(m)
@@ -152,7 +145,7 @@ func (t Trees) Outside(spec *ocipb.Spec, host func(id uint32, group bool) (uint3
 		}
 		t[i] = tree
 	}
-	if !KeepsPeers(spec.Linux.GetRootfsPropagation()) {
+	if !p.Root.KeepsPeers() {
 		for _, tree := range t {
 			if err := tree.SetPropagation(unix.MS_SLAVE | unix.MS_REC); err != nil {
 				return fmt.Errorf("stop mount propagation: %w", err)
@@ -161,27 +154,27 @@ func (t Trees) Outside(spec *ocipb.Spec, host func(id uint32, group bool) (uint3
 	} else if err := t[RootTree].SetPropagation(unix.MS_SLAVE | unix.MS_REC); err != nil {
 		return fmt.Errorf("stop mount propagation: %w", err)
 	}
-	return t.makeNodes(spec, host)
+	return t.makeNodes(p.Devices, users)
 }
 
 // needsRights says whether a file system shows a namespace of the guest, which
 // takes rights there to mount: those of the network are always the pod's.
-func needsRights(spec *ocipb.Spec, fstype string) bool {
-	needed := map[string]string{"sysfs": "", "proc": "pid", "mqueue": "ipc", "cgroup": "cgroup", "cgroup2": "cgroup"}
-	namespace, ok := needed[fstype]
-	for _, n := range spec.Linux.GetNamespaces() {
-		if n.Type == namespace {
-			return false
-		}
+func needsRights(p *plan.Plan, fstype string, sharesPIDs bool) bool {
+	switch fstype {
+	case "sysfs":
+		return true
+	case "proc":
+		return !sharesPIDs && p.Namespace(unix.CLONE_NEWPID) == nil
+	case "mqueue":
+		return p.Namespace(unix.CLONE_NEWIPC) == nil
+	case "cgroup", "cgroup2":
+		return p.Namespace(unix.CLONE_NEWCGROUP) == nil
 	}
-	return ok
+	return false
 }
 
-func ownFS(m *ocipb.Mount) (*mount.Tree, error) {
-	o, err := mount.Parse(m.Options)
-	if err != nil {
-		return nil, err
-	}
+func ownFS(m *plan.Mount) (*mount.Tree, error) {
+	o := &m.Options
 	fstype, params := m.Type, o.Data
 	if fstype == "cgroup" || fstype == "cgroup2" {
 		fstype, params = "cgroup2", nil
@@ -191,38 +184,37 @@ func ownFS(m *ocipb.Mount) (*mount.Tree, error) {
 
 // makeNodes adds a file system with the device nodes of the container, whose
 // names are the indices of what nodes returns.
-func (t Trees) makeNodes(spec *ocipb.Spec, host func(id uint32, group bool) (uint32, error)) error {
+func (t Trees) makeNodes(devices []plan.Device, users *plan.Users) error {
 	tree, err := mount.FS("tmpfs", "nodes", []mount.Param{{Key: "mode", Value: "755"}}, mount.Attr{})
 	if err != nil {
 		return fmt.Errorf("a place for device nodes: %w", err)
 	}
 	t[NodesTree] = tree
-	for i, d := range nodes(spec.Linux.GetDevices()) {
-		if d.Type == "p" {
+	for i, d := range nodes(devices) {
+		if d.Kind == unix.S_IFIFO {
 			continue // anybody may make a fifo
 		}
-		if err := makeNode(tree.FD(), strconv.Itoa(i), d, host); err != nil {
+		if err := makeNode(tree.FD(), strconv.Itoa(i), &d, users); err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
 	return nil
 }
 
-func makeNode(dir int, name string, d *ocipb.LinuxDevice, host func(id uint32, group bool) (uint32, error)) error {
-	uid, err := host(d.UID, false)
+func makeNode(dir int, name string, d *plan.Device, users *plan.Users) error {
+	uid, err := users.UID(d.UID)
 	if err != nil {
 		return err
 	}
-	gid, err := host(d.GID, true)
+	gid, err := users.GID(d.GID)
 	if err != nil {
 		return err
 	}
-	mode := nodeMode(d)
-	if err := unix.Mknodat(dir, name, deviceTypes[d.Type]|mode, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+	if err := unix.Mknodat(dir, name, d.Kind|d.Mode, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
 		return err
 	}
 	if err := unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	return unix.Fchmodat(dir, name, mode, 0) // whatever the umask is
+	return unix.Fchmodat(dir, name, d.Mode, 0) // whatever the umask is
 }

@@ -8,44 +8,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/apply"
 	"kata/guest/container/capability"
+	"kata/guest/container/plan"
 	"kata/guest/container/rootfs"
 	"kata/lib/fmt"
 )
 
-// become turns the stage into the process of the spec. It returns only with an
+// become turns the stage into the process of the plan. It returns only with an
 // error. Last runs with the rights and limits of the process, just before it
 // is executed.
 //
 // The process's user and effective capabilities come first, so that its command
-// is found, or not, with the permissions it will have; the permitted capabilities are kept until the end, because raising a
-// resource limit takes one. Limits come last: they could be too tight for the
-// stage itself.
-func become(c conn, j *Job, last func() error) error {
-	spec, p := j.Spec, j.Spec.Process
-	user, err := j.Names.resolve(p.User)
+// is found, or not, with the permissions it will have; the permitted capabilities
+// are kept until the end, because raising a resource limit takes one. Limits come
+// last: they could be too tight for the stage itself.
+func become(c conn, all *plan.Plan, last func() error) error {
+	p := &all.Process
+	user, err := resolve(&p.Names, p.User)
 	if err != nil {
 		return err
 	}
-	p.User = user
-	caps, _ := capability.New(p.Capabilities) // unknown names: the runtime has logged them
-	env, err := environment(p.Env, p.User.GetUID())
-	if err != nil {
+	env := environment(p.Env, user.UID)
+	if err := ownStreams(user.UID); err != nil {
 		return err
 	}
-	if err := ownStreams(p.User.GetUID()); err != nil {
-		return err
-	}
-	if !j.Privileged {
-		if err := SetPriorities(0, p); err != nil {
+	if !all.Privileged {
+		if err := apply.Priorities(0, p); err != nil {
 			return err
 		}
 	}
-	if err := setPersonality(spec.Linux.GetPersonality()); err != nil {
+	if err := setDomain(all.Common.Personality); err != nil {
 		return err
 	}
-	if err := setMemoryPolicy(spec.Linux.GetMemoryPolicy()); err != nil {
+	if err := setMemoryPolicy(all.Common.Memory); err != nil {
 		return err
 	}
 	// A directory that root may enter and the user may not is fine, as under
@@ -55,10 +51,11 @@ func become(c conn, j *Job, last func() error) error {
 	if entered != nil && !errors.Is(entered, unix.EACCES) {
 		return entered
 	}
+	caps := p.Capabilities
 	if err := caps.LimitBounding(); err != nil {
 		return err
 	}
-	if err := setUser(p.User); err != nil {
+	if err := setUser(&user); err != nil {
 		return err
 	}
 	if err := caps.Adopt(0); err != nil {
@@ -69,14 +66,7 @@ func become(c conn, j *Job, last func() error) error {
 			return err
 		}
 	}
-	umask := 0o022
-	if p.User != nil && p.User.Umask != nil {
-		umask = int(*p.User.Umask & 0o777)
-	}
-	unix.Umask(umask)
-	if len(p.Args) == 0 {
-		return errors.New("process.args is empty")
-	}
+	unix.Umask(int(user.Umask))
 	path, err := lookPath(p.Args[0], env)
 	if err != nil {
 		return commandError{err}
@@ -84,14 +74,14 @@ func become(c conn, j *Job, last func() error) error {
 	if limitsMemory(p.Rlimits) {
 		runtime.GC() // what is allocated from here on must find room in the heap
 	}
-	if err := c.send(Ready, nil); err != nil {
+	if err := c.send(plan.Ready, nil); err != nil {
 		return err
 	}
 	if err := c.awaitGo(); err != nil {
 		unix.Exit(1) // the runtime gave up
 	}
 	resetSignals() // a filter may forbid it
-	if err := restrict(caps, j); err != nil {
+	if err := restrict(all); err != nil {
 		return err
 	}
 	if err := last(); err != nil {
@@ -102,21 +92,21 @@ func become(c conn, j *Job, last func() error) error {
 }
 
 // restrict gives up what the stage had and the process must not have.
-func restrict(caps capability.Sets, j *Job) error {
-	spec, p := j.Spec, j.Spec.Process
+func restrict(all *plan.Plan) error {
+	p, caps := &all.Process, &all.Process.Capabilities
 	const admin capability.Set = 1 << unix.CAP_SYS_ADMIN
 	if err := caps.Adopt(capability.SysResource | admin); err != nil {
 		return err
 	}
 	for _, limit := range p.Rlimits {
-		if err := setRlimit(limit, j.Privileged); err != nil {
+		if err := setRlimit(limit, all.Privileged); err != nil {
 			return err
 		}
 	}
 	// Without no_new_privs a filter takes CAP_SYS_ADMIN; with it, it can come
 	// last, when nothing but execve is left for it to allow.
 	if !p.NoNewPrivileges {
-		if err := loadSeccomp(spec.Linux.GetSeccomp()); err != nil {
+		if err := loadSeccomp(&all.Common); err != nil {
 			return err
 		}
 	}
@@ -129,25 +119,22 @@ func restrict(caps capability.Sets, j *Job) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	return loadSeccomp(spec.Linux.GetSeccomp())
+	return loadSeccomp(&all.Common)
 }
 
 // setUser changes the calling thread's groups and user and keeps its permitted
 // capabilities. The system calls are made directly: those of package syscall
 // would change all threads, and only this one is going to be left.
-func setUser(u *ocipb.User) error {
-	if u == nil {
-		u = &ocipb.User{}
-	}
+func setUser(u *plan.User) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
 	var groups unsafe.Pointer
-	if len(u.AdditionalGids) > 0 {
-		groups = unsafe.Pointer(&u.AdditionalGids[0])
+	if len(u.Groups) > 0 {
+		groups = unsafe.Pointer(&u.Groups[0])
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.AdditionalGids)), uintptr(groups), 0); errno != 0 {
-		return fmt.Errorf("set additional groups %v: %w", u.AdditionalGids, errno)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.Groups)), uintptr(groups), 0); errno != 0 {
+		return fmt.Errorf("set additional groups %v: %w", u.Groups, errno)
 	}
 	gid, uid := uintptr(u.GID), uintptr(u.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {

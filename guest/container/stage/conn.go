@@ -1,51 +1,17 @@
 package stage
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/container/plan"
+	"kata/guest/container/rootfs"
 	"kata/guest/fault"
+	"kata/guest/storage/mount"
 	"kata/lib/fmt"
 )
-
-// Kinds of message from a stage to the runtime. A message is one byte with its
-// kind, four with the length of what follows, little endian, and that.
-const (
-	Console    = 'C' // with one descriptor: the master end of the terminal
-	Hooks      = 'H' // it is time for the hooks that the runtime runs; the stage waits for Go
-	Ready      = 'R' // everything is done; the stage waits for Go
-	Failed     = 'E' // with a text; the stage ends
-	ExecFailed = 'X' // the same, when it is the command that cannot be executed
-	Refused    = 'I' // the same, when the container or the kernel shows that the request makes no sense
-)
-
-// Go is what a stage waits for, one byte. Before the first the runtime sends the
-// job; see [Job.Marshal].
-const Go = 'G'
-
-const (
-	headerSize = 5
-	maxConfig  = 16 << 20
-	// MaxMessage bounds the text of a message.
-	MaxMessage = 16 << 10
-)
-
-// Header returns the start of a message.
-func Header(kind byte, length int) []byte {
-	return binary.LittleEndian.AppendUint32([]byte{kind}, uint32(length))
-}
-
-// ParseHeader is the opposite of Header; ok is false if b is not one.
-func ParseHeader(b []byte) (kind byte, length int, ok bool) {
-	if len(b) != headerSize {
-		return 0, 0, false
-	}
-	n := binary.LittleEndian.Uint32(b[1:])
-	return b[0], int(n), n <= MaxMessage
-}
 
 // conn is the stage's end of the socket.
 type conn int
@@ -55,13 +21,59 @@ type commandError struct{ err error }
 
 func (e commandError) Error() string { return e.err.Error() }
 
+// plan receives what to do.
+func (c conn) plan() (*plan.Plan, error) {
+	var start [4]byte
+	if err := c.read(start[:]); err != nil {
+		return nil, err
+	}
+	n, ok := plan.ParseLength(start)
+	if !ok {
+		return nil, errors.New("it is too long")
+	}
+	data := make([]byte, n)
+	if err := c.read(data); err != nil {
+		return nil, err
+	}
+	p := new(plan.Plan)
+	return p, p.Unmarshal(data)
+}
+
+// trees receives the trees of a plan.
+func (c conn) trees(places []int) (rootfs.Trees, error) {
+	t := make(rootfs.Trees, len(places))
+	oob := make([]byte, unix.CmsgSpace(4*plan.MaxDescriptors))
+	for len(places) > 0 {
+		var b [1]byte
+		n, oobn, _, _, err := unix.Recvmsg(int(c), b[:], oob, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var fds []int
+		if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(messages) > 0 {
+			fds, _ = unix.ParseUnixRights(&messages[0]) // an error leaves none
+		}
+		if n == 0 || len(fds) == 0 || len(fds) > len(places) {
+			return nil, errors.New("the runtime sent no descriptors")
+		}
+		for i, fd := range fds {
+			t[places[i]] = mount.Hold(fd)
+		}
+		places = places[len(fds):]
+	}
+	return t, nil
+}
+
 // awaitGo returns when the runtime says so.
 func (c conn) awaitGo() error {
 	var b [1]byte
 	if err := c.read(b[:]); err != nil {
 		return err
 	}
-	if b[0] != Go {
+	if b[0] != plan.Go {
 		return errors.New("unexpected message from the runtime")
 	}
 	return nil
@@ -84,10 +96,10 @@ func (c conn) read(b []byte) error {
 }
 
 func (c conn) send(kind byte, text []byte, fds ...int) error {
-	if len(text) > MaxMessage {
-		text = text[:MaxMessage]
+	if len(text) > plan.MaxMessage {
+		text = text[:plan.MaxMessage]
 	}
-	message := append(Header(kind, len(text)), text...)
+	message := append(plan.Header(kind, len(text)), text...)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
@@ -109,14 +121,14 @@ func (c conn) send(kind byte, text []byte, fds ...int) error {
 type refusedError struct{ error }
 
 func (c conn) fail(err error) {
-	kind := byte(Failed)
+	kind := byte(plan.Failed)
 	var command commandError
 	var refused refusedError
 	switch {
 	case errors.As(err, &command):
-		kind = ExecFailed
+		kind = plan.ExecFailed
 	case errors.As(err, &refused), errors.Is(err, fault.Invalid):
-		kind = Refused
+		kind = plan.Refused
 	}
 	_ = c.send(kind, []byte(err.Error())) // the runtime is gone if this fails
 }

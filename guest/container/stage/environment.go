@@ -11,14 +11,11 @@ import (
 
 // environment returns the process's environment: of variables that are given
 // twice the last, and HOME from the container's passwd if it is not given.
-func environment(pairs []string, uid uint32) ([]string, error) {
+func environment(pairs []string, uid uint32) []string {
 	env := make([]string, 0, len(pairs)+1)
 	index := make(map[string]int, len(pairs))
 	for _, pair := range pairs {
-		key, _, ok := strings.Cut(pair, "=")
-		if !ok || key == "" || strings.IndexByte(pair, 0) >= 0 {
-			return nil, fmt.Errorf("invalid environment variable %q", pair)
-		}
+		key, _, _ := strings.Cut(pair, "=")
 		if i, ok := index[key]; ok {
 			env[i] = pair
 			continue
@@ -31,7 +28,7 @@ func environment(pairs []string, uid uint32) ([]string, error) {
 	} else if env[i] == "HOME=" {
 		env[i] += home(uid)
 	}
-	return env, nil
+	return env
 }
 
 // getenv returns a variable of env, or "".

@@ -2,45 +2,36 @@ package stage
 
 import (
 	"context"
-	"path"
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
 	"kata/guest/container/hooks"
+	"kata/guest/container/plan"
 	"kata/lib/fmt"
 )
 
-// RunsHooks says whether a stage stops for the runtime to run hooks.
-func RunsHooks(h *ocipb.Hooks) bool {
-	return len(hooks.Of(h, hooks.Prestart))+len(hooks.Of(h, hooks.CreateRuntime)) > 0
-}
-
-// State is what hooks are told of a container whose status and process are as
-// given.
-func State(spec *ocipb.Spec, id, status string, pid int) hooks.State {
-	return hooks.State{
-		Version: spec.Version, ID: id, Status: status, PID: pid,
-		Bundle: path.Dir(path.Clean(spec.Root.GetPath())), Annotations: spec.Annotations,
-	}
-}
-
 // createHooks lets the runtime run its hooks, and then runs those of the
 // container's namespaces.
-func createHooks(c conn, spec *ocipb.Spec, id string) error {
-	if RunsHooks(spec.Hooks) {
-		if err := c.send(Hooks, nil); err != nil {
+func createHooks(c conn, p *plan.Plan) error {
+	if p.AwaitsHooks {
+		if err := c.send(plan.Hooks, nil); err != nil {
 			return err
 		}
 		if err := c.awaitGo(); err != nil {
 			unix.Exit(1) // one has failed, or the runtime gave up
 		}
 	}
-	return runHooks(hooks.CreateContainer, spec, id, "creating")
+	return runHooks(hooks.CreateContainer, p.CreateContainer, p.State, "creating")
 }
 
-func runHooks(k hooks.Kind, spec *ocipb.Spec, id, status string) error {
-	return hooks.Start(startChild).Run(context.Background(), k, hooks.Of(spec.Hooks, k), State(spec, id, status, unix.Getpid()))
+// startHooks runs those that come before the command.
+func startHooks(p *plan.Plan) error {
+	return runHooks(hooks.StartContainer, p.StartContainer, p.State, "created")
+}
+
+func runHooks(k hooks.Kind, all []hooks.Hook, state hooks.State, status string) error {
+	state.Status, state.PID = status, unix.Getpid()
+	return hooks.Start(startChild).Run(context.Background(), k, all, state)
 }
 
 // child is a child of the stage, known by its process ID.

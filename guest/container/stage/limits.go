@@ -1,50 +1,33 @@
 package stage
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/guest/container/seccomp"
 	"kata/lib/fmt"
 )
 
-var rlimits = map[string]int{
-	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
-	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
-	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
-	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
-	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
-	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
-}
-
-// Rlimit returns the number of a resource limit given by its RLIMIT_* name.
-func Rlimit(name string) (number int, ok bool) {
-	number, ok = rlimits[name]
-	return number, ok
-}
-
 // setRlimit sets a limit, which if done the runtime has set.
-func setRlimit(limit *ocipb.POSIXRlimit, done bool) error {
-	number, ok := rlimits[limit.Type]
-	if !ok {
-		return fmt.Errorf("unknown resource limit %q", limit.Type)
-	}
-	if done && number != unix.RLIMIT_NOFILE {
+func setRlimit(limit plan.Rlimit, done bool) error {
+	if done && limit.Resource != unix.RLIMIT_NOFILE {
 		return nil
 	}
 	// By package unix, which remembers that RLIMIT_NOFILE is not to be put
 	// back on execve.
-	err := unix.Setrlimit(number, &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard})
+	err := unix.Setrlimit(limit.Resource, &unix.Rlimit{Cur: limit.Soft, Max: limit.Hard})
 	if err != nil {
-		return fmt.Errorf("set %s to %d, %d: %w", limit.Type, limit.Soft, limit.Hard, err)
+		return fmt.Errorf("set %s to %d, %d: %w", limit.Name, limit.Soft, limit.Hard, err)
 	}
 	return nil
 }
 
 // limitsMemory reports whether the stage itself could run out of memory.
-func limitsMemory(limits []*ocipb.POSIXRlimit) bool {
+func limitsMemory(limits []plan.Rlimit) bool {
 	for _, limit := range limits {
-		if limit.Type == "RLIMIT_AS" || limit.Type == "RLIMIT_DATA" {
+		if limit.Resource == unix.RLIMIT_AS || limit.Resource == unix.RLIMIT_DATA {
 			return true
 		}
 	}
@@ -52,7 +35,37 @@ func limitsMemory(limits []*ocipb.POSIXRlimit) bool {
 }
 
 // loadSeccomp loads the compiled programs of a profile, for the calling thread.
-func loadSeccomp(s *ocipb.LinuxSeccomp) error {
-	_, err := seccomp.Load(s.GetFilters(), s.GetFilterFlags()) // the runtime allows no listener
+func loadSeccomp(common *plan.Common) error {
+	_, err := seccomp.Load(common.Filters, common.Flags) // no plan has a listener
 	return err
+}
+
+// setDomain sets the execution domain (personality(2)).
+func setDomain(domain uint32) error {
+	if domain == 0 {
+		return nil
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(domain), 0, 0); errno != 0 {
+		return fmt.Errorf("set personality %#x: %w", domain, errno)
+	}
+	return nil
+}
+
+// setMemoryPolicy sets the NUMA policy (set_mempolicy(2)).
+func setMemoryPolicy(p *plan.MemoryPolicy) error {
+	if p == nil {
+		return nil
+	}
+	mask, bits := uintptr(0), uintptr(0)
+	if len(p.Nodes) > 0 {
+		mask, bits = uintptr(unsafe.Pointer(&p.Nodes[0])), uintptr(64*len(p.Nodes)+1) // the kernel looks at one bit less
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, uintptr(p.Mode), mask, bits)
+	switch {
+	case errno == unix.ENOSYS:
+		return refusedError{fmt.Errorf("linux.memoryPolicy %s: this kernel has no NUMA policies", p.Name)}
+	case errno != 0:
+		return fmt.Errorf("linux.memoryPolicy %s: %w", p.Name, errno)
+	}
+	return nil
 }

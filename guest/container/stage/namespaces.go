@@ -1,32 +1,17 @@
 package stage
 
 import (
-	"strings"
-
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
-	"kata/guest/storage/mount"
+	"kata/guest/container/plan"
 	"kata/lib/fmt"
 )
-
-// namespaceFlags are the CLONE_NEW* flags of OCI's namespace types.
-var namespaceFlags = map[string]int{
-	"pid": unix.CLONE_NEWPID, "network": unix.CLONE_NEWNET, "mount": unix.CLONE_NEWNS, "ipc": unix.CLONE_NEWIPC,
-	"uts": unix.CLONE_NEWUTS, "user": unix.CLONE_NEWUSER, "cgroup": unix.CLONE_NEWCGROUP, "time": unix.CLONE_NEWTIME,
-}
-
-// NamespaceFlag returns the CLONE_NEW* flag of an OCI namespace type.
-func NamespaceFlag(name string) (flag int, ok bool) {
-	flag, ok = namespaceFlags[name]
-	return flag, ok
-}
 
 // enterNamespaces joins the namespaces that have a path and makes a new cgroup
 // namespace. The others are there already: new ones since clone(2), a joined
 // pid namespace since the runtime forked into it, and if born all but that of
 // the mounts.
-func enterNamespaces(namespaces []*ocipb.LinuxNamespace, born bool) error {
+func enterNamespaces(namespaces []plan.Namespace, born bool) error {
 	type join struct {
 		path     string
 		fd, flag int
@@ -35,7 +20,7 @@ func enterNamespaces(namespaces []*ocipb.LinuxNamespace, born bool) error {
 	var mounts *join
 	newCgroup := false
 	for _, n := range namespaces {
-		flag := namespaceFlags[n.Type]
+		flag := n.Flag
 		if n.Path == "" {
 			newCgroup = newCgroup || flag == unix.CLONE_NEWCGROUP
 			continue
@@ -78,17 +63,6 @@ func enterNamespaces(namespaces []*ocipb.LinuxNamespace, born bool) error {
 	return nil
 }
 
-// JoinsMounts says whether a container has the mounts of a namespace that
-// exists, and therefore no root file system and mounts of its own.
-func JoinsMounts(spec *ocipb.Spec) bool {
-	for _, n := range spec.Linux.GetNamespaces() {
-		if n.Type == "mount" && n.Path != "" {
-			return true
-		}
-	}
-	return false
-}
-
 // setNames sets host and domain name of the container's uts namespace.
 func setNames(host, domain string) error {
 	if host != "" {
@@ -102,57 +76,6 @@ func setNames(host, domain string) error {
 		}
 	}
 	return nil
-}
-
-// SetSysctls writes kernel parameters and ends with the first error that check,
-// which is told how it went with each, returns. The procfs for it is mounted
-// nowhere: on /proc there may be anything.
-func SetSysctls(sysctls map[string]string, check func(key string, err error) error) error {
-	if len(sysctls) == 0 {
-		return nil
-	}
-	proc, err := mount.FS("proc", "proc", nil, mount.Attr{})
-	if err != nil {
-		return fmt.Errorf("procfs for sysctl: %w", err)
-	}
-	defer proc.Close()
-	for key, value := range sysctls {
-		if err := check(key, setSysctl(proc.FD(), SysctlPath(key), value)); err != nil {
-			return fmt.Errorf("sysctl %s=%s: %w", key, value, err)
-		}
-	}
-	return nil
-}
-
-func setSysctl(proc int, path, value string) error {
-	fd, err := unix.Openat2(proc, "sys/"+path, &unix.OpenHow{
-		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	_, err = unix.Write(fd, []byte(value))
-	return err
-}
-
-// SysctlPath returns the path below /proc/sys of a kernel parameter, whose
-// parts are separated by dots, or by slashes if a slash comes first; then a dot
-// stands for itself, as in sysctl(8).
-func SysctlPath(key string) string {
-	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '/' {
-		return key
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, key)
 }
 
 // joinKeyring gives the container a session keyring of its own, which its execs

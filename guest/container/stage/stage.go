@@ -17,8 +17,8 @@
 // container: descriptors close on execve, the process cannot be traced before,
 // and its binary is on a mount that is read-only.
 //
-// The package does not check the message, which comes from the agent (see
-// container.Validate), only what it finds in the container.
+// The package does not check the plan, which comes from the agent (see package
+// ocispec), only what it finds in the container.
 package stage
 
 import (
@@ -30,38 +30,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
-	"kata/guest/container/hooks"
+	"kata/guest/container/apply"
+	"kata/guest/container/plan"
 	"kata/guest/container/rootfs"
 	"kata/lib/fmt"
 )
 
-// Arguments of a stage: the program's name, Argument, a kind and the
-// container's ID.
-const (
-	Argument = "init"
-	Create   = "create"
-	Exec     = "exec"
-)
-
-// OtherNamespaces are those that an exec joins, beside that of the mounts and
-// what it is born in.
-const OtherNamespaces = unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-
-// Descriptors that a stage is started with, beside the standard ones.
-const (
-	SocketFD = 3 // the conversation with the runtime
-	InitFD   = 4 // for Exec: pidfd of the container's init
-)
-
-// Main runs the stage that args, the program's arguments, ask for, and does
-// not return.
-func Main(args []string) {
+// Main turns the process into a stage if its arguments say so, and then does not
+// return.
+func Main() {
+	if len(os.Args) < 2 || os.Args[1] != plan.Argument {
+		return
+	}
 	runtime.LockOSThread()
 	// The stage lives for milliseconds and allocates little.
 	debug.SetGCPercent(-1)
-	c := conn(SocketFD)
-	err := run(c, args)
+	c := conn(plan.SocketFD)
+	err := run(c, os.Args)
 	// Reached on failure only. Whoever listens is told why; there is no other
 	// place to tell it, since standard error is the container's.
 	c.fail(err)
@@ -80,106 +65,105 @@ func run(c conn, args []string) error {
 	if len(args) != 4 {
 		return errors.New("the stage was started without its arguments")
 	}
-	j, err := c.job()
+	p, err := c.plan()
 	if err != nil {
-		return fmt.Errorf("read the job: %w", err)
+		return fmt.Errorf("read the plan: %w", err)
 	}
 	unix.Umask(0)
-	if !j.Privileged {
-		if err := setOOMScore(j.Spec.Process); err != nil {
+	if !p.Privileged {
+		if err := setOOMScore(p.Process.OOMScoreAdj); err != nil {
 			return err
 		}
 	}
 	switch kind, id := args[2], args[3]; {
-	case kind == Create && JoinsMounts(j.Spec):
-		return createInside(c, j, id)
-	case kind == Create:
-		return create(c, j, id)
-	case kind == Exec:
-		return exec(c, j, id)
+	case kind == plan.Create && p.JoinsMounts():
+		return createInside(c, p, id)
+	case kind == plan.Create:
+		return create(c, p, id)
+	case kind == plan.Exec:
+		return exec(c, p, id)
 	default:
 		return fmt.Errorf("unknown kind of stage %q", kind)
 	}
 }
 
 // create builds a new container around the process.
-func create(c conn, j *Job, id string) error {
-	spec := j.Spec
-	if err := enterNamespaces(spec.Linux.GetNamespaces(), j.Born); err != nil {
+func create(c conn, p *plan.Plan, id string) error {
+	if err := enterNamespaces(p.Namespaces, p.Born); err != nil {
 		return err
 	}
 	if err := joinKeyring(id); err != nil {
 		return err
 	}
-	trees, err := c.trees(j.Trees)
+	trees, err := c.trees(p.Trees)
 	if err != nil {
 		return fmt.Errorf("receive mounts: %w", err)
 	}
-	root, err := rootfs.Prepare(spec, trees)
+	root, err := rootfs.Prepare(p, trees)
 	if err != nil {
 		return err
 	}
-	if spec.Process.Terminal {
-		if err := useTerminal(c, spec.Process, root.Terminal); err != nil {
+	if p.Process.Terminal {
+		if err := useTerminal(c, &p.Process, root.Terminal); err != nil {
 			return err
 		}
 	}
-	if err := createHooks(c, spec, id); err != nil {
+	if err := createHooks(c, p); err != nil {
 		return err
 	}
-	if err := root.Pivot(spec.Linux.GetRootfsPropagation()); err != nil {
+	if err := root.Pivot(p.Root.Propagation); err != nil {
 		return err
 	}
-	if err := setKernel(j); err != nil {
+	if err := setKernel(p); err != nil {
 		return err
 	}
 	if err := root.Seal(); err != nil {
 		return err
 	}
-	return become(c, j, func() error { return runHooks(hooks.StartContainer, spec, id, "created") })
+	return become(c, p, func() error { return startHooks(p) })
 }
 
 // createInside makes a new container of a mount namespace that exists, with its
 // root and its mounts.
-func createInside(c conn, j *Job, id string) error {
-	if err := enterNamespaces(j.Spec.Linux.GetNamespaces(), j.Born); err != nil {
+func createInside(c conn, p *plan.Plan, id string) error {
+	if err := enterNamespaces(p.Namespaces, p.Born); err != nil {
 		return err
 	}
 	if err := joinKeyring(id); err != nil {
 		return err
 	}
-	if err := terminalOfRoot(c, j.Spec.Process); err != nil {
+	if err := terminalOfRoot(c, &p.Process); err != nil {
 		return err
 	}
-	if err := createHooks(c, j.Spec, id); err != nil {
+	if err := createHooks(c, p); err != nil {
 		return err
 	}
-	if err := setKernel(j); err != nil {
+	if err := setKernel(p); err != nil {
 		return err
 	}
-	return become(c, j, func() error { return runHooks(hooks.StartContainer, j.Spec, id, "created") })
+	return become(c, p, func() error { return startHooks(p) })
 }
 
 // setKernel sets what the container's namespaces have of their own.
-func setKernel(j *Job) error {
-	if err := setNames(j.Spec.Hostname, j.Spec.Domainname); err != nil {
+func setKernel(p *plan.Plan) error {
+	if err := setNames(p.Hostname, p.Domainname); err != nil {
 		return err
 	}
-	return SetSysctls(j.Spec.Linux.GetSysctl(), func(_ string, err error) error { return err })
+	return apply.Sysctls(p.Sysctls, func(_ plan.Sysctl, err error) error { return err })
 }
 
 // exec joins a running container.
-func exec(c conn, j *Job, id string) error {
+func exec(c conn, p *plan.Plan, id string) error {
 	// A mount namespace can be entered only by a thread that shares its
 	// working directory and root with no other.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	namespaces := unix.CLONE_NEWNS
-	if !j.Born {
-		namespaces |= OtherNamespaces
+	if !p.Born {
+		namespaces |= plan.OtherNamespaces
 	}
-	if err := unix.Setns(InitFD, namespaces); err != nil {
+	if err := unix.Setns(plan.InitFD, namespaces); err != nil {
 		if err == unix.ESRCH {
 			return errors.New("the container is not running")
 		}
@@ -188,15 +172,15 @@ func exec(c conn, j *Job, id string) error {
 	if err := joinKeyring(id); err != nil {
 		return err
 	}
-	if err := terminalOfRoot(c, j.Spec.Process); err != nil {
+	if err := terminalOfRoot(c, &p.Process); err != nil {
 		return err
 	}
-	return become(c, j, func() error { return nil })
+	return become(c, p, func() error { return nil })
 }
 
 // terminalOfRoot gives the process a terminal of the devpts in the root, if it
 // is to have one.
-func terminalOfRoot(c conn, p *ocipb.Process) error {
+func terminalOfRoot(c conn, p *plan.Process) error {
 	if !p.Terminal {
 		return nil
 	}
@@ -210,14 +194,9 @@ func terminalOfRoot(c conn, p *ocipb.Process) error {
 	})
 }
 
-// setOOMScore runs while /proc is still the agent's. A process whose spec says
-// nothing gets 0, not what the agent has for itself.
-func setOOMScore(p *ocipb.Process) error {
-	score := p.GetOOMScoreAdj()
-	if p.GetOOMScoreAdjUnset() {
-		score = 0
-	}
-	if err := os.WriteFile("/proc/self/oom_score_adj", strconv.AppendInt(nil, score, 10), 0); err != nil {
+// setOOMScore runs while /proc is still the agent's.
+func setOOMScore(score int) error {
+	if err := os.WriteFile("/proc/self/oom_score_adj", strconv.AppendInt(nil, int64(score), 10), 0); err != nil {
 		return fmt.Errorf("set oom_score_adj to %d: %w", score, err)
 	}
 	return nil
@@ -225,15 +204,15 @@ func setOOMScore(p *ocipb.Process) error {
 
 // useTerminal makes a terminal the standard streams and the controlling
 // terminal of the process, and hands its other end over.
-func useTerminal(c conn, p *ocipb.Process, open func() (master, slave int, err error)) error {
+func useTerminal(c conn, p *plan.Process, open func() (master, slave int, err error)) error {
 	master, slave, err := open()
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	defer unix.Close(master)
 	defer unix.Close(slave)
-	if size := p.ConsoleSize; size.GetHeight() != 0 || size.GetWidth() != 0 {
-		winsize := unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
+	if p.Rows != 0 || p.Columns != 0 {
+		winsize := unix.Winsize{Row: p.Rows, Col: p.Columns}
 		if err := unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &winsize); err != nil {
 			return fmt.Errorf("set the size of the terminal: %w", err)
 		}
@@ -246,5 +225,5 @@ func useTerminal(c conn, p *ocipb.Process, open func() (master, slave int, err e
 	if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
 		return fmt.Errorf("make the terminal the controlling one: %w", err)
 	}
-	return c.send(Console, nil, master)
+	return c.send(plan.Console, nil, master)
 }

@@ -7,50 +7,45 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/plan"
 	"kata/lib/fmt"
 )
 
 // resolve puts what names say in the place of the numbers of u. A user by name
 // brings the groups that it is a member of, one by number only its own group,
 // as in login(1) and in other runtimes.
-func (n Names) resolve(u *ocipb.User) (*ocipb.User, error) {
+func resolve(n *plan.Names, u plan.User) (plan.User, error) {
 	if n.User == "" && n.Group == "" && len(n.Groups) == 0 {
 		return u, nil
 	}
-	resolved := &ocipb.User{}
-	if u != nil {
-		resolved.UID, resolved.GID, resolved.Umask = u.UID, u.GID, u.Umask
-		resolved.AdditionalGids = slices.Clone(u.AdditionalGids)
-	}
-	if err := n.resolveUser(resolved); err != nil {
-		return nil, err
+	if err := resolveUser(n, &u); err != nil {
+		return u, err
 	}
 	group := readContainerFile("/etc/group")
 	if n.Group != "" {
 		gid, err := lookUp(group, "group", n.Group)
 		if err != nil {
-			return nil, err
+			return u, err
 		}
-		resolved.GID = gid
+		u.GID = gid
 	}
 	for _, name := range n.Groups {
 		gid, err := lookUp(group, "group", name)
 		if err != nil {
-			return nil, err
+			return u, err
 		}
-		addGroup(resolved, gid)
+		addGroup(&u, gid)
 	}
-	return resolved, nil
+	return u, nil
 }
 
-func addGroup(u *ocipb.User, gid uint32) {
-	if !slices.Contains(u.AdditionalGids, gid) {
-		u.AdditionalGids = append(u.AdditionalGids, gid)
+func addGroup(u *plan.User, gid uint32) {
+	if !slices.Contains(u.Groups, gid) {
+		u.Groups = append(u.Groups, gid)
 	}
 }
 
-func (n Names) resolveUser(u *ocipb.User) error {
+func resolveUser(n *plan.Names, u *plan.User) error {
 	if n.User == "" {
 		return nil
 	}

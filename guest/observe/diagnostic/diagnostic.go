@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/storage/inroot"
 	"kata/lib/fmt"
 )
@@ -43,13 +44,13 @@ func KernelLog() (string, error) {
 // TerminationMessage returns what a container left in the file for its last
 // words: the file that is mounted there, else the one in its root file system. A
 // file that does not exist is an empty message.
-func TerminationMessage(spec *ocipb.Spec) (string, error) {
-	name := spec.GetAnnotations()[pathAnnotation]
+func TerminationMessage(spec *ocispec.Container) (string, error) {
+	name := spec.Annotations()[pathAnnotation]
 	if name == "" {
 		name = defaultPath
 	}
 	name = path.Clean("/" + name)
-	text, err := read(spec, name)
+	text, err := read(&spec.Plan, name)
 	if errors.Is(err, unix.ENOENT) {
 		return "", nil
 	}
@@ -61,8 +62,8 @@ func TerminationMessage(spec *ocipb.Spec) (string, error) {
 
 // read returns the end of the file called name in the container. It finds out
 // what it is before it opens it: a device may do something at that.
-func read(spec *ocipb.Spec, name string) (string, error) {
-	at, err := find(spec, name)
+func read(p *plan.Plan, name string) (string, error) {
+	at, err := find(p, name)
 	if err != nil {
 		return "", err
 	}
@@ -86,13 +87,13 @@ func read(spec *ocipb.Spec, name string) (string, error) {
 
 // find returns an O_PATH descriptor of the file: for a mount of its source, which
 // is the guest's, and else without leaving the container's root.
-func find(spec *ocipb.Spec, name string) (int, error) {
-	for _, m := range spec.GetMounts() {
-		if path.Clean("/"+m.GetDestination()) == name {
+func find(p *plan.Plan, name string) (int, error) {
+	for i := range p.Mounts {
+		if m := &p.Mounts[i]; path.Clean("/"+m.Destination) == name {
 			return unix.Open(m.Source, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		}
 	}
-	root, err := unix.Open(spec.GetRoot().GetPath(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(p.Root.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}

@@ -9,7 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 )
 
 func write(t *testing.T, name, text string) string {
@@ -21,6 +22,11 @@ func write(t *testing.T, name, text string) string {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// in is a container with a root file system and nothing else.
+func in(root string) *ocispec.Container {
+	return &ocispec.Container{Plan: plan.Plan{Root: plan.Root{Path: root}}}
 }
 
 func TestTerminationMessage(t *testing.T) {
@@ -39,20 +45,19 @@ func TestTerminationMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounted := write(t, dir+"/mounted", "mounted")
-	spec := func(path string, mounts ...*ocipb.Mount) *ocipb.Spec {
-		return &ocipb.Spec{
-			Root: &ocipb.Root{Path: root}, Mounts: mounts,
-			Annotations: map[string]string{"io.kubernetes.container.terminationMessagePath": path},
-		}
+	spec := func(path string, mounts ...plan.Mount) *ocispec.Container {
+		c := in(root)
+		c.Plan.Mounts, c.Plan.State.Annotations = mounts, map[string]string{"io.kubernetes.container.terminationMessagePath": path}
+		return c
 	}
-	bind := func(target, source string) *ocipb.Mount {
-		return &ocipb.Mount{Destination: target, Source: source, Type: "bind"}
+	bind := func(target, source string) plan.Mount {
+		return plan.Mount{Destination: target, Source: source, Type: "bind"}
 	}
 	for name, tt := range map[string]struct {
-		spec       *ocipb.Spec
+		spec       *ocispec.Container
 		want, fail string
 	}{
-		"in the root file system": {&ocipb.Spec{Root: &ocipb.Root{Path: root}}, "in the root", ""},
+		"in the root file system": {in(root), "in the root", ""},
 		"named by the annotation": {spec("/var/last"), "named by the annotation", ""},
 		"mounted":                 {spec("/m", bind("/m/", mounted)), "mounted", ""},
 		"not there":               {spec("/var/none"), "", ""},
@@ -76,7 +81,7 @@ func TestTerminationMessage(t *testing.T) {
 func TestLongMessagesAreCutAtTheirBeginning(t *testing.T) {
 	root := t.TempDir()
 	write(t, root+"/dev/termination-log", strings.Repeat("x", Limit)+"\xff end")
-	got, err := TerminationMessage(&ocipb.Spec{Root: &ocipb.Root{Path: root}})
+	got, err := TerminationMessage(in(root))
 	if err != nil || !strings.HasSuffix(got, "x\ufffd end") || !utf8.ValidString(got) || len(got) > Limit+2 {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}

@@ -1,13 +1,13 @@
 // Package assign gives devices of the machine to a container: it waits for those
 // that a request names (message Device of the agent API) and makes the
-// container's OCI spec say what they are in the guest, since the host could only
-// write what they are on the host.
+// container's plan say what they are in the guest, since the host could only write
+// what they are on the host.
 //
 // A device belongs to the entry of linux.devices whose path is its
 // container_path. The entry gets the guest's numbers, and so do the rules of the
 // device cgroup, the io limits and the variables PCIDEVICE_… that mean it.
 //
-// [Assign] changes the spec it is given, and little of the machine: only
+// [Assign] changes the plan it is given, and little of the machine: only
 // devices for VFIO change their driver, which [Set.Release] undoes.
 package assign
 
@@ -19,8 +19,10 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kata/api/agentpb"
-	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
 	"kata/guest/fault"
 	"kata/guest/machine/device"
 	"kata/lib/fmt"
@@ -74,19 +76,18 @@ func (s *Set) Release() error {
 
 // found is a device as the guest has it.
 type found struct {
-	kind         string // "b" or "c"; empty if it has no node
-	major, minor int64
-	path         string // for the container, if it differs from what was asked for
+	number        // without a kind if it has no node
+	path   string // for the container, if it differs from what was asked for
 }
 
 // Assign waits for devices and writes them into spec. If one fails nothing is
 // left of those before it, but spec is not to be used any more.
-func Assign(ctx context.Context, finder *device.Finder, devices []*agentpb.Device, spec *ocipb.Spec) (*Set, error) {
+func Assign(ctx context.Context, finder *device.Finder, devices []*agentpb.Device, spec *ocispec.Container) (*Set, error) {
 	for i, d := range devices { // before anything is waited for
 		if err := check(d); err != nil {
 			return nil, nth(i, ".", err)
 		}
-		if index(spec, d.ContainerPath) < 0 && d.Type != typeVFIOOwn {
+		if index(&spec.Plan, d.ContainerPath) < 0 && d.Type != typeVFIOOwn {
 			return nil, nth(i, ".", invalid("container_path", d.ContainerPath, "is the path of no entry in OCI.Linux.Devices"))
 		}
 	}
@@ -176,7 +177,7 @@ func (a *assignment) add(ctx context.Context, d *agentpb.Device) error {
 	default:
 		var block device.Block
 		block, err = a.block(ctx, d)
-		f = found{kind: "b", major: int64(block.Major), minor: int64(block.Minor)}
+		f.number = number{unix.S_IFBLK, block.Major, block.Minor}
 	}
 	if err != nil {
 		return err
@@ -236,5 +237,5 @@ func (a *assignment) addVFIO(ctx context.Context, d *agentpb.Device) (found, err
 		return found{}, nil
 	}
 	node, err := a.finder.VFIOGroup(ctx, group)
-	return found{kind: "c", major: int64(node.Major), minor: int64(node.Minor), path: node.Path}, err
+	return found{number{unix.S_IFCHR, node.Major, node.Minor}, node.Path}, err
 }

@@ -7,8 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	"kata/api/agentpb"
 	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/machine/device"
 )
 
@@ -17,16 +22,23 @@ func made(found map[string]found) *assignment {
 	return &assignment{set: new(Set), found: found, addresses: map[string]string{}}
 }
 
-func node(path, kind string, major, minor int64) *ocipb.LinuxDevice {
-	return &ocipb.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor}
+// with is a container with devices.
+func with(devices ...plan.Device) *ocispec.Container {
+	return &ocispec.Container{Plan: plan.Plan{Devices: devices}}
 }
+
+func node(path string, kind, major, minor uint32) plan.Device {
+	return plan.Device{Path: path, Kind: kind, Major: major, Minor: minor}
+}
+
+const block, char = unix.S_IFBLK, unix.S_IFCHR
 
 func rule(allow bool, kind string, major, minor int64, access string) *ocipb.LinuxDeviceCgroup {
 	return &ocipb.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: major, Minor: minor, Access: access}
 }
 
-func rules(spec *ocipb.Spec) (texts []string) {
-	for _, r := range spec.Linux.Resources.Devices {
+func rules(devices []*ocipb.LinuxDeviceCgroup) (texts []string) {
+	for _, r := range devices {
 		texts = append(texts, fmt.Sprint(r.Allow, r.Type, " ", r.Major, ":", r.Minor, r.Access))
 	}
 	slices.Sort(texts)
@@ -34,41 +46,37 @@ func rules(spec *ocipb.Spec) (texts []string) {
 }
 
 func TestNumbersOfTheHostBecomeTheGuests(t *testing.T) {
-	spec := &ocipb.Spec{Linux: &ocipb.Linux{
-		Devices: []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 0), node("/dev/b", "b", 8, 16), node("/dev/null", "c", 8, 0), node("/dev/v", "u", 511, 0), node("/dev/bare", "b", 7, 7)},
-		Resources: &ocipb.LinuxResources{
-			Devices: []*ocipb.LinuxDeviceCgroup{
-				rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, 0, "r"), rule(true, "b", 8, 16, "rw"),
-				rule(true, "c", 8, 0, "m"), rule(true, "b", 8, -1, "m"), rule(true, "c", 511, 0, "rw"),
-			},
-			BlockIO: &ocipb.LinuxBlockIO{
-				WeightDevice:          []*ocipb.LinuxWeightDevice{{Major: 8, Minor: 0, Weight: 5}},
-				ThrottleReadBpsDevice: []*ocipb.LinuxThrottleDevice{{Major: 8, Minor: 16, Rate: 6}, {Major: 9, Minor: 9}},
-			},
+	spec := with(node("/dev/a", block, 8, 0), node("/dev/b", block, 8, 16), node("/dev/null", char, 8, 0), node("/dev/v", char, 511, 0), node("/dev/bare", block, 7, 7))
+	spec.Resources = &ocipb.LinuxResources{
+		Devices: []*ocipb.LinuxDeviceCgroup{
+			rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, 0, "r"), rule(true, "b", 8, 16, "rw"),
+			rule(true, "c", 8, 0, "m"), rule(true, "b", 8, -1, "m"), rule(true, "c", 511, 0, "rw"),
 		},
-	}}
+		BlockIO: &ocipb.LinuxBlockIO{
+			WeightDevice:          []*ocipb.LinuxWeightDevice{{Major: 8, Minor: 0, Weight: 5}},
+			ThrottleReadBpsDevice: []*ocipb.LinuxThrottleDevice{{Major: 8, Minor: 16, Rate: 6}, {Major: 9, Minor: 9}},
+		},
+	}
 	a := made(map[string]found{
-		"/dev/a": {kind: "b", major: 8, minor: 16}, "/dev/b": {kind: "b", major: 254, minor: 0},
-		"/dev/v": {kind: "c", major: 240, minor: 1, path: "/dev/vfio/12"}, "/dev/bare": {kind: "b", major: 254, minor: 32},
+		"/dev/a": {number: number{block, 8, 16}}, "/dev/b": {number: number{block, 254, 0}},
+		"/dev/v": {number{char, 240, 1}, "/dev/vfio/12"}, "/dev/bare": {number: number{block, 254, 32}},
 		"/dev/none": {}, // of a device without a node
 	})
 	if err := a.rewrite(spec); err != nil {
 		t.Fatal(err)
 	}
-	want := []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 16), node("/dev/b", "b", 254, 0), node("/dev/null", "c", 8, 0), node("/dev/vfio/12", "c", 240, 1), node("/dev/bare", "b", 254, 32)}
-	for i, w := range want {
-		if d := spec.Linux.Devices[i]; d.Path != w.Path || d.Type != w.Type || d.Major != w.Major || d.Minor != w.Minor {
-			t.Errorf("device %d is %s %s %d:%d, want %s %s %d:%d", i, d.Path, d.Type, d.Major, d.Minor, w.Path, w.Type, w.Major, w.Minor)
-		}
+	want := []plan.Device{node("/dev/a", block, 8, 16), node("/dev/b", block, 254, 0), node("/dev/null", char, 8, 0), node("/dev/vfio/12", char, 240, 1), node("/dev/bare", block, 254, 32)}
+	if diff := cmp.Diff(want, spec.Plan.Devices); diff != "" {
+		t.Error(diff)
 	}
-	wantSpec := &ocipb.Spec{Linux: &ocipb.Linux{Resources: &ocipb.LinuxResources{Devices: []*ocipb.LinuxDeviceCgroup{
+	wantRules := rules([]*ocipb.LinuxDeviceCgroup{
 		rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, 16, "r"), rule(true, "b", 254, 0, "rw"), rule(true, "c", 8, 0, "m"),
 		rule(true, "b", 8, -1, "m"), rule(true, "c", 240, 1, "rw"), rule(true, "b", 254, 32, "rwm"),
-	}}}}
-	if got, want := rules(spec), rules(wantSpec); !slices.Equal(got, want) {
-		t.Errorf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	})
+	if got := rules(spec.Resources.Devices); !slices.Equal(got, wantRules) {
+		t.Errorf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(wantRules, "\n"))
 	}
-	io := spec.Linux.Resources.BlockIO
+	io := spec.Resources.BlockIO
 	if w := io.WeightDevice[0]; w.Major != 8 || w.Minor != 16 {
 		t.Errorf("weight of %d:%d", w.Major, w.Minor)
 	}
@@ -78,15 +86,13 @@ func TestNumbersOfTheHostBecomeTheGuests(t *testing.T) {
 }
 
 func TestOneNumberCannotBecomeTwo(t *testing.T) {
-	spec := func() *ocipb.Spec {
-		return &ocipb.Spec{Linux: &ocipb.Linux{Devices: []*ocipb.LinuxDevice{node("/dev/a", "b", 8, 0), node("/dev/b", "b", 8, 0)}}}
-	}
+	spec := func() *ocispec.Container { return with(node("/dev/a", block, 8, 0), node("/dev/b", block, 8, 0)) }
 	var bad *InvalidError
-	a := made(map[string]found{"/dev/a": {kind: "b", major: 254}, "/dev/b": {kind: "b", major: 254, minor: 16}})
+	a := made(map[string]found{"/dev/a": {number: number{block, 254, 0}}, "/dev/b": {number: number{block, 254, 16}}})
 	if err := a.rewrite(spec()); !errors.As(err, &bad) {
 		t.Errorf("two devices: %v", err)
 	}
-	a = made(map[string]found{"/dev/a": {kind: "b", major: 254}, "/dev/b": {kind: "b", major: 254}})
+	a = made(map[string]found{"/dev/a": {number: number{block, 254, 0}}, "/dev/b": {number: number{block, 254, 0}}})
 	if err := a.rewrite(spec()); err != nil {
 		t.Errorf("one device with two names: %v", err)
 	}
@@ -116,7 +122,7 @@ func TestVariablesGetTheGuestsAddresses(t *testing.T) {
 }
 
 func TestSenselessDevicesAreRefusedBeforeAnyIsAwaited(t *testing.T) {
-	spec := &ocipb.Spec{Linux: &ocipb.Linux{Devices: []*ocipb.LinuxDevice{nil, node("/dev/x", "b", 8, 0)}}}
+	spec := with(node("/dev/x", block, 8, 0))
 	awaited := &agentpb.Device{Type: "blk", Id: "1f/1f/1f", ContainerPath: "/dev/x"}
 	for _, tt := range []struct {
 		device *agentpb.Device
@@ -142,7 +148,7 @@ func TestSenselessDevicesAreRefusedBeforeAnyIsAwaited(t *testing.T) {
 }
 
 func TestNoDevicesAreNoWork(t *testing.T) {
-	set, err := Assign(t.Context(), nil, nil, &ocipb.Spec{})
+	set, err := Assign(t.Context(), nil, nil, with())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,20 +4,37 @@ import (
 	"path"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kata/api/ocipb"
+	"kata/guest/container/ocispec"
+	"kata/guest/container/plan"
 	"kata/guest/machine/device"
 )
 
-// number is a device as the spec has it from the host.
+// number is a device of the host or of the guest.
 type number struct {
-	kind         string
-	major, minor int64
+	kind         uint32 // S_IFCHR or S_IFBLK
+	major, minor uint32
+}
+
+// of returns the device that a rule means, or a limit, whose kind is "b". A rule for
+// many devices means none: the zero number, which no device has.
+func of(kind string, major, minor int64) number {
+	n := number{unix.S_IFCHR, uint32(major), uint32(minor)}
+	if kind == "b" {
+		n.kind = unix.S_IFBLK
+	}
+	if kind != n.rule() || int64(n.major) != major || int64(n.minor) != minor {
+		return number{}
+	}
+	return n
 }
 
 // index returns the place of a device in linux.devices, or -1.
-func index(spec *ocipb.Spec, containerPath string) int {
-	for i, d := range spec.GetLinux().GetDevices() {
-		if d != nil && path.Clean(d.Path) == path.Clean(containerPath) {
+func index(p *plan.Plan, containerPath string) int {
+	for i := range p.Devices {
+		if path.Clean(p.Devices[i].Path) == path.Clean(containerPath) {
 			return i
 		}
 	}
@@ -27,50 +44,49 @@ func index(spec *ocipb.Spec, containerPath string) int {
 // rewrite writes what has been found into the spec. Numbers are looked up as
 // they were before, so that the new number of one device is not taken for the
 // old one of another.
-func (a *assignment) rewrite(spec *ocipb.Spec) error {
+func (a *assignment) rewrite(spec *ocispec.Container) error {
+	devices := spec.Plan.Devices
+	at := func(containerPath string) *plan.Device { return &devices[index(&spec.Plan, containerPath)] }
 	renumbered := make(map[number]found)
 	for containerPath, f := range a.found {
-		if f.kind == "" {
+		if f.kind == 0 {
 			continue
 		}
-		d := spec.Linux.Devices[index(spec, containerPath)]
-		old := number{nodeKind(d.Type), d.Major, d.Minor}
+		d := at(containerPath)
+		old := number{d.Kind, d.Major, d.Minor}
 		if other, conflict := renumbered[old]; conflict && (other.major != f.major || other.minor != f.minor) {
 			return invalid("devices.container_path", containerPath, "has the host's number of another device")
 		}
 		renumbered[old] = f
 	}
 	for containerPath, f := range a.found {
-		if f.kind == "" {
+		if f.kind == 0 {
 			continue
 		}
-		d := spec.Linux.Devices[index(spec, containerPath)]
-		d.Type, d.Major, d.Minor = f.kind, f.major, f.minor
+		d := at(containerPath)
+		d.Kind, d.Major, d.Minor = f.kind, f.major, f.minor
 	}
 	for containerPath, f := range a.found { // only now, since it is what index looks for
 		if f.path != "" {
-			spec.Linux.Devices[index(spec, containerPath)].Path = f.path
+			at(containerPath).Path = f.path
 		}
 	}
 	if len(renumbered) > 0 {
-		if spec.Linux.Resources == nil {
-			spec.Linux.Resources = new(ocipb.LinuxResources)
+		if spec.Resources == nil {
+			spec.Resources = new(ocipb.LinuxResources)
 		}
-		renumberRules(spec.Linux.Resources, renumbered)
-		renumberLimits(spec.Linux.Resources.BlockIO, renumbered)
+		renumberRules(spec.Resources, renumbered)
+		renumberLimits(spec.Resources.BlockIO, renumbered)
 	}
-	if spec.Process != nil {
-		return a.translate(spec.Process.Env)
-	}
-	return nil
+	return a.translate(spec.Plan.Process.Env)
 }
 
-// nodeKind returns the kind of node as rules have it: "u" is another name of "c".
-func nodeKind(kind string) string {
-	if kind == "u" {
-		return "c"
+// rule is the kind of device as rules have it.
+func (n number) rule() string {
+	if n.kind == unix.S_IFBLK {
+		return "b"
 	}
-	return kind
+	return "c"
 }
 
 // renumberRules gives the rules about the devices their numbers in the guest. A
@@ -81,16 +97,16 @@ func renumberRules(resources *ocipb.LinuxResources, renumbered map[number]found)
 		if rule == nil {
 			continue
 		}
-		old := number{rule.Type, rule.Major, rule.Minor}
+		old := of(rule.Type, rule.Major, rule.Minor)
 		if f, ok := renumbered[old]; ok {
-			rule.Type, rule.Major, rule.Minor = f.kind, f.major, f.minor
+			rule.Type, rule.Major, rule.Minor = f.rule(), int64(f.major), int64(f.minor)
 			ruled[old] = true
 		}
 	}
 	for old, f := range renumbered {
 		if !ruled[old] {
 			resources.Devices = append(resources.Devices, &ocipb.LinuxDeviceCgroup{
-				Allow: true, Type: f.kind, Major: f.major, Minor: f.minor, Access: "rwm",
+				Allow: true, Type: f.rule(), Major: int64(f.major), Minor: int64(f.minor), Access: "rwm",
 			})
 		}
 	}
@@ -102,8 +118,9 @@ func renumberLimits(io *ocipb.LinuxBlockIO, renumbered map[number]found) {
 		return
 	}
 	renumber := func(major, minor *int64) {
-		if f, ok := renumbered[number{"b", *major, *minor}]; ok {
-			*major, *minor = f.major, f.minor
+		old := of("b", *major, *minor)
+		if f, ok := renumbered[old]; ok {
+			*major, *minor = int64(f.major), int64(f.minor)
 		}
 	}
 	for _, w := range io.WeightDevice {

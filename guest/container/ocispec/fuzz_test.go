@@ -1,14 +1,16 @@
-package container
+package ocispec
 
 import (
 	"testing"
 
 	"kata/api/ocipb"
+	"kata/guest/container/plan"
+	"kata/guest/fault"
 )
 
 // No spec, whatever it holds, makes the agent panic before it is refused or
 // handed to a stage.
-func FuzzValidate(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, change := range []func(*ocipb.Spec){
 		func(*ocipb.Spec) {},
 		func(s *ocipb.Spec) { s.Linux = nil },
@@ -16,7 +18,7 @@ func FuzzValidate(f *testing.F) {
 		func(s *ocipb.Spec) { s.Linux.Sysctl = map[string]string{"net.x": "1"} },
 		func(s *ocipb.Spec) { s.Linux.Devices = []*ocipb.LinuxDevice{{Path: "/dev/x", Type: "c"}} },
 	} {
-		spec := defaultSpec("/rootfs", "true")
+		spec := defaultSpec()
 		change(spec)
 		data, err := spec.MarshalVT()
 		if err != nil {
@@ -29,14 +31,20 @@ func FuzzValidate(f *testing.F) {
 		if spec.UnmarshalVT(data) != nil {
 			return
 		}
-		if err := Validate(id, spec); err != nil {
-			if _, ok := err.(*SpecError); !ok {
+		parsed, err := Parse(id, spec, Options{})
+		if err != nil {
+			if _, ok := err.(*fault.Error); !ok {
 				t.Errorf("error %T", err)
 			}
 			return
 		}
-		_ = cloneFlags(spec)
-		_ = withoutPIDNamespace(spec)
-		(&Runtime{}).warn(id, spec)
+		encoded, err := parsed.Plan.Marshal()
+		if err != nil {
+			return // too long
+		}
+		var decoded plan.Plan
+		if err := decoded.Unmarshal(encoded); err != nil {
+			t.Error(err)
+		}
 	})
 }

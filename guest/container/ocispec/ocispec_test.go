@@ -1,11 +1,30 @@
-package container
+package ocispec
 
 import (
 	"errors"
 	"testing"
 
 	"kata/api/ocipb"
+	"kata/guest/fault"
 )
+
+// defaultSpec is a small one that is right.
+func defaultSpec() *ocipb.Spec {
+	return &ocipb.Spec{
+		Version: "1.1.0",
+		Process: &ocipb.Process{Args: []string{"sh"}, Cwd: "/", User: &ocipb.User{}, Env: []string{"PATH=/bin"}, OOMScoreAdjUnset: true},
+		Root:    &ocipb.Root{Path: "/rootfs"},
+		Mounts: []*ocipb.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		},
+		Linux: &ocipb.Linux{Namespaces: []*ocipb.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"}}},
+	}
+}
+
+func addMount(m *ocipb.Mount) func(*ocipb.Spec) {
+	return func(s *ocipb.Spec) { s.Mounts = append(s.Mounts, m) }
+}
 
 // An absurd spec is refused before anything is made, and the error names the
 // field and the value.
@@ -58,9 +77,9 @@ func TestAbsurdSpecs(t *testing.T) {
 		"linux.devices[0] /dev/x: device number -1:5000000 is not possible": func(s *ocipb.Spec) {
 			s.Linux.Devices = []*ocipb.LinuxDevice{{Path: "/dev/x", Type: "b", Major: -1, Minor: 5000000}}
 		},
-		`mounts[8] /x: only a bind mount can have ID mappings, not one of type "tmpfs"`:     addMount(&ocipb.Mount{Destination: "/x", Type: "tmpfs", UIDMappings: all}),
-		"mounts[8] /x: option idmap needs uidMappings and gidMappings, or a user namespace": addMount(&ocipb.Mount{Destination: "/x", Type: "bind", Options: []string{"idmap"}}),
-		"mounts[8] /x: gidMappings has 0 ranges; there must be 1 to 340":                    addMount(&ocipb.Mount{Destination: "/x", Type: "bind", UIDMappings: all}),
+		`mounts[2] /x: only a bind mount can have ID mappings, not one of type "tmpfs"`:     addMount(&ocipb.Mount{Destination: "/x", Type: "tmpfs", UIDMappings: all}),
+		"mounts[2] /x: option idmap needs uidMappings and gidMappings, or a user namespace": addMount(&ocipb.Mount{Destination: "/x", Type: "bind", Options: []string{"idmap"}}),
+		"mounts[2] /x: gidMappings has 0 ranges; there must be 1 to 340":                    addMount(&ocipb.Mount{Destination: "/x", Type: "bind", UIDMappings: all}),
 		"linux.resources.memory.limit -2 is negative":                                       resources(&ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Limit: -2}}),
 		"linux.resources.memory.swap 5 without a memory limit":                              resources(&ocipb.LinuxResources{Memory: &ocipb.LinuxMemory{Swap: 5}}),
 		"linux.resources.cpu.idle 2 is neither 0 nor 1":                                     resources(&ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Idle: new(int64(2))}}),
@@ -69,11 +88,11 @@ func TestAbsurdSpecs(t *testing.T) {
 		`linux.resources.rdma: "a b" is not the name of a device`:                           resources(&ocipb.LinuxResources{Rdma: map[string]*ocipb.LinuxRdma{"a b": nil}}),
 		`linux.resources.unified resource "memory.max/../x" is not a file of a controller`:  resources(&ocipb.LinuxResources{Unified: map[string]string{"memory.max/../x": ""}}),
 	} {
-		spec := defaultSpec("/rootfs", "true")
+		spec := defaultSpec()
 		change(spec)
-		err := Validate("id", spec)
-		var refused *SpecError
-		if !errors.As(err, &refused) || err.Error() != want {
+		_, err := Parse("id", spec, Options{})
+		var refused *fault.Error
+		if !errors.As(err, &refused) || !errors.Is(err, fault.Invalid) || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
 		}
 	}
