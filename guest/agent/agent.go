@@ -129,7 +129,7 @@ func (s *Service) Register(server *ttrpc.Server) {
 }
 
 // Coded returns err with the code that says what kind of error it is. It is the
-// Code of the server's options.
+// Code of the server's options, and the only place that knows codes.
 func Coded(err error) error {
 	if status := (*ttrpc.Error)(nil); errors.As(err, &status) {
 		return err
@@ -143,6 +143,9 @@ func Coded(err error) error {
 		{fault.Exists, ttrpc.AlreadyExists},
 		{fault.State, ttrpc.FailedPrecondition},
 		{fault.Limit, ttrpc.ResourceExhausted},
+		{fault.Unsupported, ttrpc.Unimplemented},
+		{fault.End, ttrpc.OutOfRange},
+		{fault.Gone, ttrpc.Unavailable},
 		{context.DeadlineExceeded, ttrpc.DeadlineExceeded},
 		{context.Canceled, ttrpc.Canceled},
 	} {
@@ -153,18 +156,15 @@ func Coded(err error) error {
 	return ttrpc.Errorf(ttrpc.Internal, "%w", err)
 }
 
-// maxShown is how much of a text an error quotes.
-const maxShown = 256
-
 // invalid returns the error for a field that makes no sense.
 func invalid(field string, value any, reason string) error {
-	if text, ok := value.(string); ok {
-		value = fmt.Sprintf("%q", text[:min(len(text), maxShown)])
-		if len(text) > maxShown {
-			value = fmt.Sprintf("%v… (%d bytes)", value, len(text))
-		}
+	shown, ok := value.(string)
+	if ok {
+		shown = fault.Quote(shown)
+	} else {
+		shown = fmt.Sprintf("%v", value)
 	}
-	return ttrpc.Errorf(ttrpc.InvalidArgument, "%w", fault.Field(field, fmt.Sprintf("%v", value), reason))
+	return fault.Field(field, shown, reason)
 }
 
 func (s *Service) check(context.Context, *healthpb.CheckRequest) (*healthpb.HealthCheckResponse, error) {

@@ -50,7 +50,7 @@ func TestCheckID(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"", ".", "..", "-a", "_a", "a/b", "a b", "a\x00", "ä", strings.Repeat("x", maxID+1)} {
-		if err := checkID("exec_id", id); ttrpc.CodeOf(err) != ttrpc.InvalidArgument || !strings.HasPrefix(err.Error(), "exec_id ") {
+		if err := checkID("exec_id", id); !errors.Is(err, fault.Invalid) || !strings.HasPrefix(err.Error(), "exec_id ") {
 			t.Errorf("%q: %v", id, err)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
+	"kata/guest/fault"
 	"kata/guest/machine/device"
 	"kata/guest/machine/hotplug"
 	"kata/lib/fmt"
@@ -58,7 +58,7 @@ func (s *Service) memHotplugByProbe(_ context.Context, req *agentpb.MemHotplugBy
 func (s *Service) addSwap(ctx context.Context, req *agentpb.AddSwapRequest) (*agentpb.Empty, error) {
 	path, err := device.NewPCIPath(req.PCIPath...)
 	if err != nil {
-		return nil, ttrpc.Errorf(ttrpc.InvalidArgument, "PCIPath %v: %w", req.PCIPath, err)
+		return nil, &fault.Error{Kind: fault.Invalid, Field: fmt.Sprintf("PCIPath %v", req.PCIPath), Cause: err}
 	}
 	if err := s.needInit("add swap"); err != nil {
 		return nil, err

@@ -6,8 +6,8 @@ import (
 
 	"kata/api"
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
 	"kata/guest/agent/helper"
+	"kata/guest/fault"
 )
 
 // badText is the exit status of cmd/kata-guest-iptables for a text that is wrong.
@@ -63,13 +63,10 @@ func (s *Service) iptables(ctx context.Context, verb string, isIPv6 bool, input 
 	return text, helperError(err)
 }
 
-// helperError gives an error of a helper its code.
+// helperError says which errors of a helper are about what it was given.
 func helperError(err error) error {
-	if missing := (*helper.MissingError)(nil); errors.As(err, &missing) {
-		return ttrpc.Errorf(ttrpc.Unimplemented, "%w", err)
-	}
 	if exit := (*helper.ExitError)(nil); errors.As(err, &exit) && exit.Status == badText {
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "data: %w", err)
+		return &fault.Error{Kind: fault.Invalid, Field: "data", Cause: err}
 	}
 	return err
 }

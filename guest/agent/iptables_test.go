@@ -20,7 +20,7 @@ func TestThePacketFilterOfAnotherMachineIsLeftAlone(t *testing.T) {
 		want ttrpc.Code
 	}{{"", ttrpc.InvalidArgument}, {"*filter\nCOMMIT\n", ttrpc.FailedPrecondition}} {
 		_, err := s.setIPTables(t.Context(), &agentpb.SetIPTablesRequest{Data: []byte(tt.data)})
-		if ttrpc.CodeOf(err) != tt.want {
+		if ttrpc.CodeOf(Coded(err)) != tt.want {
 			t.Errorf("%q: %v, want %v", tt.data, err, tt.want)
 		}
 	}

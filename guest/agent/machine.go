@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
+	"kata/guest/fault"
 	"kata/guest/machine/device/assign"
 	"kata/guest/storage"
 	"kata/lib/fmt"
@@ -23,7 +23,7 @@ func (s *Service) needInit(what string) error {
 	if s.cfg.Init {
 		return nil
 	}
-	return ttrpc.Errorf(ttrpc.FailedPrecondition, "%s: the agent is not the init of this machine", what)
+	return fault.New(fault.State, what+": the agent is not the init of this machine")
 }
 
 func (s *Service) setGuestDateTime(_ context.Context, req *agentpb.SetGuestDateTimeRequest) (*agentpb.Empty, error) {

@@ -8,12 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
 	"kata/api/typespb"
+	"kata/guest/fault"
 	"kata/guest/machine/device"
 	"kata/guest/machine/uevent"
 	"kata/guest/network/netdev"
-	"kata/guest/network/netlink"
 	"kata/lib/fmt"
 )
 
@@ -42,7 +41,7 @@ func (s *Service) updateInterface(ctx context.Context, req *agentpb.UpdateInterf
 	}
 	got, err := s.network.SetInterface(ctx, which, want)
 	if err != nil {
-		return nil, networkError(err, "interface")
+		return nil, fault.In("interface", err)
 	}
 	return interfaceMessage(got), nil
 }
@@ -58,7 +57,7 @@ func (s *Service) awaitInterface(ctx context.Context, path string, mac netdev.MA
 		timeout := s.cfg.Devices.Timeout()
 		err := uevent.Await(ctx, "hwAddr "+mac.String(), timeout, func() (bool, error) { return s.network.Exists(mac) })
 		if late := (*uevent.TimeoutError)(nil); errors.As(err, &late) {
-			return 0, ttrpc.Errorf(ttrpc.NotFound, "interface.hwAddr %q is not the address of a network interface, nor of one that came within %v", mac.String(), timeout)
+			return 0, fault.New(fault.NotFound, fmt.Sprintf("interface.hwAddr %q is not the address of a network interface, nor of one that came within %v", mac.String(), timeout))
 		}
 		return 0, err
 	case path[0] == '/':
@@ -126,7 +125,7 @@ func (s *Service) updateRoutes(ctx context.Context, req *agentpb.UpdateRoutesReq
 		return nil, err
 	}
 	if err := s.network.SetRoutes(ctx, list); err != nil {
-		return nil, networkError(err, "routes.Routes")
+		return nil, fault.In("routes.Routes", err)
 	}
 	return s.listRoutes(ctx, nil)
 }
@@ -165,7 +164,7 @@ func (s *Service) addARPNeighbors(ctx context.Context, req *agentpb.AddARPNeighb
 		return nil, err
 	}
 	if err := s.network.AddNeighbours(ctx, list); err != nil {
-		return nil, networkError(err, "neighbors.ARPNeighbors")
+		return nil, fault.In("neighbors.ARPNeighbors", err)
 	}
 	return &agentpb.Empty{}, nil
 }
@@ -187,56 +186,4 @@ func (s *Service) networkStats() ([]*agentpb.NetworkStats, error) {
 	return stats, nil
 }
 
-// networkError gives an error about the field of a request, or about an element
-// of it if it is a list, its name and code.
-func networkError(err error, field string) error {
-	if e := (*netdev.InvalidError)(nil); errors.As(err, &e) {
-		switch {
-		case field != "interface":
-			field = element(field, e.Index)
-		case e.Field == "address":
-			field = element(field+".IPAddresses", e.Index)
-		}
-		return invalid(field+"."+e.Field, e.Value, e.Reason)
-	}
-	if errors.Is(err, netdev.ErrNotFound) {
-		return ttrpc.Errorf(ttrpc.NotFound, "%s: %w", field, err)
-	}
-	code := errnoCode(err)
-	if e := (*netdev.RouteError)(nil); errors.As(err, &e) {
-		if e.Index >= 0 {
-			field = element(field, e.Index)
-		}
-		if e.Restore != nil {
-			code = ttrpc.Internal
-		}
-	}
-	if e := (*netdev.NeighbourError)(nil); errors.As(err, &e) {
-		field = element(field, e.Index)
-	}
-	if code == ttrpc.Internal {
-		return fmt.Errorf("%s: %w", field, err) // which may have ended with the context
-	}
-	return ttrpc.Errorf(code, "%s: %w", field, err)
-}
-
 func element(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
-
-// errnoCode returns the code for what the kernel says.
-func errnoCode(err error) ttrpc.Code {
-	e := (*netlink.Error)(nil)
-	if !errors.As(err, &e) {
-		return ttrpc.Internal
-	}
-	switch e.Errno {
-	case unix.EINVAL, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.ERANGE:
-		return ttrpc.InvalidArgument
-	case unix.ENETDOWN:
-		return ttrpc.FailedPrecondition
-	case unix.EEXIST:
-		return ttrpc.AlreadyExists
-	case unix.ENODEV:
-		return ttrpc.NotFound
-	}
-	return ttrpc.Internal
-}

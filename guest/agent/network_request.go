@@ -5,9 +5,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata/api/ttrpc"
 	"kata/api/typespb"
+	"kata/guest/fault"
 	"kata/guest/network/netdev"
+	"kata/lib/fmt"
 )
 
 // maxEntries bounds the addresses, routes or neighbours of a request.
@@ -15,7 +16,7 @@ const maxEntries = 4096
 
 func checkLength(field string, n int) error {
 	if n > maxEntries {
-		return ttrpc.Errorf(ttrpc.ResourceExhausted, "%s has %d elements, more than %d", field, n, maxEntries)
+		return fault.New(fault.Limit, fmt.Sprintf("%s has %d elements, more than %d", field, n, maxEntries))
 	}
 	return nil
 }
@@ -196,7 +197,7 @@ func checkRoute(field string, m *typespb.Route, r *netdev.Route) error {
 	case r.Onlink && r.Gateway == "":
 		return invalid(field+".flags", m.Flags, "says onlink (4) of no gateway")
 	case r.MTU != 0 && (r.MTU < least || r.MTU > maxMTU):
-		return ttrpc.Errorf(ttrpc.InvalidArgument, "%s.mtu %d is not within %d to %d", field, r.MTU, least, maxMTU)
+		return invalid(field+".mtu", r.MTU, fmt.Sprintf("is not within %d to %d", least, maxMTU))
 	}
 	return nil
 }

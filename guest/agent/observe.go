@@ -8,9 +8,11 @@ import (
 	"kata/api/agentpb"
 	"kata/api/ttrpc"
 	"kata/guest/container/oom"
+	"kata/guest/fault"
 	"kata/guest/observe/diagnostic"
 	"kata/guest/observe/metrics"
 	"kata/guest/sandbox"
+	"kata/lib/fmt"
 )
 
 // registerObservation registers the calls that tell what happens in the guest.
@@ -78,7 +80,7 @@ const giveUpBefore = 100 * time.Millisecond
 
 func (s *Service) getOOMEvent(ctx context.Context, _ *agentpb.GetOOMEventRequest) (*oomAnswer, error) {
 	if s.cfg.OOM == nil {
-		return nil, ttrpc.Errorf(ttrpc.FailedPrecondition, "OOM kills are not watched")
+		return nil, fault.New(fault.State, "OOM kills are not watched")
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		early := deadline.Add(-min(giveUpBefore, time.Until(deadline)/2))
@@ -88,7 +90,7 @@ func (s *Service) getOOMEvent(ctx context.Context, _ *agentpb.GetOOMEventRequest
 	}
 	event, err := s.cfg.OOM.Next(ctx)
 	if errors.Is(err, oom.ErrClosed) {
-		return nil, ttrpc.Errorf(ttrpc.Unavailable, "%w: the sandbox has been destroyed", err)
+		return nil, fmt.Errorf("%w: the sandbox has been destroyed", err)
 	}
 	if err != nil {
 		return nil, err

@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
 	"kata/guest/container/ocispec"
 	"kata/guest/container/stream"
+	"kata/guest/fault"
 	"kata/guest/sandbox"
+	"kata/lib/fmt"
 )
 
 const (
@@ -157,15 +158,15 @@ func (s *Service) read(ctx context.Context, req *agentpb.ReadStreamRequest,
 	return &agentpb.ReadStreamResponse{Data: data}, nil
 }
 
-// streamError gives errors of streams their codes. The end of output is
-// OutOfRange, gRPC's code for reading past the end; upstream answers Internal
-// with the same text, so clients that look at the text understand both.
+// streamError says whose stream it was. The end of output becomes OutOfRange, gRPC's
+// code for reading past the end; upstream answers Internal with the same text, so
+// clients that look at the text understand both.
 func streamError(p *sandbox.Process, err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
-		return ttrpc.Errorf(ttrpc.OutOfRange, "read  meet eof")
+		return fault.New(fault.End, "read  meet eof")
 	case errors.Is(err, stream.ErrConnected), errors.Is(err, stream.ErrNoStream):
-		return ttrpc.Errorf(ttrpc.FailedPrecondition, "%s: %w", p.String(), err)
+		return fmt.Errorf("%s: %w", p.String(), err)
 	}
 	return err
 }

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/api/agentpb"
-	"kata/api/ttrpc"
+	"kata/guest/fault"
 	"kata/guest/sandbox"
+	"kata/lib/fmt"
 )
 
 // maxHostname is what sethostname(2) takes.
@@ -51,11 +52,11 @@ func (s *Service) createSandbox(ctx context.Context, req *agentpb.CreateSandboxR
 func (s *Service) loadModules(modules []*agentpb.KernelModule) error {
 	for _, m := range modules {
 		if err := s.cfg.Modules.Load(m.GetName(), m.GetParameters()); err != nil {
-			code := ttrpc.InvalidArgument
+			kind := fault.Invalid
 			if errors.Is(err, unix.ENOMEM) {
-				code = ttrpc.Internal
+				kind = ""
 			}
-			return ttrpc.Errorf(code, "kernel_modules %q: %w", m.GetName(), err)
+			return &fault.Error{Kind: kind, Field: fmt.Sprintf("kernel_modules %q", m.GetName()), Cause: err}
 		}
 	}
 	return s.cfg.Seal()

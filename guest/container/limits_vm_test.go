@@ -30,7 +30,7 @@ func TestLimitsInTheKernel(t *testing.T) {
 		{"cpu", "cat cpu.max cpu.weight", "20000 50000\n20\n", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Quota: 20000, Period: 50000, Shares: 512}}},
 		{"idle", "cat cpu.idle", "1\n", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Idle: number(1), Shares: 512}}},
 		{"cpuset", "cat cpuset.cpus.effective cpuset.mems.effective; nproc", "0\n0\n1\n", &ocipb.LinuxResources{CPU: &ocipb.LinuxCPU{Cpus: "0", Mems: "0"}}},
-		{"pids", "cat pids.max; for i in 1 2 3 4 5 6 7 8; do sleep 1000 >/dev/null 2>&1 & done 2>&1 | grep -o \"can't fork\"", "5\ncan't fork\n", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: 5}}},
+		{"pids", "cat pids.max; (for i in 1 2 3 4 5 6 7 8; do sleep 1000 >/dev/null 2>&1 & done) 2>/tmp/said; grep -o \"can't fork\" /tmp/said", "5\ncan't fork\n", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: 5}}},
 		{"a limit of one task", "cat pids.max 2>/dev/null || exec cat pids.max", "1\n", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: 1}}},
 		{"unified", "cat memory.high pids.max", "50331648\n9\n", &ocipb.LinuxResources{Pids: &ocipb.LinuxPids{Limit: 5}, Unified: map[string]string{"memory.high": "48M", "pids.max": "9"}}},
 		{"huge pages", "cat hugetlb.2MB.max", "4194304\n", &ocipb.LinuxResources{HugepageLimits: []*ocipb.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}}},

@@ -4,7 +4,10 @@
 // agent maps kinds to codes of the API, in one table.
 package fault
 
-import "errors"
+import (
+	"errors"
+	"strconv"
+)
 
 // Kind is a sort of failure. It is an error itself, for errors.Is, and may be
 // wrapped like one.
@@ -21,6 +24,12 @@ const (
 	State Kind = "wrong state"
 	// Limit: there are as many as there may be.
 	Limit Kind = "limit reached"
+	// Unsupported: this guest cannot do that.
+	Unsupported Kind = "not supported"
+	// End: a stream has been read to its end.
+	End Kind = "end of the stream"
+	// Gone: it is being destroyed, or has been.
+	Gone Kind = "gone"
 )
 
 // Error implements error.
@@ -28,6 +37,7 @@ func (k Kind) Error() string { return string(k) }
 
 // Error is a failure of a kind.
 type Error struct {
+	// Kind is empty for a failure that is nobody's fault, or whose kind its Cause has.
 	Kind Kind
 	// Field is the path of the field in the request, Value what it has, as the
 	// text shows it; both may be empty.
@@ -51,14 +61,44 @@ func (e *Error) Error() string {
 
 // Unwrap makes the error match its kind and its cause.
 func (e *Error) Unwrap() []error {
-	if e.Cause == nil {
-		return []error{e.Kind}
+	var errs []error
+	if e.Kind != "" {
+		errs = append(errs, e.Kind)
 	}
-	return []error{e.Kind, e.Cause}
+	if e.Cause != nil {
+		errs = append(errs, e.Cause)
+	}
+	return errs
+}
+
+// In says in which part of the request the field of an error is: "routes" and an
+// error about "[2].dest" make "routes[2].dest".
+func In(part string, err error) error {
+	e, ok := err.(*Error)
+	if !ok || e.Field == "" && e.Value == "" {
+		return &Error{Field: part, Cause: err}
+	}
+	inside := *e
+	if inside.Field != "" && inside.Field[0] != '[' {
+		part += "."
+	}
+	inside.Field = part + inside.Field
+	return &inside
 }
 
 // New returns an error of a kind, with a text of its own.
 func New(k Kind, text string) error { return &Error{Kind: k, Cause: errors.New(text)} }
+
+// maxShown is how much of a text an error quotes.
+const maxShown = 256
+
+// Quote is a text as an error shows it: in quotes, and cut where it is long.
+func Quote(text string) string {
+	if len(text) <= maxShown {
+		return strconv.Quote(text)
+	}
+	return strconv.Quote(text[:maxShown]) + "… (" + strconv.Itoa(len(text)) + " bytes)"
+}
 
 // Field returns the error for a field that makes no sense. The value is what the
 // text shows.

@@ -134,6 +134,21 @@ func TestASpecIsReadOnce(t *testing.T) {
 	}
 }
 
+// TestTheAgentsErrorsGetTheirCodesInOnePlace: everywhere else they are of a kind
+// (package fault), which the parts of the guest can know.
+func TestTheAgentsErrorsGetTheirCodesInOnePlace(t *testing.T) {
+	const place = "guest/agent/agent.go"
+	cmd := exec.Command("git", "grep", "-l", `ttrpc\.Errorf`, "--", "guest/*.go", "cmd/kata-agent/*.go", "cmd/kata-guest-*/*.go", ":!*_test.go")
+	cmd.Dir = root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("git grep: %v", err)
+	}
+	if got := strings.TrimSpace(string(out)); got != place {
+		t.Errorf("codes are given in %q, not in %s alone", got, place)
+	}
+}
+
 func inAny(path string, folders []string) bool {
 	for _, f := range folders {
 		if in(path, f) {

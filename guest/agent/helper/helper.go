@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/guest/agent/reaper"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -56,6 +57,9 @@ type Config struct {
 type MissingError struct{ Path string }
 
 func (e *MissingError) Error() string { return "the guest's image has no " + e.Path }
+
+// Unwrap tells what kind of failure that is.
+func (e *MissingError) Unwrap() error { return fault.Unsupported }
 
 // ExitError says that a helper has ended with another status than 0.
 type ExitError struct {

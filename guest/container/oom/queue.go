@@ -2,12 +2,12 @@ package oom
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
 
 	"kata/guest/agent/log"
+	"kata/guest/fault"
 )
 
 const (
@@ -177,7 +177,7 @@ func (q *queue) next(ctx context.Context) (_ *Event, err error) {
 }
 
 // ErrClosed says that the watcher has been closed.
-var ErrClosed = errors.New("OOM kills are not watched any more")
+var ErrClosed = fault.New(fault.Gone, "OOM kills are not watched any more")
 
 // settle waits until every event of the account up to now has been delivered, as
 // long as somebody takes events.

@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/guest/agent/vsock"
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
 // Errors of the calls that stand in for stream connections.
 var (
 	// ErrConnected means that a stream belongs to a connection, not to calls.
-	ErrConnected = errors.New("the stream is a connection")
+	ErrConnected = fault.New(fault.State, "the stream is a connection")
 	// ErrNoStream means that there is no such stream: a terminal has no
 	// standard error, and a closed standard input is none.
-	ErrNoStream = errors.New("there is no such stream")
+	ErrNoStream = fault.New(fault.State, "there is no such stream")
 )
 
 // Ports are the host's ports of a process's stream connections. With all of them

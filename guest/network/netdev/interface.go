@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -112,10 +113,10 @@ func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) 
 		}
 		if !settled(l, &want, addresses) {
 			if l.loopback() {
-				return &InvalidError{Field: "hwAddr", Value: l.mac.String(), Reason: "is the loopback device's, which stays as it is"}
+				return invalid("hwAddr", l.mac.String(), "is the loopback device's, which stays as it is")
 			}
 			if err := s.set(links, l, &want); err != nil {
-				return fmt.Errorf("set up network device %s: %w", l.name, err)
+				return &fault.Error{Kind: kindOf(err), Cause: fmt.Errorf("set up network device %s: %w", l.name, err)}
 			}
 			if links, addresses, err = s.devices(); err != nil {
 				return err
@@ -133,15 +134,14 @@ func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) 
 // find returns the device that is meant. Of several with a MAC address it is the
 // one that has the wanted name.
 func find(links []*link, which *Which, name string) (*link, error) {
-	missing := &InvalidError{Field: "hwAddr", Value: which.MAC.String(), Reason: "is missing, and so is devicePath"}
+	wrong := func(reason string) error { return invalid("hwAddr", which.MAC.String(), reason) }
 	if which.Index != 0 {
 		l := byIndex(links, which.Index)
 		if l == nil {
 			return nil, fmt.Errorf("%w: number %d", ErrNotFound, which.Index)
 		}
 		if which.MAC != "" && l.mac != which.MAC {
-			missing.Reason = "is not that of " + l.name + " at devicePath, which has " + l.mac.String()
-			return nil, missing
+			return nil, wrong("is not that of " + l.name + " at devicePath, which has " + l.mac.String())
 		}
 		return l, nil
 	}
@@ -149,7 +149,7 @@ func find(links []*link, which *Which, name string) (*link, error) {
 		if l := byName(links, which.Name); l != nil && l.mac == "" {
 			return l, nil
 		}
-		return nil, missing
+		return nil, wrong("is missing, and so is devicePath")
 	}
 	var found *link
 	names := ""
@@ -166,8 +166,7 @@ func find(links []*link, which *Which, name string) (*link, error) {
 		return nil, fmt.Errorf("%w: hwAddr %q", ErrNotFound, which.MAC.String())
 	}
 	if found.name != names[1:] {
-		missing.Reason = "is that of several network devices:" + names
-		return nil, missing
+		return nil, wrong("is that of several network devices:" + names)
 	}
 	return found, nil
 }
@@ -179,7 +178,7 @@ const minMTU6 = 1280
 func check(l *link, want *Settings) error {
 	if want.Name != l.name {
 		if reason := checkName(want.Name); reason != "" {
-			return &InvalidError{Field: "name", Value: want.Name, Reason: reason}
+			return invalid("name", want.Name, reason)
 		}
 	}
 	mtu := want.MTU
@@ -206,11 +205,11 @@ func check(l *link, want *Settings) error {
 			}
 		}
 		if bad != "" {
-			return &InvalidError{i, "address", p.Addr.String(), bad}
+			return invalid("IPAddresses"+nth(i, "address"), p.Addr.String(), bad)
 		}
 	}
 	if reason != "" {
-		return &InvalidError{Field: "mtu", Value: strconv.FormatUint(uint64(mtu), 10), Reason: reason}
+		return invalid("mtu", strconv.FormatUint(uint64(mtu), 10), reason)
 	}
 	return nil
 }

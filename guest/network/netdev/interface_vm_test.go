@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/test/netlab"
 )
 
@@ -237,11 +238,11 @@ func TestWhatMakesNoSenseIsRefusedAndChangesNothing(t *testing.T) {
 		{"an MTU above what the device can have", Which{MAC: m.mac("02:00:00:00:00:01")}, Settings{MTU: 65536}, "mtu"},
 		{"an MTU too small for IPv6", Which{MAC: m.mac(macA)}, Settings{MTU: 1279, Addresses: m.prefixes("fd00::1/64")}, "mtu"},
 		{"an MTU that is too small for IPv6 already", Which{MAC: m.mac(macB)}, Settings{Addresses: m.prefixes("fd00::1/64")}, "mtu"},
-		{"a loopback address", Which{MAC: m.mac(macA)}, Settings{Addresses: m.prefixes("127.0.0.2/8")}, "address"},
-		{"an IPv6 address with two masks", Which{MAC: m.mac(macA)}, Settings{Addresses: m.prefixes("fd00::1/64", "fd00::1/48")}, "address"},
+		{"a loopback address", Which{MAC: m.mac(macA)}, Settings{Addresses: m.prefixes("127.0.0.2/8")}, "IPAddresses[0].address"},
+		{"an IPv6 address with two masks", Which{MAC: m.mac(macA)}, Settings{Addresses: m.prefixes("fd00::1/64", "fd00::1/48")}, "IPAddresses[1].address"},
 	} {
 		_, err := m.net.SetInterface(t.Context(), tt.which, tt.want)
-		if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) || invalid.Field != tt.field {
+		if invalid := (*fault.Error)(nil); !errors.As(err, &invalid) || invalid.Kind != fault.Invalid || invalid.Field != tt.field {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/guest/network/netlink"
 	"kata/lib/fmt"
 )
@@ -136,7 +137,8 @@ func (n *Network) AddNeighbours(ctx context.Context, list []Neighbour) error {
 			}
 			if err := s.addNeighbour(entry); err != nil {
 				name := entry.addr.String() + " dev " + list[i].Device
-				return join(&NeighbourError{i, name, err}, s.undoNeighbours(have, want[:i]))
+				failed := join(&NeighbourError{i, name, err}, s.undoNeighbours(have, want[:i]))
+				return &fault.Error{Kind: kindOf(err), Field: "[" + strconv.Itoa(i) + "]", Cause: failed}
 			}
 		}
 		return nil
@@ -176,7 +178,7 @@ func resolveNeighbours(links []*link, list []Neighbour) ([]*neighbour, error) {
 			entry.state, entry.mac = 0, "" // of which proxies have neither
 		} else if len(entry.mac) != len(l.mac) {
 			reason := "is not an address of " + strconv.Itoa(len(l.mac)) + " bytes as " + l.name + " needs"
-			return nil, &InvalidError{i, "lladdr", want.MAC.String(), reason}
+			return nil, invalid(nth(i, "lladdr"), want.MAC.String(), reason)
 		}
 		entries = append(entries, entry)
 	}
@@ -188,9 +190,9 @@ func deviceOf(links []*link, i int, name string) (*link, error) {
 	l := byName(links, name)
 	switch {
 	case l == nil:
-		return nil, &InvalidError{i, "device", name, "is not a network device"}
+		return nil, invalid(nth(i, "device"), name, "is not a network device")
 	case l.loopback():
-		return nil, &InvalidError{i, "device", name, "is the loopback device, which stays as it is"}
+		return nil, invalid(nth(i, "device"), name, "is the loopback device, which stays as it is")
 	}
 	return l, nil
 }

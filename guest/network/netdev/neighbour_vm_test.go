@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/test/netlab"
 )
 
@@ -104,7 +105,7 @@ func TestNeighboursThatMakeNoSenseAreRefused(t *testing.T) {
 		"lladdr": {Addr: fine.Addr, Device: "eth0", MAC: m.mac("02:00:00:00:01:02:03:04")},
 	} {
 		err := m.net.AddNeighbours(t.Context(), []Neighbour{fine, bad})
-		if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) || invalid.Index != 1 || invalid.Field != strings.ToLower(field) {
+		if invalid := (*fault.Error)(nil); !errors.As(err, &invalid) || invalid.Kind != fault.Invalid || invalid.Field != "[1]."+strings.ToLower(field) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}

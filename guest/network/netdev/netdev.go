@@ -5,7 +5,7 @@
 // [Network.SetRoutes] look at what is there and change what differs, so that the
 // same call again changes nothing, and nothing is interrupted that stays. When
 // a change fails in the middle, what had been changed before is put back, and
-// the error says which part failed. What makes no sense is an [InvalidError] and
+// the error says which part failed. What makes no sense is a fault of the
 // found before anything is changed.
 //
 // The loopback device is set up at boot ([Up]) and never touched afterwards. What
@@ -18,9 +18,12 @@ package netdev
 
 import (
 	"errors"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
+	"kata/guest/network/netlink"
 	"kata/lib/fmt"
 )
 
@@ -34,20 +37,36 @@ type Network struct {
 func New() *Network { return &Network{changing: make(chan struct{}, 1)} }
 
 // ErrNotFound is a device that is not there.
-var ErrNotFound = errors.New("no such network device")
+var ErrNotFound = fault.New(fault.NotFound, "no such network device")
 
-// InvalidError is a value that makes no sense.
-type InvalidError struct {
-	// Index is that of the list's element, where there is a list.
-	Index int
-	// Field names the value.
-	Field string
-	Value string
-	// Reason says what is wrong with the value: "is …".
-	Reason string
+// invalid returns the error for a field of the request that makes no sense.
+//
+//go:noinline
+func invalid(field, value, reason string) error {
+	return fault.Field(field, fault.Quote(value), reason)
 }
 
-func (e *InvalidError) Error() string { return fmt.Sprintf("%s %q %s", e.Field, e.Value, e.Reason) }
+// nth is a field of an element of the list.
+func nth(i int, field string) string { return "[" + strconv.Itoa(i) + "]." + field }
+
+// kindOf returns what sort of failure the kernel reports, "" for its own.
+func kindOf(err error) fault.Kind {
+	e := (*netlink.Error)(nil)
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch e.Errno {
+	case unix.EINVAL, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.ERANGE:
+		return fault.Invalid
+	case unix.ENETDOWN:
+		return fault.State
+	case unix.EEXIST:
+		return fault.Exists
+	case unix.ENODEV:
+		return fault.NotFound
+	}
+	return ""
+}
 
 // Up sets the device called name up, as in ip link set NAME up.
 func Up(name string) error {

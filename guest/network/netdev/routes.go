@@ -2,9 +2,11 @@ package netdev
 
 import (
 	"context"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/lib/fmt"
 )
 
@@ -52,6 +54,19 @@ func (e *RouteError) Error() string {
 
 // Unwrap returns the cause.
 func (e *RouteError) Unwrap() error { return e.Err }
+
+// fault says where in the request the route is. When not all is as before, it is
+// not the request's fault alone.
+func (e *RouteError) fault() error {
+	f := &fault.Error{Cause: e}
+	if e.Restore == nil {
+		f.Kind = kindOf(e.Err)
+	}
+	if e.Index >= 0 {
+		f.Field = "[" + strconv.Itoa(e.Index) + "]"
+	}
+	return f
+}
 
 // Routes returns the routes of both families in the main table, one for each
 // gateway where a route has several.
@@ -145,9 +160,9 @@ func (w *wanted) is(r *route) bool {
 // SetRoutes makes list the routes of both families in the main table, besides
 // those that the kernel makes by itself. Routes that are there already are not
 // touched. Several IPv4 routes, or IPv6 routes with gateways, to one destination
-// with one metric are one route with several gateways. An error other than an
-// InvalidError is a *RouteError where a route is at fault, and then the routes
-// are what they were.
+// with one metric are one route with several gateways. Where a route is at fault
+// the error is about its place in the list; one that the kernel refuses is a
+// *RouteError too, and then the routes are what they were.
 func (n *Network) SetRoutes(ctx context.Context, list []Route) error {
 	return n.change(ctx, func(s *session) error {
 		links, err := s.links()
@@ -168,7 +183,7 @@ func (n *Network) SetRoutes(ctx context.Context, list []Route) error {
 		}
 		if failed := s.replaceRoutes(ctx, links, add, remove); failed != nil {
 			failed.Restore = s.restoreRoutes(links, managed(have))
-			return failed
+			return failed.fault()
 		}
 		return nil
 	})
@@ -269,7 +284,7 @@ func group(list []*wanted) (groups []*wanted, err error) {
 			continue
 		}
 		if g.source != w.source || g.mtu != w.mtu || g.scope != w.scope {
-			return nil, &InvalidError{w.index, "dest", w.dst.String(), "is that of another route too, with the same metric and another source, scope or mtu"}
+			return nil, invalid(nth(w.index, "dest"), w.dst.String(), "is that of another route too, with the same metric and another source, scope or mtu")
 		}
 		if !hasHop(g.hops, w.hops[0]) {
 			g.hops = append(g.hops, w.hops[0])

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata/guest/fault"
 	"kata/test/netlab"
 )
 
@@ -305,7 +306,7 @@ func TestRoutesThatMakeNoSenseAreRefused(t *testing.T) {
 		"dest":   {fine, {Dst: m.dst("10.90.0.0/16"), Device: "eth1", MTU: 1300}},
 	} {
 		err := m.net.SetRoutes(t.Context(), list)
-		if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) || invalid.Index != 1 || invalid.Field != strings.ToLower(name) {
+		if invalid := (*fault.Error)(nil); !errors.As(err, &invalid) || invalid.Kind != fault.Invalid || invalid.Field != "[1]."+strings.ToLower(name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -25,6 +25,7 @@ package sharedfile
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path"
 	"strconv"
@@ -121,9 +122,27 @@ func (t *Tree) Put(ctx, owner context.Context, p Piece) error {
 		err = t.file(ctx, owner, below, &p)
 	}
 	if err != nil {
-		return &os.PathError{Op: "copy to", Path: p.Path, Err: err}
+		kind := kindOf(err)
+		err = &os.PathError{Op: "copy to", Path: p.Path, Err: err}
+		if kind != "" {
+			err = &fault.Error{Kind: kind, Cause: err}
+		}
 	}
-	return nil
+	return err
+}
+
+// kindOf returns what the kernel says against a place for a file, where that is not
+// its own failure.
+func kindOf(err error) fault.Kind {
+	for _, known := range [...]struct {
+		errno unix.Errno
+		kind  fault.Kind
+	}{{unix.EROFS, fault.State}, {unix.ENOSPC, fault.Limit}, {unix.EDQUOT, fault.Limit}, {unix.ENAMETOOLONG, fault.Invalid}} {
+		if errors.Is(err, known.errno) {
+			return known.kind
+		}
+	}
+	return ""
 }
 
 // check finds out whether p makes sense, gives fields that have one their default
