@@ -33,7 +33,11 @@ func (n *Network) look(do func(*session) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer func() {
+		if closed := conn.Close(); closed != nil {
+			err = join(err, closed)
+		}
+	}()
 	return do(&session{conn})
 }
 
