@@ -150,11 +150,11 @@ func (c *Container) Exec(ctx context.Context, execID string, p *plan.Process, st
 	// container's it could be stopped or slowed down in the middle of vfork, and
 	// the agent with it; what it needs would count against the limits.
 	process, err := c.rt.startStage(stageStart{
-		args:  []string{"kata-agent", plan.Argument, plan.Exec, c.id},
-		stdio: stdio,
-		pidns: init,
-		init:  init,
-		born:  c.specialExec(init),
+		args:   []string{"kata-agent", plan.Argument, plan.Exec, c.id},
+		stdio:  stdio,
+		pidns:  init,
+		init:   init,
+		nsexec: c.specialExec(init),
 	})
 	if err != nil {
 		return nil, c.orNotRunning(execID, err)
@@ -202,7 +202,7 @@ func (c *Container) prepareExec(ctx context.Context, process *Process, p *plan.P
 			return err
 		}
 	}
-	todo := plan.Plan{Process: *p, Common: c.spec.Plan.Common, Born: c.ownUsers || c.ownTime, Privileged: c.ownUsers}
+	todo := plan.Plan{Process: *p, Common: c.spec.Plan.Common, Entered: c.ownUsers || c.ownTime, Privileged: c.ownUsers}
 	if err := process.begin(ctx, &todo, nil); err != nil {
 		return err
 	}

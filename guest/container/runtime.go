@@ -151,7 +151,7 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 		return err
 	}
 	defer closeFD(pidns)
-	born, release, err := c.special(opts)
+	program, release, err := c.special(opts)
 	if err != nil {
 		return err
 	}
@@ -162,9 +162,9 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 		pidns:  pidns,
 		flags:  cloneFlags(p),
 		cgroup: c.group,
-		born:   born,
+		nsexec: program,
 	}
-	if born != nil && opts.JoinPID == nil {
+	if program != nil && opts.JoinPID == nil {
 		start.pidns = 0 // one with a path is among the others
 	}
 	if c.init, err = c.rt.startStage(start); err != nil {
@@ -178,7 +178,7 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 		})
 	}
 	if c.ownUsers {
-		if err := c.settle(stdio); err != nil {
+		if err := c.findUsers(stdio); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (c *Container) create(ctx context.Context, trees rootfs.Trees, stdio Stdio,
 		return err
 	}
 	c.init.hooks = func() error { return c.createHooks(ctx) }
-	p.Born, p.Privileged = born != nil, c.ownUsers
+	p.Entered, p.Privileged = program != nil, c.ownUsers
 	if c.ownUsers {
 		if p.Sysctls, err = c.setSysctls(); err != nil {
 			return err

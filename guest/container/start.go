@@ -29,9 +29,9 @@ type stageStart struct {
 	init   int
 	flags  uintptr       // CLONE_NEW*
 	cgroup *cgroup.Group // nil: the agent's own
-	// born starts it in a user or time namespace, with the flags that are
+	// nsexec starts it in a user or time namespace, with the flags that are
 	// there; pidns 0 is none then.
-	born *nsexec.Program
+	nsexec *nsexec.Program
 }
 
 // startStage starts a stage, which waits for its configuration.
@@ -77,8 +77,8 @@ func (r *Runtime) forkStage(s stageStart, socket int) (p *reaper.Process, err er
 	// not write a trace into the container's standard error.
 	env := []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
 	start := func(cgroup int) (p *reaper.Process, err error) {
-		if s.born != nil {
-			return r.bear(s, files, env, cgroup)
+		if s.nsexec != nil {
+			return r.startNsexec(s, files, env, cgroup)
 		}
 		if cgroup >= 0 {
 			sys.UseCgroupFD, sys.CgroupFD = true, cgroup
@@ -105,15 +105,15 @@ func (r *Runtime) forkExec(s stageStart, attr *syscall.ProcAttr) (*reaper.Proces
 	return r.config.Reaper.Start(fork)
 }
 
-// bear starts a stage in namespaces that syscall.ForkExec has no way into, and in
+// startNsexec starts a stage in namespaces that syscall.ForkExec has no way into, and in
 // the cgroup of a descriptor unless that is -1.
-func (r *Runtime) bear(s stageStart, files []uintptr, env []string, cgroup int) (*reaper.Process, error) {
+func (r *Runtime) startNsexec(s stageStart, files []uintptr, env []string, cgroup int) (*reaper.Process, error) {
 	exe, err := unix.Open(r.config.Exe, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: r.config.Exe, Err: err}
 	}
 	defer unix.Close(exe)
-	p := *s.born
+	p := *s.nsexec
 	p.Exe, p.Args, p.Env, p.Files, p.Cgroup = exe, s.args, env, files, cgroup
 	if s.pidns > 0 {
 		p.Enter = append(p.Enter[:len(p.Enter):len(p.Enter)], nsexec.Namespaces{FD: s.pidns, Flags: unix.CLONE_NEWPID})

@@ -61,9 +61,9 @@ func own(u *plan.Users, stdio Stdio) error {
 	return nil
 }
 
-// settle finds out which users the container has, once its stage runs in its
+// findUsers finds out which users the container has, once its stage runs in its
 // user namespace.
-func (c *Container) settle(stdio Stdio) (err error) {
+func (c *Container) findUsers(stdio Stdio) (err error) {
 	if c.users, err = readUsers(c.init.PID()); err != nil {
 		return fmt.Errorf("read the ID mappings: %w", err)
 	}
@@ -94,8 +94,8 @@ func (c *Container) outside(trees rootfs.Trees, sharesPIDs bool) error {
 // userNamespace returns a descriptor of a new user namespace.
 func (r *Runtime) userNamespace(u *plan.Users) (int, error) {
 	p, err := r.startStage(stageStart{
-		args: []string{"kata-agent", plan.Argument, plan.Create, "mapping"},
-		born: &nsexec.Program{New: unix.CLONE_NEWUSER, UIDMap: u.UIDs.Text(), GIDMap: u.GIDs.Text()},
+		args:   []string{"kata-agent", plan.Argument, plan.Create, "mapping"},
+		nsexec: &nsexec.Program{New: unix.CLONE_NEWUSER, UIDMap: u.UIDs.Text(), GIDMap: u.GIDs.Text()},
 	})
 	if err != nil {
 		return -1, fmt.Errorf("a user namespace for the ID mappings: %w", err)

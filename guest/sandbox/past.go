@@ -8,9 +8,9 @@ type past struct {
 	exit   Exit
 }
 
-// settle turns p into the past when there is nothing left to do for it. What was
+// forgetEnded turns p into the past when there is nothing left to do for it. What was
 // served by calls stays until it is pruned: its output may still be read.
-func (c *Container) settle(p *Process) {
+func (c *Container) forgetEnded(p *Process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !p.forgettable(true) || p.running.Load() != nil || p == c.init || c.processes[p.execID] != p {

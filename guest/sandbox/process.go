@@ -119,7 +119,7 @@ func (p *Process) await(r *running) {
 		p.running.Store(nil)
 	}
 	p.drained.Store(true)
-	p.container.settle(p)
+	p.container.forgetEnded(p)
 }
 
 // close releases the streams of a process that has exited, or that nobody knows.
@@ -263,7 +263,7 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 		return Exit{}, fmt.Errorf("wait for %s: %w", p.String(), ctx.Err())
 	}
 	if !p.waited.Swap(true) {
-		p.container.settle(p)
+		p.container.forgetEnded(p)
 	}
 	return p.exit, nil
 }

@@ -179,9 +179,9 @@ func (q *queue) next(ctx context.Context) (_ *Event, err error) {
 // ErrClosed says that the watcher has been closed.
 var ErrClosed = fault.New(fault.Gone, "OOM kills are not watched any more")
 
-// settle waits until every event of the account up to now has been delivered, as
+// awaitDelivered waits until every event of the account up to now has been delivered, as
 // long as somebody takes events.
-func (q *queue) settle(a *account) {
+func (q *queue) awaitDelivered(a *account) {
 	end := time.Now().Add(maxDelay)
 	q.mu.Lock()
 	defer q.mu.Unlock()

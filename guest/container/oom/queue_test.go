@@ -166,7 +166,7 @@ func TestAnEventThatIsNotDeliveredGoesToTheNext(t *testing.T) {
 func TestAnExitWaitsForDelivery(t *testing.T) {
 	settled := func(q *queue, a *account) time.Duration {
 		start := time.Now()
-		q.settle(a)
+		q.awaitDelivered(a)
 		return time.Since(start)
 	}
 	for name, tt := range map[string]struct {
@@ -230,7 +230,7 @@ func TestAnExitDoesNotWaitForLaterKills(t *testing.T) {
 		exited := make(chan struct{})
 		go func() {
 			defer close(exited)
-			q.settle(a)
+			q.awaitDelivered(a)
 		}()
 		synctest.Wait()
 		q.post(a, 7)

@@ -176,7 +176,7 @@ func (c *Container) Exited() (events uint64) {
 	events = c.account.posted
 	q.mu.Unlock()
 	if events > 0 {
-		q.settle(c.account)
+		q.awaitDelivered(c.account)
 	}
 	return events
 }

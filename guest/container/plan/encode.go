@@ -123,7 +123,7 @@ func (c *coder) uint32s(v *[]uint32) {
 func (c *coder) plan(p *Plan) {
 	c.process(&p.Process)
 	c.common(&p.Common)
-	c.bool(&p.Born)
+	c.bool(&p.Entered)
 	c.bool(&p.Privileged)
 	grow(c, &p.Trees)
 	for i := range p.Trees {

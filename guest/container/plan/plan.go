@@ -22,10 +22,10 @@ import (
 type Plan struct {
 	Process Process
 	Common  Common
-	// Born says that the stage was started in the namespaces that the container
+	// Entered says that the stage was started in the namespaces that the container
 	// joins by path, in its time namespace, and as the root of its user namespace,
 	// and that the runtime does what takes rights outside of that.
-	Born bool
+	Entered bool
 	// Privileged says that the runtime sets, when the stage is Ready, what takes
 	// rights outside of its user namespace.
 	Privileged bool

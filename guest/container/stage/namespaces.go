@@ -9,9 +9,9 @@ import (
 
 // enterNamespaces joins the namespaces that have a path and makes a new cgroup
 // namespace. The others are there already: new ones since clone(2), a joined
-// pid namespace since the runtime forked into it, and if born all but that of
+// pid namespace since the runtime forked into it, and if entered all but that of
 // the mounts.
-func enterNamespaces(namespaces []plan.Namespace, born bool) error {
+func enterNamespaces(namespaces []plan.Namespace, entered bool) error {
 	type join struct {
 		path     string
 		fd, flag int
@@ -25,7 +25,7 @@ func enterNamespaces(namespaces []plan.Namespace, born bool) error {
 			newCgroup = newCgroup || flag == unix.CLONE_NEWCGROUP
 			continue
 		}
-		if flag == unix.CLONE_NEWPID || born && flag != unix.CLONE_NEWNS {
+		if flag == unix.CLONE_NEWPID || entered && flag != unix.CLONE_NEWNS {
 			continue
 		}
 		fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -89,7 +89,7 @@ func run(c conn, args []string) error {
 
 // create builds a new container around the process.
 func create(c conn, p *plan.Plan, id string) error {
-	if err := enterNamespaces(p.Namespaces, p.Born); err != nil {
+	if err := enterNamespaces(p.Namespaces, p.Entered); err != nil {
 		return err
 	}
 	if err := joinKeyring(id); err != nil {
@@ -126,7 +126,7 @@ func create(c conn, p *plan.Plan, id string) error {
 // createInside makes a new container of a mount namespace that exists, with its
 // root and its mounts.
 func createInside(c conn, p *plan.Plan, id string) error {
-	if err := enterNamespaces(p.Namespaces, p.Born); err != nil {
+	if err := enterNamespaces(p.Namespaces, p.Entered); err != nil {
 		return err
 	}
 	if err := joinKeyring(id); err != nil {
@@ -160,7 +160,7 @@ func exec(c conn, p *plan.Plan, id string) error {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	namespaces := unix.CLONE_NEWNS
-	if !p.Born {
+	if !p.Entered {
 		namespaces |= plan.OtherNamespaces
 	}
 	if err := unix.Setns(plan.InitFD, namespaces); err != nil {
