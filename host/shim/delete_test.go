@@ -31,6 +31,10 @@ func TestDeleteAfterACrash(t *testing.T) {
 	d := newDaemon(t)
 	b := d.bundle("c1", []string{"sleep"})
 	s := d.start(b, nil)
+	created := new(v2.CreateTaskResponse)
+	if err := s.dial().Call(t.Context(), "containerd.task.v2.Task", "Create", &v2.CreateTaskRequest{ID: "c1", Bundle: b}, created); err != nil {
+		t.Fatal(err)
+	}
 	s.kill(unix.SIGKILL)
 	s.awaitEnd()
 	rootfs := filepath.Join(b, "rootfs")
@@ -41,7 +45,7 @@ func TestDeleteAfterACrash(t *testing.T) {
 	}
 	before := time.Now().Add(-time.Second)
 	resp := d.remove(b)
-	if resp.ExitStatus != 137 || int(resp.Pid) != s.pid || resp.ExitedAt.AsTime().Before(before) {
+	if resp.ExitStatus != 137 || resp.Pid == 0 || resp.Pid != created.Pid || int(resp.Pid) == s.pid || resp.ExitedAt.AsTime().Before(before) {
 		t.Errorf("delete answers %v", resp)
 	}
 	if got := readFile(t, d.dir, "cleanup"); got != "c1 c1\n" {

@@ -38,7 +38,7 @@ const (
 type Cleanup func(ctx context.Context, id, bundle string) error
 
 // Delete removes what a container's shim has left, and prints how containerd is
-// to report the container: as killed. For a container of another's pod that is
+// to report the container: as killed, with the pid it knows it by. For a container of another's pod that is
 // only what its own bundle holds; else the server, if it still runs, is ended,
 // and the sandbox released. It may run any number of times.
 func Delete(ctx context.Context, inv Invocation, cleanup Cleanup, stdout io.Writer, log *slog.Logger) error {
@@ -59,7 +59,8 @@ func Delete(ctx context.Context, inv Invocation, cleanup Cleanup, stdout io.Writ
 			log.Warn("remove socket", "error", err)
 		}
 	}
-	if err := removeFiles(bundle, addressFile, pidFile); err != nil {
+	initPID := spec.ReadInitPID(bundle)
+	if err := errors.Join(removeFiles(bundle, addressFile, pidFile), spec.RemoveInitPID(bundle)); err != nil {
 		log.Warn("clean the bundle", "error", err)
 	}
 	if err := unmountAll(filepath.Join(bundle, "rootfs")); err != nil {
@@ -69,7 +70,7 @@ func Delete(ctx context.Context, inv Invocation, cleanup Cleanup, stdout io.Writ
 		return err
 	}
 	out, err := proto.Marshal(&task.DeleteResponse{
-		Pid: uint32(pid), ExitStatus: exitKilled, ExitedAt: timestamppb.Now(),
+		Pid: uint32(initPID), ExitStatus: exitKilled, ExitedAt: timestamppb.Now(),
 	})
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)

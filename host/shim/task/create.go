@@ -118,6 +118,9 @@ func (s *Service) create(ctx context.Context, t *task, r *api.CreateTaskRequest)
 		defer cancel()
 		return errors.Join(err, container.Delete(cleanup))
 	}
+	if err := spec.WriteInitPID(r.Bundle, int(t.first.hostPID())); err != nil {
+		s.cfg.Log.Warn("if this shim is killed, the exit is reported without a pid", "container", t.id, "error", err)
+	}
 	return nil
 }
 
