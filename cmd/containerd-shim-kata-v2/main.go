@@ -9,6 +9,7 @@ import (
 
 	"kata/host/shim"
 	"kata/host/shim/bootstrap"
+	"kata/host/untrusted"
 	"kata/host/version"
 )
 
@@ -16,7 +17,7 @@ func main() {
 	program := shim.New(bootstrap.Build{Version: version.Version, Commit: version.Commit()})
 	if err := program.Run(context.Background(), os.Args[1:]); err != nil {
 		// No line break: containerd puts the text into the middle of its own error.
-		fmt.Fprintf(os.Stderr, "containerd-shim-kata-v2: %v", err)
+		fmt.Fprint(os.Stderr, "containerd-shim-kata-v2: "+untrusted.Line(err.Error(), untrusted.MaxLine))
 		os.Exit(1)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"unicode"
 
 	"github.com/BurntSushi/toml"
+
+	"kata/host/untrusted"
 )
 
 // KeyError is one thing that is wrong in a configuration file. It is printed
@@ -41,10 +43,10 @@ func (e *KeyError) Error() string {
 		b.WriteString(": ")
 	}
 	b.WriteString(e.Reason)
-	return oneLine(b.String())
+	return untrusted.Line(oneLine(b.String()), untrusted.MaxLine)
 }
 
-// oneLine escapes what would break a line or a terminal.
+// oneLine escapes control characters, so that one can see which they are.
 func oneLine(s string) string {
 	if !strings.ContainsFunc(s, unicode.IsControl) {
 		return s

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kata/host/untrusted"
 )
 
 // stderrTail is how many bytes of a child's stderr are kept for its error.
@@ -132,7 +133,7 @@ func describe(name string, err error, stderr string) error {
 	if err == nil {
 		return nil
 	}
-	if stderr = strings.TrimSpace(stderr); stderr != "" {
+	if stderr = untrusted.Line(stderr, untrusted.MaxLine); stderr != "" {
 		return fmt.Errorf("%s: %w: %s", name, err, stderr)
 	}
 	return fmt.Errorf("%s: %w", name, err)

@@ -122,7 +122,7 @@ func TestChildEndIsNoticedWithItsLastWords(t *testing.T) {
 		want   []string // nil: no error
 	}{
 		"status 0":          {"echo fine >&2", nil},
-		"a status":          {"echo first >&2; echo no such disk >&2; exit 3", []string{"exit status 3", "first\nno such disk"}},
+		"a status":          {"echo first >&2; echo no such disk >&2; exit 3", []string{"exit status 3", "first; no such disk"}},
 		"a signal":          {"kill -9 $$", []string{"signal: killed"}},
 		"nothing was said":  {"exit 1", []string{"/sh: exit status 1"}},
 		"stderr held open":  {"sleep 1000 & exit 4", []string{"exit status 4"}},

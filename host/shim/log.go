@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/host/shim/bootstrap"
+	"kata/host/untrusted"
 )
 
 // logFile is the fifo in the bundle whose other end containerd copies to its
@@ -36,11 +37,23 @@ func openLog(name string, inv bootstrap.Invocation) (*logger, error) {
 	if inv.Debug {
 		level.Set(slog.LevelDebug)
 	}
-	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: asLine}))
 	// ttRPC logs by logrus, and only what goes wrong.
 	logrus.SetOutput(logrusWriter{log.With("sandbox", inv.ID)})
 	logrus.SetFormatter(new(logrus.TextFormatter))
 	return &logger{Logger: log, level: level, out: out}, nil
+}
+
+// asLine makes texts and errors fit for a line of a log, whoever they are from: one
+// line, without control characters, bounded.
+func asLine(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case string:
+		a.Value = slog.StringValue(untrusted.Line(v, untrusted.MaxLine))
+	case error:
+		a.Value = slog.StringValue(untrusted.Line(v.Error(), untrusted.MaxLine))
+	}
+	return a
 }
 
 // debug lets everything be logged from now on.

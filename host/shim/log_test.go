@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata/host/untrusted"
 )
 
 // writeSpec makes dir a bundle.
@@ -44,6 +47,16 @@ func TestAFullLogLosesLinesAndHoldsNothingUp(t *testing.T) {
 	}
 	if err := w.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWhatIsLoggedIsOneBoundedLine(t *testing.T) {
+	var b strings.Builder
+	log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: asLine}))
+	log.Warn("said", "guest", "a\nlevel=error\x1b[2J\u202e", "error", errors.New("b\rc"), "long", strings.Repeat("x", 1<<20), "number", 7)
+	got := b.String()
+	if strings.Count(got, "\n") != 1 || len(got) > 3*untrusted.MaxLine || !strings.Contains(got, `guest="a; level=error [2J" error="b; c" long="xxx`) || !strings.HasSuffix(got, "number=7\n") {
+		t.Errorf("logged %.300q … (%d bytes)", got, len(got))
 	}
 }
 

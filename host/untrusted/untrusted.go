@@ -40,6 +40,21 @@ func Line(text string, limit int) string {
 	return shorten(strings.Join(lines, "; "), limit)
 }
 
+// Lines returns the text with its line breaks and tabs, for a reader who wants to
+// see them, and without everything else that Line replaces. It is as long as the
+// text at most: whoever keeps the text bounds it.
+func Lines(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case r == utf8.RuneError || printable(r) != r || isLineEnd(r):
+			return -1
+		}
+		return r
+	}, text)
+}
+
 func isLineEnd(r rune) bool {
 	return r == '\n' || r == '\r' || r == '\v' || r == '\f' || r == '\u0085' || r == '\u2028' || r == '\u2029'
 }

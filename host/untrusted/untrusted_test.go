@@ -28,6 +28,13 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func TestLinesKeepsLineBreaks(t *testing.T) {
+	got := Lines("a\r\n\x1b[31mred\x1b[0m\ttab\x00\x7f\xff é\u0085\u202e")
+	if want := "a\n[31mred[0m\ttab é"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func FuzzLine(f *testing.F) {
 	f.Add("a\xffb\n\x1b[2J", 40)
 	f.Fuzz(func(t *testing.T, text string, limit int) {

@@ -119,19 +119,6 @@ func (c *console) Close() {
 	c.conn.Close()
 }
 
-// printable makes a guest's output safe to show: no control sequences.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return r
-		case r < ' ' || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa0):
-			return -1
-		}
-		return r
-	}, text)
-}
-
 // lastLines returns the last n lines that are not blank at the end.
 func lastLines(text string, n int) string {
 	text = strings.TrimRight(text, "\n\t ")

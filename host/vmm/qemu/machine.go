@@ -11,13 +11,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
+	"kata/host/untrusted"
 	"kata/host/vmm"
 	"kata/host/vmm/qemu/qmp"
 )
@@ -274,7 +274,7 @@ func (m *Machine) abandon(cause error, child *process.Child, out *console) error
 		}
 		cancel()
 	} else if said := child.Stderr(); said != "" {
-		cause = fmt.Errorf("%w: %s", cause, strings.TrimSpace(said))
+		cause = fmt.Errorf("%w: %s", cause, untrusted.Line(said, untrusted.MaxLine))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killWait)
 	defer cancel()

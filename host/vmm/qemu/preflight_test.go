@@ -128,13 +128,6 @@ func TestReadPartitioned(t *testing.T) {
 	}
 }
 
-func TestPrintableKeepsOnlyText(t *testing.T) {
-	got := printable("a\r\n\x1b[31mred\x1b[0m\ttab\x00\x7f\xff é\u0085")
-	if want := "a\n[31mred[0m\ttab é"; got != want {
-		t.Errorf("printable = %q, want %q", got, want)
-	}
-}
-
 func TestLastLines(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"", ""}, {"\n\n", ""}, {"one", "one"}, {"one\ntwo\nthree\n\n", "two\nthree"},

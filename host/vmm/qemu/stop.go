@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata/host/process"
+	"kata/host/untrusted"
 	"kata/host/vmm/qemu/qmp"
 )
 
@@ -91,7 +92,7 @@ func (m *Machine) Pids() []process.ID {
 
 // ConsoleTail implements [vmm.Machine]. Control characters, which are the
 // guest's, are left out.
-func (m *Machine) ConsoleTail() string { return printable(m.tail.String()) }
+func (m *Machine) ConsoleTail() string { return untrusted.Lines(m.tail.String()) }
 
 // Check implements [vmm.Checker].
 func (m *Machine) Check(ctx context.Context) error {
