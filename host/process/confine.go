@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kata/lib/thread"
 )
 
 // Confinement is what a child is held by that runs a stranger's code: the VMM.
@@ -32,30 +33,12 @@ type Confinement struct {
 // outside is set before it returns, a moment after the program has started.
 func (s *Spawner) LaunchConfined(cmd *exec.Cmd, c Confinement) (*Child, error) {
 	s.confine.Do(func() {
-		s.awayFromMain(func() { s.loop(s.confined, dropPrivileges) })
+		// Not the first thread, whose privileges are what /proc shows as the
+		// process's.
+		s.threads.Go(func() { thread.Spend(func() { s.loop(s.confined, dropPrivileges) }) })
 	})
 	start := func(cmd *exec.Cmd) error { return s.start(cmd, s.confined) }
 	return s.launch(cmd, start, c.apply)
-}
-
-// awayFromMain runs f in a goroutine on a thread that is not the process's first:
-// that one's privileges are what /proc shows as the process's.
-func (s *Spawner) awayFromMain(f func()) {
-	s.threads.Go(func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			f()
-			return
-		}
-		defer runtime.UnlockOSThread()
-		elsewhere := make(chan struct{})
-		s.threads.Go(func() {
-			runtime.LockOSThread() // another thread: the first is locked to us
-			close(elsewhere)
-			f()
-		})
-		<-elsewhere
-	})
 }
 
 // dropPrivileges takes from this thread what its children must not have. All of

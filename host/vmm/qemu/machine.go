@@ -123,6 +123,10 @@ func (m *Machine) Start(ctx context.Context) error {
 		m.end(err)
 		return err
 	}
+	if m.cfg.Sandbox == sandboxOff {
+		m.log.Warn("QEMU runs without its own seccomp filter, as the configuration says: a guest that takes QEMU over can make any system call",
+			"key", "seccompsandbox", "value", sandboxOff)
+	}
 	for _, sandbox := range sandboxes(m.cfg.Sandbox) {
 		weaker, err := m.try(ctx, sandbox, files)
 		if !weaker {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -42,10 +43,15 @@ func TestFilterIsNotWeakened(t *testing.T) {
 func TestFilterSwitchedOff(t *testing.T) {
 	m := fakeMachine(t, "is up")
 	m.cfg.Sandbox = sandboxOff
+	var said strings.Builder
+	m.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if err := m.Start(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	awaitTail(t, m, "filter: -nam")
+	if got := said.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "key=seccompsandbox value=off") {
+		t.Errorf("the log says %q", got)
+	}
 }
 
 func awaitTail(t *testing.T, m *Machine, text string) {
