@@ -56,18 +56,18 @@ func (s *Session) build(m *method, a *arguments) (*request, error) {
 		return nil, err
 	}
 	if err := s.applySpec(r, a); err != nil {
-		s.settle(r, false)
+		s.noteResult(r, false)
 		return nil, err
 	}
 	for _, p := range a.pairs {
 		if err := assigner.Set(p.key, p.value); err != nil {
-			s.settle(r, false)
+			s.noteResult(r, false)
 			return nil, err
 		}
 	}
 	if !s.cfg.NoDefaults {
 		if err := s.setDefaults(r.message, a); err != nil {
-			s.settle(r, false)
+			s.noteResult(r, false)
 			return nil, err
 		}
 	}

@@ -126,7 +126,7 @@ func (s *Session) call(ctx context.Context, m *method, a *arguments) error {
 	start := time.Now()
 	response, err := m.call(ctx, s.cfg.Client, r.message)
 	s.cfg.Log.Debug("answer", "method", m.name, "code", ttrpc.CodeOf(err).String(), "took", time.Since(start))
-	s.settle(r, err == nil)
+	s.noteResult(r, err == nil)
 	if err != nil {
 		return s.callError(ctx, m, err)
 	}

@@ -181,10 +181,10 @@ func (s *Session) loadSpec(a *arguments) (spec *specs.Spec, bundle string, err e
 	return spec, bundle, nil
 }
 
-// settle remembers the process of a container that was created, and drops what was
+// noteResult remembers the process of a container that was created, and drops what was
 // shared or remembered for one that is not there, be it that it was not created or
 // that it was removed.
-func (s *Session) settle(r *request, ok bool) {
+func (s *Session) noteResult(r *request, ok bool) {
 	container := r.shared
 	switch r.message.Name() {
 	case "RemoveContainerRequest":

@@ -111,7 +111,7 @@ func (n *Network) SetInterface(ctx context.Context, which Which, want Settings) 
 		if err := check(l, &want); err != nil {
 			return err
 		}
-		if !settled(l, &want, addresses) {
+		if !asWanted(l, &want, addresses) {
 			if l.loopback() {
 				return invalid("hwAddr", l.mac.String(), "is the loopback device's, which stays as it is")
 			}
@@ -222,8 +222,8 @@ func (l *link) mostMTU() uint32 {
 	return l.maxMTU
 }
 
-// settled reports whether the device is as wanted.
-func settled(l *link, want *Settings, addresses []*address) bool {
+// asWanted reports whether the device is as wanted.
+func asWanted(l *link, want *Settings, addresses []*address) bool {
 	missing, extra := compare(l.index, want.Addresses, addresses)
 	return l.name == want.Name && (want.MTU == 0 || want.MTU == l.mtu) && l.up() &&
 		want.NoARP == (l.flags&unix.IFF_NOARP != 0) && len(missing) == 0 && len(extra) == 0

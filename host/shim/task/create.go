@@ -31,7 +31,7 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	if err != nil {
 		return nil, err
 	}
-	defer close(t.settled)
+	defer close(t.creationDone)
 	// Whoever finds the task ready waits here until its creation is published.
 	_ = t.first.ops.acquire(context.Background()) // it is new, so free
 	defer t.first.ops.release()
@@ -66,7 +66,7 @@ func (s *Service) reserve(r *api.CreateTaskRequest, abort context.CancelCauseFun
 		return nil, fmt.Errorf("container id %q is not a name: %w", r.ID, errdefs.ErrInvalidArgument)
 	}
 	t := &task{
-		id: r.ID, bundle: r.Bundle, abort: abort, settled: make(chan struct{}), execs: make(map[string]*process),
+		id: r.ID, bundle: r.Bundle, abort: abort, creationDone: make(chan struct{}), execs: make(map[string]*process),
 		first: newProcess(r.ID, "", stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}),
 	}
 	s.mu.Lock()
@@ -113,7 +113,7 @@ func (s *Service) create(ctx context.Context, t *task, r *api.CreateTaskRequest)
 	if err != nil {
 		return err
 	}
-	if err := s.settle(ctx, t, container, oci); err != nil {
+	if err := s.commit(ctx, t, container, oci); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		return errors.Join(err, container.Delete(cleanup))
@@ -124,8 +124,8 @@ func (s *Service) create(ctx context.Context, t *task, r *api.CreateTaskRequest)
 	return nil
 }
 
-// settle makes the task one that is there, unless its creation was aborted.
-func (s *Service) settle(ctx context.Context, t *task, container Container, oci *specs.Spec) error {
+// commit makes the task one that is there, unless its creation was aborted.
+func (s *Service) commit(ctx context.Context, t *task, container Container, oci *specs.Spec) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := context.Cause(ctx); err != nil {
@@ -175,7 +175,7 @@ func (s *Service) sandboxFor(ctx context.Context, r BootRequest, role spec.Role)
 	s.mu.Lock()
 	s.sandbox = sandbox
 	s.mu.Unlock()
-	s.watching.Go(func() { s.mourn(sandbox) })
+	s.watching.Go(func() { s.releaseDead(sandbox) })
 	return sandbox, nil
 }
 

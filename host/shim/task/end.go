@@ -140,7 +140,7 @@ func (s *Service) abandonCreation(ctx context.Context, id string) error {
 		return nil
 	}
 	select {
-	case <-t.settled:
+	case <-t.creationDone:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("abort the creation of container %s: %w", id, context.Cause(ctx))

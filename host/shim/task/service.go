@@ -72,9 +72,9 @@ type task struct {
 	bundle string
 	first  *process // known from the start, usable once ready
 	abort  context.CancelCauseFunc
-	// settled is closed when the creation has succeeded, or has failed and
+	// creationDone is closed when the creation has succeeded, or has failed and
 	// left nothing.
-	settled chan struct{}
+	creationDone chan struct{}
 
 	// The rest is set when ready becomes true. Service.mu guards it.
 	ready      bool
@@ -117,7 +117,7 @@ func (s *Service) Close(ctx context.Context) error {
 	}
 	for _, t := range creating {
 		select {
-		case <-t.settled:
+		case <-t.creationDone:
 		case <-ctx.Done():
 			return fmt.Errorf("abort the creation of container %s: %w", t.id, context.Cause(ctx))
 		}
@@ -223,8 +223,8 @@ func (s *Service) release(ctx context.Context, sandbox Sandbox) error {
 	return nil
 }
 
-// mourn releases a sandbox that died by itself, as soon as it has.
-func (s *Service) mourn(sandbox Sandbox) {
+// releaseDead releases a sandbox that died by itself, as soon as it has.
+func (s *Service) releaseDead(sandbox Sandbox) {
 	<-sandbox.Done()
 	if sandbox.Err() == nil {
 		return // it was stopped
