@@ -128,6 +128,7 @@ func TestNerdctl(t *testing.T) {
 			"stats":                            nerdctlStats,
 			"the bridge and the lifecycle":     nerdctlBridge,
 			"a network namespace that is made": nerdctlNetns,
+			"a memory limit":                   nerdctlMemory,
 		} {
 			t.Run(name, func(t *testing.T) {
 				both(t, func(t *test) { f(&nerd{test: t, program: program, data: data}) })
@@ -142,6 +143,16 @@ func nerdctlTerminal(t *nerd) {
 	r := harness.RunOnTerminal(t.command(t.ctx, args...))
 	if r.Code != 3 || !strings.Contains(r.Stdout, "/dev/pts/0\r\nno more\r\n") {
 		t.Errorf("exit status %d, want 3; it printed %q", r.Code, r.Stdout)
+	}
+}
+
+// nerdctlMemory: the container sees its own limit at /sys/fs/cgroup, in the version of
+// cgroups that it has there.
+func nerdctlMemory(t *nerd) {
+	const script = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
+	args := append(t.arguments("run", t.container().ID, "--rm", "-m", "128m", "--net", "none"), busybox, "/bin/sh", "-c", script)
+	if got := t.ok(args...); got != "134217728\n" {
+		t.Errorf("the limit is %q", got)
 	}
 }
 
