@@ -55,7 +55,7 @@ func TestKernelModulesAreLoadedByTheAgent(t *testing.T) {
 	if dummies != 3 {
 		t.Errorf("%d dummy interfaces, 3 were asked for: %q", dummies, names)
 	}
-	idle := probe.Settled()
+	idle := probe.Idle()
 	t.Logf("idle: %v", idle)
 	if idle.Anonymous > maxAnonymous || idle.Resident > maxResident {
 		t.Errorf("the agent is beyond its budget of %d bytes anonymous, %d resident: %v", maxAnonymous, maxResident, idle)

@@ -43,6 +43,15 @@ func TestWhatIsNotSaid(t *testing.T) {
 	}
 }
 
+// TestANameIsOfTheContainersOwn: without namespaces it would be the guest's.
+func TestANameIsOfTheContainersOwn(t *testing.T) {
+	spec := defaultSpec()
+	spec.Linux, spec.Hostname = nil, "x"
+	if _, err := Parse("id", spec, Options{SharesPIDs: true}); err == nil || err.Error() != `hostname "x" needs a uts namespace of the container's own` {
+		t.Error(err)
+	}
+}
+
 // TestAffinityIsTwoSets: of an exec's two lists one does not stand for the other.
 func TestAffinityIsTwoSets(t *testing.T) {
 	for _, lists := range [][2]string{{"0-1", "1"}, {"1", "1"}, {"", "1"}, {"1", ""}} {

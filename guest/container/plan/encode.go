@@ -35,7 +35,8 @@ func (p *Plan) Unmarshal(b []byte) error {
 // coder writes values, or reads them into the places where they would be written
 // from, so that both directions are one description: a number is a varint, a text
 // its length and its bytes, a list its length and its elements, each of at least a
-// byte.
+// byte. Writing changes nothing: execs at once write what their container has in
+// common.
 type coder struct {
 	b      []byte // what has been written, or is still to be read
 	reads  bool
@@ -60,7 +61,9 @@ func (c *coder) fail() { c.failed, c.b = true, nil }
 func number[T ~int | ~int32 | ~int64 | ~uint16 | ~uint32](c *coder, v *T) {
 	n := uint64(*v)
 	c.uint64(&n)
-	*v = T(n)
+	if c.reads {
+		*v = T(n)
+	}
 }
 
 func (c *coder) bool(v *bool) {
@@ -69,7 +72,9 @@ func (c *coder) bool(v *bool) {
 		n = 1
 	}
 	c.uint64(&n)
-	*v = n == 1
+	if c.reads {
+		*v = n == 1
+	}
 }
 
 // length codes the number of things that follow, at least a byte each.
@@ -93,9 +98,12 @@ func (c *coder) text(v *string) {
 }
 
 func (c *coder) bytes(v *[]byte) {
-	text := string(*v)
-	c.text(&text)
-	*v = []byte(text)
+	n := c.length(len(*v))
+	if !c.reads {
+		c.b = append(c.b, *v...)
+		return
+	}
+	*v, c.b = c.b[:n:n], c.b[n:]
 }
 
 // grow codes the length of a list, and makes it when it is read. (A function for

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,6 +88,25 @@ func TestATooLongPlanIsRefused(t *testing.T) {
 	p := &Plan{Process: Process{Args: []string{strings.Repeat("x", maxPlan)}}}
 	if _, err := p.Message(); err == nil || !strings.Contains(err.Error(), "at most 16777216 are possible") {
 		t.Error(err)
+	}
+}
+
+// TestExecsShareWhatIsCommon: they write it at once, and none changes it.
+func TestExecsShareWhatIsCommon(t *testing.T) {
+	full := &Plan{}
+	fill(reflect.ValueOf(full).Elem(), new(int))
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			if _, err := (&Plan{Common: full.Common}).Message(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	filter := &full.Common.Filters[0][0]
+	all.Wait()
+	if &full.Common.Filters[0][0] != filter {
+		t.Error("a filter has been copied")
 	}
 }
 

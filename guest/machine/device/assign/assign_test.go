@@ -85,6 +85,22 @@ func TestNumbersOfTheHostBecomeTheGuests(t *testing.T) {
 	}
 }
 
+// TestCrossedGroups: the group of one device has the path that the host's other one
+// had.
+func TestCrossedGroups(t *testing.T) {
+	for range 20 { // the order of a map
+		spec := with(node("/dev/vfio/1", char, 511, 1), node("/dev/vfio/0", char, 511, 0))
+		a := made(map[string]found{"/dev/vfio/1": {number{char, 240, 0}, "/dev/vfio/0"}, "/dev/vfio/0": {number{char, 240, 1}, "/dev/vfio/1"}})
+		if err := a.rewrite(spec); err != nil {
+			t.Fatal(err)
+		}
+		want := []plan.Device{node("/dev/vfio/0", char, 240, 0), node("/dev/vfio/1", char, 240, 1)}
+		if diff := cmp.Diff(want, spec.Plan.Devices); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
+
 func TestOneNumberCannotBecomeTwo(t *testing.T) {
 	spec := func() *ocispec.Container { return with(node("/dev/a", block, 8, 0), node("/dev/b", block, 8, 0)) }
 	var bad *InvalidError

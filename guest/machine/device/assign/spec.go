@@ -45,30 +45,30 @@ func index(p *plan.Plan, containerPath string) int {
 // they were before, so that the new number of one device is not taken for the
 // old one of another.
 func (a *assignment) rewrite(spec *ocispec.Container) error {
-	devices := spec.Plan.Devices
-	at := func(containerPath string) *plan.Device { return &devices[index(&spec.Plan, containerPath)] }
-	renumbered := make(map[number]found)
+	// All of them before any changes: paths are what they are found by.
+	at := make(map[string]*plan.Device)
 	for containerPath, f := range a.found {
-		if f.kind == 0 {
-			continue
+		if f.kind != 0 {
+			at[containerPath] = &spec.Plan.Devices[index(&spec.Plan, containerPath)]
 		}
-		d := at(containerPath)
+	}
+	renumbered := make(map[number]found)
+	for containerPath, d := range at {
+		f := a.found[containerPath]
+		if d.Kind == unix.S_IFIFO {
+			continue // which has no number on the host
+		}
 		old := number{d.Kind, d.Major, d.Minor}
 		if other, conflict := renumbered[old]; conflict && (other.major != f.major || other.minor != f.minor) {
 			return invalid("devices.container_path", containerPath, "has the host's number of another device")
 		}
 		renumbered[old] = f
 	}
-	for containerPath, f := range a.found {
-		if f.kind == 0 {
-			continue
-		}
-		d := at(containerPath)
+	for containerPath, d := range at {
+		f := a.found[containerPath]
 		d.Kind, d.Major, d.Minor = f.kind, f.major, f.minor
-	}
-	for containerPath, f := range a.found { // only now, since it is what index looks for
 		if f.path != "" {
-			at(containerPath).Path = f.path
+			d.Path = f.path
 		}
 	}
 	if len(renumbered) > 0 {
