@@ -38,12 +38,12 @@ func BenchmarkStart(b *testing.B) {
 		}
 	}
 	kata, bare := median(took["kata"]), median(took["bare"])
-	budget := bare*13/10 + 100*time.Millisecond
+	budget := bare*115/100 + median(took["runc"])
 	b.ReportMetric(float64(kata.Milliseconds()), "ms/kata")
 	b.ReportMetric(float64(bare.Milliseconds()), "ms/bare")
 	b.ReportMetric(float64(median(took["runc"]).Milliseconds()), "ms/runc")
 	b.ReportMetric(float64(kata)/float64(bare), "kata/bare")
-	report("first output of ctr run, kata", spread(took["kata"]), fmt.Sprintf("1.3 x bare + 100 ms = %s", ms(budget)))
+	report("first output of ctr run, kata", spread(took["kata"]), fmt.Sprintf("1.15 x bare + runc = %s", ms(budget)))
 	report("first line of init, bare QEMU", spread(took["bare"]), "")
 	report("first output of ctr run, runc", spread(took["runc"]), "")
 }
@@ -177,7 +177,7 @@ func pour(b *testing.B, runtime string, size int64) time.Duration {
 
 // BenchmarkMemory: what an idle pod costs the host, by process.
 func BenchmarkMemory(b *testing.B) {
-	budgets := map[string]string{"containerd-shim-kata-v2": "14 MB"}
+	budgets := map[string]string{"containerd-shim-kata-v2": "12 MB"}
 	for b.Loop() {
 		for _, r := range runtimes {
 			id := detached(b, r.runtime)
